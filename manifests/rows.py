@@ -1,0 +1,469 @@
+"""Every row that one stage hands to another, and the row of the finished dataset.
+
+The dataclasses are the Arrow schemas (`arrow_schema`) and the documentation (docs/SCHEMA.md is generated from the field
+docs). Conventions: times are seconds (`_s`), sizes pixels (`_px`), intervals half-open, frames 0-based on the clip
+timeline of 25 frames a second, boxes `xyxy` in the pixels of the media that the row names.
+
+A field declared with `identity=False` does not count when a row's content is hashed: where something lies, what it is
+called and how long it took must not cause work to be done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+
+TIMELINE_FPS = 25
+"""Frame rate of the clip timeline: the rate TalkNet was trained at."""
+AUDIO_RATE_HZ = 16_000
+"""Sample rate of the audio that labels are computed from."""
+SAMPLES_PER_FRAME = AUDIO_RATE_HZ // TIMELINE_FPS
+"""Audio samples that belong to one frame of the clip timeline (640)."""
+N_KEYPOINTS = 133
+"""Keypoints of COCO-WholeBody."""
+
+Row = TypeVar("Row")
+
+BOXES = pa.list_(pa.list_(pa.float32(), 4))
+"""(n_frames, 4) float32."""
+KEYPOINTS = pa.list_(pa.list_(pa.list_(pa.float32(), 3), N_KEYPOINTS))
+"""(n_frames, 133, 3) float32: x, y, score."""
+SCORES = pa.list_(pa.float32())
+FLAGS = pa.list_(pa.bool_())
+PERIODS = pa.list_(pa.list_(pa.int32(), 2))
+"""Half-open frame intervals."""
+MEDIA = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+"""Video and Audio form of the `datasets` library; the order of the two fields matters to it."""
+
+
+def doc(text: str, *, identity: bool = True, arrow: pa.DataType | None = None, **kwargs: Any) -> Any:
+    """A dataclass field with its documentation; `arrow` overrides the type derived from the annotation."""
+    return field(metadata={"doc": text, "identity": identity, "arrow": arrow}, **kwargs)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file in the workspace."""
+
+    key: str = doc("path below the workspace's root", identity=False)
+    sha256: str = doc("hex digest of the bytes")
+    n_bytes: int = doc("size", identity=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """An address that was asked for: one line of a source list."""
+
+    source_id: str = doc("16 hex digits: hash of the normalised address, for local files of the content")
+    address: str = doc("path or URL as given", identity=False)
+    kind: Literal["file", "http", "site"] = doc("local file, plain http(s) file, or a page for yt-dlp")
+
+
+@dataclass(frozen=True)
+class Video:
+    """One downloaded video file."""
+
+    video_id: str = doc("16 hex digits: hash of extractor and id for sites, else of the file's content")
+    source_id: str = doc("the source it came from", identity=False)
+    source_url: str = doc("canonical address; for local files `file:` and the file's name", identity=False)
+    title: str | None = doc("title at the source, else the file's name", identity=False)
+    uploader: str | None = doc("uploader or channel name", identity=False)
+    channel_id: str | None = doc("the site's id of the channel", identity=False)
+    upload_date: str | None = doc("YYYYMMDD", identity=False)
+    licence: str | None = doc("licence as the source states it", identity=False)
+    access: Literal["public", "authenticated"] = doc("whether cookies were needed", identity=False)
+    media: Artifact = doc("the file as downloaded")
+    duration_s: float = doc("length of the clip timeline", identity=False)
+    n_frames: int = doc("frames on the clip timeline", identity=False)
+    source_fps: str = doc("average rate of the source as a fraction, e.g. 30000/1001", identity=False)
+    width_px: int = doc("width of the upright picture with square pixels", identity=False)
+    height_px: int = doc("height of the upright picture with square pixels", identity=False)
+    has_audio: bool = doc("whether an audio track can be decoded", identity=False)
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Frames between two cuts."""
+
+    video_id: str = doc("the video")
+    start_frame: int = doc("first frame")
+    end_frame: int = doc("frame after the last")
+
+
+@dataclass(frozen=True)
+class ShotRun:
+    """Whole shots of one video that are decoded together (unit of filter.detect)."""
+
+    video: Video = doc("the video")
+    shots: tuple[Shot, ...] = doc("consecutive shots, in order")
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """What was seen and heard in one shot (output of filter.detect)."""
+
+    video_id: str = doc("the video")
+    start_frame: int = doc("first frame of the shot")
+    end_frame: int = doc("frame after the shot's last")
+    width_px: int = doc("width of the upright source")
+    height_px: int = doc("height of the upright source")
+    has_audio: bool = doc("whether the video has audio")
+    n_tracks: int = doc("face tracks in the shot")
+    tracks: Artifact = doc("Parquet, one row a face track (schema `TRACK`)")
+    signals: Artifact = doc("Parquet, one row a frame of the shot (schema `SIGNALS`)")
+    detector: str = doc("people backend with version and weight digest")
+
+
+TRACK = pa.schema(
+    [
+        pa.field("track_id", pa.int32(), nullable=False),
+        pa.field("start_frame", pa.int32(), nullable=False),
+        pa.field("face_boxes_xyxy", BOXES),
+        pa.field("face_scores", SCORES),
+        pa.field("face_detected", FLAGS),
+        pa.field("boxes_xyxy", BOXES),
+        pa.field("stillness", pa.float32()),
+    ]
+)
+"""A face track: boxes in the upright source for every frame from `start_frame` (a frame of the video) on; where
+`face_detected` is false the box is interpolated (score 0). `boxes_xyxy` is the whole body. `stillness` is the mean
+absolute change of the face's pixels (grey levels a frame, motion compensated); low for photographs."""
+
+SIGNALS = pa.schema(
+    [
+        pa.field("frame", pa.int32(), nullable=False),
+        pa.field("camera_motion_pct", pa.float32()),
+        pa.field("voice_activity", pa.float32()),
+        pa.field("brightness", pa.float32()),
+        pa.field("sharpness", pa.float32()),
+    ]
+)
+"""Per frame: movement of the background in % of the frame's width since the frame before (null where it cannot be
+fitted), speech probability 0..1, mean luma 0..255, variance of the Laplacian of the luma."""
+
+Reason = Literal[
+    "too_few_people",
+    "too_many_people",
+    "face_too_small",
+    "face_sizes_differ",
+    "camera_motion",
+    "too_short",
+    "no_audio",
+    "no_speech",
+    "still_picture",
+    "bystander",
+]
+"""Why a candidate is rejected; one that fails several tests names the first in this order."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A stretch of a shot in which the same people are visible, with its verdict (output of filter.select)."""
+
+    clip_id: str = doc("<video_id>_<start>to<end>, six digits each")
+    video_id: str = doc("the video")
+    start_frame: int = doc("first frame, on the video's timeline")
+    end_frame: int = doc("frame after the last")
+    track_ids: tuple[int, ...] = doc("the people's face tracks, left to right in the first frame")
+    n_people: int = doc("people whose face qualifies")
+    tracks: Artifact = doc("the shot's face tracks")
+    verdict: Literal["kept", "rejected"] = doc("whether the clip is made", identity=False)
+    reason: Reason | None = doc("first test that failed", identity=False)
+    min_face_px: float | None = doc("smallest person's face: square root of its mean area", identity=False)
+    face_area_ratio: float | None = doc("smallest mean face area / largest", identity=False)
+    camera_motion_pct: float | None = doc("median background movement a frame, % of width", identity=False)
+    voice_activity: float | None = doc("share of frames with speech", identity=False)
+    stillness: float | None = doc("smallest stillness of the people's tracks", identity=False)
+    n_bystanders: int = doc("visible people whose face does not qualify", identity=False)
+    bystander_area: float | None = doc("largest bystander's face area / smallest person's", identity=False)
+    brightness: float | None = doc("mean luma 0..255", identity=False)
+    sharpness: float | None = doc("median variance of the Laplacian", identity=False)
+
+
+@dataclass(frozen=True)
+class CutJob:
+    """Input of filter.cut."""
+
+    video: Video = doc("the video")
+    candidate: Candidate = doc("a kept candidate")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A kept clip: its own media, and its people in the pixels of that media."""
+
+    clip_id: str = doc("<video_id>_<start>to<end>")
+    video_id: str = doc("the video")
+    start_frame: int = doc("first frame on the video's timeline")
+    end_frame: int = doc("frame after the last")
+    n_frames: int = doc("frames in the clip's media")
+    width_px: int = doc("width of the clip's picture (even)")
+    height_px: int = doc("height of the clip's picture (even)")
+    n_people: int = doc("people in the clip")
+    mp4: Artifact = doc("H.264 and AAC, 25 frames a second")
+    flac: Artifact = doc("16 kHz mono, exactly 640 samples a frame")
+    people: Artifact = doc("Parquet, one row a person (schema `PEOPLE`)")
+    source_fps: str = doc("rate of the source as a fraction")
+    source_frame_index: tuple[int, ...] = doc("for every clip frame, the index of the source's frame in display order")
+    loudness_dbfs: float = doc("root mean square of the FLAC in dB below full scale")
+
+
+PEOPLE = pa.schema(
+    [
+        pa.field("person_id", pa.int32(), nullable=False),
+        pa.field("track_id", pa.int32(), nullable=False),
+        pa.field("boxes_xyxy", BOXES),
+        pa.field("face_boxes_xyxy", BOXES),
+        pa.field("face_detected", FLAGS),
+    ]
+)
+"""People of a clip, boxes in the clip's pixels, one box for every frame."""
+
+
+@dataclass(frozen=True)
+class Pose:
+    """The people's keypoints (output of pose)."""
+
+    clip_id: str = doc("the clip")
+    poses: Artifact = doc("Parquet, one row a person (schema `POSES`)")
+    pose_backend: str = doc("backend with version and weight digest", identity=False)
+    mean_keypoint_score: float = doc("mean score of the body's 17 points over people and frames", identity=False)
+
+
+POSES = pa.schema(
+    [
+        pa.field("person_id", pa.int32(), nullable=False),
+        pa.field("keypoints", KEYPOINTS),
+        pa.field("body_visible_ratio", pa.float32()),
+    ]
+)
+"""`keypoints` are x, y (clip pixels) and score (0..1) in the order of COCO-WholeBody; a point without an estimate is
+(NaN, NaN, 0). `body_visible_ratio`: share of the 17 body points with score >= 0.3 that lie inside the picture, mean over
+frames."""
+
+
+@dataclass(frozen=True)
+class SpeechJob:
+    """Input of speech."""
+
+    clip: Clip = doc("the clip")
+    pose: Pose = doc("its keypoints")
+
+
+@dataclass(frozen=True)
+class Speech:
+    """Who speaks when (output of speech)."""
+
+    clip_id: str = doc("the clip")
+    speech: Artifact = doc("Parquet, one row a person (schema `SPEECH`)")
+    voice: Artifact = doc("Parquet, one row a frame (schema `VOICE`)")
+    speech_backend: str = doc("backend with version and weight digest", identity=False)
+    label_tier: Literal["heuristic", "model", "human"] = doc("how far to trust the labels", identity=False)
+
+
+SPEECH = pa.schema(
+    [
+        pa.field("person_id", pa.int32(), nullable=False),
+        pa.field("face_boxes_xyxy", BOXES),
+        pa.field("face_box_source", pa.list_(pa.string())),
+        pa.field("speaking_score", SCORES),
+        pa.field("speaking_score_smoothed", SCORES),
+        pa.field("speaking", FLAGS),
+        pa.field("speak_periods", PERIODS),
+        pa.field("listen_periods", PERIODS),
+        pa.field("speak_periods_merged", PERIODS),
+        pa.field("listen_periods_merged", PERIODS),
+    ]
+)
+"""`face_box_source` is "pose", "detector" or "interpolated" for every frame."""
+
+VOICE = pa.schema([pa.field("voice_activity", pa.float32(), nullable=False)])
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Everything known about one clip (input of shards)."""
+
+    video: Video = doc("the video")
+    candidate: Candidate = doc("its measurements")
+    clip: Clip = doc("its media")
+    pose: Pose = doc("its keypoints")
+    speech: Speech = doc("its labels")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """All clips that share one shard (unit of shards)."""
+
+    bucket: int = doc("number of the shard")
+    n_buckets: int = doc("how many shards the dataset has, fixed at its first write")
+    clips: tuple[Labelled, ...] = doc("ordered by clip_id")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of the dataset."""
+
+    bucket: int = doc("number of the shard")
+    parquet: Artifact = doc("the file")
+    n_clips: int = doc("rows in it")
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a clip; every list has one entry a frame."""
+
+    person_id: int = doc("0.. from left to right in the first frame", arrow=pa.int32())
+    boxes_xyxy: Any = doc("whole body", arrow=BOXES)
+    face_boxes_xyxy: Any = doc("face, as given to the speech model", arrow=BOXES)
+    face_box_source: Any = doc('"pose", "detector" or "interpolated"', arrow=pa.list_(pa.string()))
+    keypoints: Any = doc("133 x (x, y, score) of COCO-WholeBody; no estimate: (NaN, NaN, 0)", arrow=KEYPOINTS)
+    body_visible_ratio: float = doc("mean share of the 17 body points with score >= 0.3", arrow=pa.float32())
+    speaking_score: Any = doc("raw logit, ungated: > 0 means the face looks like speaking", arrow=SCORES)
+    speaking_score_smoothed: Any = doc("mean of frames i-3 .. i+2", arrow=SCORES)
+    speaking: Any = doc("smoothed > 0 and voice_activity >= speech.min_voice_activity", arrow=FLAGS)
+    speak_periods: Any = doc("runs of speaking frames, [start, end)", arrow=PERIODS)
+    listen_periods: Any = doc("the rest, [start, end)", arrow=PERIODS)
+    speak_periods_merged: Any = doc("with periods shorter than speech.merge_below_frames merged", arrow=PERIODS)
+    listen_periods_merged: Any = doc("the rest of the merged ones", arrow=PERIODS)
+    talk_share: float = doc("share of frames in which this person speaks", arrow=pa.float32())
+
+
+@dataclass(frozen=True)
+class DatasetRow:
+    """One clip of the finished dataset."""
+
+    clip_id: str = doc("<video_id>_<start>to<end>, frames on the video's 25 fps timeline")
+    video_id: str = doc("the video it was cut from")
+    source_url: str = doc("where the video came from")
+    title: str | None = doc("title at the source")
+    uploader: str | None = doc("uploader or channel name")
+    channel_id: str | None = doc("the site's id of the channel")
+    licence: str | None = doc("licence as the source states it")
+    access: str = doc("public, or authenticated where cookies were needed")
+    start_s: float = doc("start in the video, seconds after its first frame")
+    end_s: float = doc("end in the video, seconds after its first frame")
+    fps: int = doc("frame rate of clip and labels: 25", arrow=pa.int32())
+    source_fps: str = doc("rate of the source as a fraction")
+    source_frame_index: Any = doc("for every frame, the source's frame in display order", arrow=pa.list_(pa.int64()))
+    n_frames: int = doc("frames of the clip", arrow=pa.int32())
+    width_px: int = doc("width", arrow=pa.int32())
+    height_px: int = doc("height", arrow=pa.int32())
+    split: Literal["train", "val", "test"] = doc("by hash of the uploader or channel, else of the video")
+    clip: Any = doc("MP4, H.264 and AAC", arrow=MEDIA)
+    audio: Any = doc("FLAC, 16 kHz mono, 640 samples a frame", arrow=MEDIA)
+    n_people: int = doc("people in the clip", arrow=pa.int32())
+    people: tuple[Person, ...] = doc("the people, by person_id")
+    voice_activity: Any = doc("speech probability a frame", arrow=SCORES)
+    n_turns: int = doc("changes of the sole speaker", arrow=pa.int32())
+    overlap_ratio: float | None = doc("frames with >= 2 speakers / frames with >= 1; null if nobody speaks")
+    silence_ratio: float = doc("frames without a speaker / all frames")
+    camera_motion_pct: float | None = doc("median background movement a frame, % of the width")
+    min_face_px: float | None = doc("smallest person's face: square root of its mean area")
+    face_area_ratio: float | None = doc("smallest mean face area / largest")
+    n_bystanders: int = doc("visible people whose face did not qualify", arrow=pa.int32())
+    bystander_area: float | None = doc("largest bystander's face area / smallest person's")
+    brightness: float | None = doc("mean luma 0..255")
+    sharpness: float | None = doc("median variance of the Laplacian")
+    loudness_dbfs: float = doc("root mean square of the audio, dB below full scale")
+    label_tier: str = doc("heuristic, model or human")
+    detector: str = doc("people backend, version, weight digest")
+    pose_backend: str = doc("pose backend, version, weight digest")
+    speech_backend: str = doc("speech backend, version, weight digest")
+    mit_builder_version: str = doc("version that wrote the row")
+
+
+def arrow_type(annotation: Any) -> pa.DataType:
+    """Arrow type of a row field's annotation (str, int, float, bool, Literal, X | None, tuple[X, ...], dataclass)."""
+    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if annotation in plain:
+        return plain[annotation]
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return pa.string()
+    if origin in (typing.Union, types.UnionType):
+        return arrow_type(next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        return pa.list_(arrow_type(args[0]))
+    if dataclasses.is_dataclass(annotation):
+        return pa.struct(list(arrow_schema(typing.cast(type, annotation))))
+    raise TypeError(f"no Arrow type for {annotation!r}")
+
+
+def _optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+def arrow_schema(row: type) -> pa.Schema:
+    """Arrow schema of a row class, field docs as field metadata."""
+    hints = typing.get_type_hints(row)
+    return pa.schema(
+        [
+            pa.field(
+                f.name,
+                f.metadata["arrow"] or arrow_type(hints[f.name]),
+                nullable=_optional(hints[f.name]) or f.metadata["arrow"] is not None,
+                metadata={"doc": f.metadata["doc"]},
+            )
+            for f in dataclasses.fields(row)
+        ]
+    )
+
+
+def to_dict(row: Any) -> dict[str, Any]:
+    """A row as plain Python values, ready for `pa.Table.from_pylist(…, schema=arrow_schema(type(row)))`."""
+    return dataclasses.asdict(row)
+
+
+def from_dict(row: type[Row], values: Mapping[str, Any]) -> Row:
+    """The inverse of `to_dict`; unknown keys are ignored, so older readers open newer files."""
+    hints = typing.get_type_hints(row)
+    fields = dataclasses.fields(row)  # type: ignore[arg-type]
+    return row(**{f.name: _restore(hints[f.name], values[f.name]) for f in fields})
+
+
+def _restore(annotation: Any, value: Any) -> Any:
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if value is None:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return _restore(next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        return tuple(_restore(args[0], v) for v in value)
+    if dataclasses.is_dataclass(annotation):
+        return from_dict(typing.cast(type, annotation), value)
+    return value
+
+
+def content(row: Any) -> Any:
+    """The part of a row that counts as its content, as JSON-ready values (see the module's docstring)."""
+    if dataclasses.is_dataclass(row) and not isinstance(row, type):
+        fields = dataclasses.fields(row)
+        return {f.name: content(getattr(row, f.name)) for f in fields if f.metadata.get("identity", True)}
+    if isinstance(row, tuple | list):
+        return [content(v) for v in row]
+    return row
+
+
+def content_hash(*values: Any) -> str:
+    """32 hex digits over the content of rows and plain values; floats count by their shortest repr."""
+    text = json.dumps([content(v) for v in values], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def short_id(*parts: str) -> str:
+    """16 hex digits that name a source or a video."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def clip_id(video_id: str, start_frame: int, end_frame: int) -> str:
+    """The clip's name; half-open interval on the video's timeline."""
+    return f"{video_id}_{start_frame:06d}to{end_frame:06d}"

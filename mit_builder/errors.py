@@ -1,0 +1,62 @@
+"""Every error mit-builder raises on purpose.
+
+    MitBuilderError
+    ├── ConfigError        a setting or an argument is wrong                    (exit code 2)
+    ├── CannotContinue     weights, disk or the lease are missing: stop the run (exit code 3)
+    │   └── StageUnavailable   one stage cannot be set up; its units stay pending
+    └── UnitError          one unit failed; the others go on
+        ├── SourceError    an address cannot be fetched
+        ├── MediaError     a media file cannot be read or written
+        └── ModelError     a model backend failed on this input
+
+A verdict about footage (too short, no audio …) is no error: see `mit_builder.stage.Reject`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+FailureClass = Literal["transient", "permanent", "auth", "resource", "poison"]
+"""How a failed unit is treated by the next run (DESIGN: plain runs retry transient, resource, auth)."""
+
+
+class MitBuilderError(Exception):
+    """Base of all errors of this project; the message is one line that says what to do."""
+
+
+class ConfigError(MitBuilderError):
+    """A setting, an argument or a source list cannot be used."""
+
+
+class CannotContinue(MitBuilderError):
+    """The run has to stop: nothing is wrong with the units, they stay pending."""
+
+
+class StageUnavailable(CannotContinue):
+    """A stage's `setup()` failed (missing package, weights or GPU)."""
+
+
+class UnitError(MitBuilderError):
+    """One unit failed.
+
+    Attributes:
+        failure_class: policy for later runs; see `FailureClass`.
+    """
+
+    default_class: FailureClass = "permanent"
+
+    def __init__(self, message: str, *, failure_class: FailureClass | None = None) -> None:
+        super().__init__(message)
+        self.failure_class: FailureClass = failure_class or self.default_class
+
+
+class SourceError(UnitError):
+    """An address cannot be fetched."""
+
+
+class MediaError(UnitError):
+    """A media file cannot be decoded, or a clip cannot be written."""
+
+
+class ModelError(UnitError):
+    """A model backend failed on this input."""
