@@ -15,7 +15,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -64,7 +64,7 @@ class Source:
 
     source_id: str = doc("16 hex digits: hash of the normalised address, for local files of the content")
     address: str = doc("path or URL as given", identity=False)
-    kind: Literal["file", "http", "site"] = doc("local file, plain http(s) file, or a page for yt-dlp")
+    kind: Literal["file", "url"] = doc("local file, or an http(s) address for yt-dlp")
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,7 @@ class Candidate:
     bystander_area: float | None = doc("largest bystander's face area / smallest person's", identity=False)
     brightness: float | None = doc("mean luma 0..255", identity=False)
     sharpness: float | None = doc("median variance of the Laplacian", identity=False)
+    detector: str = doc("people backend with version and weight digest", identity=False)
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,8 @@ class Speech:
     voice: Artifact = doc("Parquet, one row a frame (schema `VOICE`)")
     speech_backend: str = doc("backend with version and weight digest", identity=False)
     label_tier: Literal["heuristic", "model", "human"] = doc("how far to trust the labels", identity=False)
+    min_voice_activity: float = doc("speech.min_voice_activity with which `speaking` was decided")
+    merge_below_frames: int = doc("speech.merge_below_frames with which the merged periods were made")
 
 
 SPEECH = pa.schema(
@@ -314,6 +317,7 @@ class Shard:
 
     bucket: int = doc("number of the shard")
     parquet: Artifact = doc("the file")
+    media: tuple[Artifact, ...] = doc("MP4 and FLAC files beside it; none where media is embedded")
     n_clips: int = doc("rows in it")
 
 
@@ -375,6 +379,8 @@ class DatasetRow:
     sharpness: float | None = doc("median variance of the Laplacian")
     loudness_dbfs: float = doc("root mean square of the audio, dB below full scale")
     label_tier: str = doc("heuristic, model or human")
+    min_voice_activity: float = doc("voice_activity below which nobody counts as speaking")
+    merge_below_frames: int = doc("shorter periods were merged in the merged ones", arrow=pa.int32())
     detector: str = doc("people backend, version, weight digest")
     pose_backend: str = doc("pose backend, version, weight digest")
     speech_backend: str = doc("speech backend, version, weight digest")
@@ -443,14 +449,30 @@ def _restore(annotation: Any, value: Any) -> Any:
     return value
 
 
-def content(row: Any) -> Any:
-    """The part of a row that counts as its content, as JSON-ready values (see the module's docstring)."""
+def content(row: Any, *, everything: bool = False) -> Any:
+    """The part of a row that counts as its content, as JSON-ready values (see the module's docstring).
+
+    With `everything`, all fields count except where artifacts lie: for a unit that copies the whole row into its output.
+    """
     if dataclasses.is_dataclass(row) and not isinstance(row, type):
-        fields = dataclasses.fields(row)
-        return {f.name: content(getattr(row, f.name)) for f in fields if f.metadata.get("identity", True)}
+        whole = everything and not isinstance(row, Artifact)
+        fields = [f for f in dataclasses.fields(row) if whole or f.metadata.get("identity", True)]
+        return {f.name: content(getattr(row, f.name), everything=everything) for f in fields}
     if isinstance(row, tuple | list):
-        return [content(v) for v in row]
+        return [content(v, everything=everything) for v in row]
     return row
+
+
+def artifacts(row: Any) -> Iterator[Artifact]:
+    """All artifacts that a row names."""
+    if isinstance(row, Artifact):
+        yield row
+    elif dataclasses.is_dataclass(row) and not isinstance(row, type):
+        for f in dataclasses.fields(row):
+            yield from artifacts(getattr(row, f.name))
+    elif isinstance(row, tuple | list):
+        for value in row:
+            yield from artifacts(value)
 
 
 def content_hash(*values: Any) -> str:

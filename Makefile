@@ -1,0 +1,89 @@
+# make demo and make test each work as the only command typed on a fresh clone: python3 with venv, and make.
+
+VENV ?= .venv
+PAPER_VENV ?= .venv-paper
+WORKSPACE ?= mit-workspace
+WORKERS ?= 2
+UV ?= uv
+
+# The first interpreter that the locks cover; `make PYTHON=...` takes another.
+COVERED = import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
+	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-paper lint types bench lock clean
+
+help:
+	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
+	@echo 'make test        install into $(VENV) and run all tests, with coverage'
+	@echo 'make test-paper  the same tests in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
+	@echo 'make lint        ruff, ruff format, codespell'
+	@echo 'make types       mypy --strict'
+	@echo 'make bench       table of speed and memory'
+	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
+	@echo 'make clean       remove both environments'
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/mit-build run --stage all --workspace $(WORKSPACE)
+	@echo
+	@echo 'dataset:  $(WORKSPACE)/dataset   (start with README.md, the dataset card)'
+	@echo 'report:   $(WORKSPACE)/report    (contact sheets and overlay videos)'
+	@echo 'your own: $(VENV)/bin/mit-build run --stage all --workspace NAME VIDEO...'
+
+test: $(VENV)/.installed
+	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --cov
+
+test-paper: $(PAPER_VENV)/.installed
+	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/codespell
+
+types: $(VENV)/.installed
+	$(VENV)/bin/mypy
+
+bench: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/run.py
+
+# The locks list everything, so pip must not resolve: mediapipe and scenedetect name builds of OpenCV that need libGL.
+$(VENV)/.installed: constraints.txt pyproject.toml
+	$(call make-venv,$(VENV))
+	$(VENV)/bin/python -m pip install --quiet --no-deps -r constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# torch comes in a build per kind of machine; pip takes the one it is set up for.
+$(PAPER_VENV)/.installed: constraints-paper.txt pyproject.toml
+	$(call make-venv,$(PAPER_VENV))
+	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps -r constraints-paper.txt
+	$(PAPER_VENV)/bin/python -m pip install --quiet -c constraints-paper.txt torch==2.13.0
+	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+define make-venv
+	@$(or $(PYTHON),false) -c '$(COVERED)' || \
+		{ echo 'mit-builder needs Python 3.10, 3.11 or 3.12 here: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -m venv $(1) || \
+		{ echo 'this Python cannot make environments: install its venv package (Debian: python3-venv)' >&2; exit 1; }
+endef
+
+# uv marks each line with the environments of [tool.uv]; only the marks that tell Pythons apart are kept.
+define lock-into
+	$(UV) pip compile --quiet --universal --python-version 3.10 --upgrade --no-annotate --no-header \
+		--extra $(2) --extra dev --group headless --output-file $(1).uv pyproject.toml
+	{ echo '# Every package of the $(2) and dev extras, by `make lock`. Install with: pip install --no-deps -r $(1)'; \
+		sed -E -e "s/ and (platform_machine == 'x86_64'|sys_platform == 'linux')//g" \
+			-e "s/ and python_full_version < '3.13'//; s/python_full_version < '3.13' and //" \
+			-e "s/ ; python_full_version < '3.13'//" $(1).uv; } > $(1)
+	rm $(1).uv
+endef
+
+lock:
+	$(call lock-into,constraints.txt,embedded)
+	$(call lock-into,constraints-paper.txt,paper)
+
+clean:
+	rm -rf $(VENV) $(PAPER_VENV)

@@ -1,0 +1,126 @@
+"""Source lists: from what a user names to `Source` rows."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pyarrow.parquet as pq
+import yaml
+
+from manifests.rows import Source, short_id
+
+VIDEO_SUFFIXES = frozenset(
+    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+)
+"""Files with these endings are taken from a folder."""
+LIST_SUFFIXES = frozenset((".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".yaml", ".yml"))
+COLUMNS = ("url", "address", "source", "path", "link")
+"""Names under which a table may hold the addresses; the first that is there counts."""
+
+
+class SourceListError(ValueError):
+    """A source list or an address cannot be used; the message is one line."""
+
+
+def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[Source]:
+    """Source rows of addresses: URLs, files, and folders (their video files, sorted, recursively).
+
+    Args:
+        addresses: as given by the user.
+        base: folder that relative paths start from; the current one by default.
+
+    Raises:
+        SourceListError: a path does not exist, or the scheme of a URL is not supported.
+    """
+    for address in addresses:
+        if "://" in address:
+            yield url_source(address)
+            continue
+        path = Path(address).expanduser()
+        path = path if path.is_absolute() else (base or Path.cwd()) / path
+        if path.is_dir():
+            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+            if not files:
+                raise SourceListError(f"no video files in folder {address}")
+            yield from (file_source(p) for p in files)
+        elif path.is_file():
+            yield file_source(path)
+        else:
+            raise SourceListError(f"no such file, folder or URL: {address}")
+
+
+def url_source(address: str) -> Source:
+    """A URL's row; scheme and host are compared without case, the fragment does not count.
+
+    Raises:
+        SourceListError: no http(s) URL.
+    """
+    text = unicodedata.normalize("NFC", address.strip())
+    parts = urlsplit(text)
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
+        raise SourceListError(f"cannot fetch {text}: only http(s) URLs, files and folders are supported")
+    normal = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query, ""))
+    return Source(source_id=short_id("url", normal), address=text, kind="url")
+
+
+def file_source(path: Path) -> Source:
+    """A local file's row, named by its content: the same file under two names is one source."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return Source(source_id=short_id("file", digest.hexdigest()), address=str(path.resolve()), kind="file")
+
+
+def read_list(path: Path) -> Iterator[str]:
+    """Addresses of a .txt (one a line, # comments), .csv, .tsv, .jsonl, .parquet or .yaml list, streamed.
+
+    Raises:
+        SourceListError: the file cannot be read, has another ending, or has no column of `COLUMNS`.
+    """
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".txt":
+            with path.open(encoding="utf-8-sig") as file:
+                stripped = (line.strip() for line in file)
+                yield from (line for line in stripped if line and not line.startswith("#"))
+        elif suffix in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                yield from _from_table(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","), path)
+        elif suffix == ".jsonl":
+            with path.open(encoding="utf-8-sig") as file:
+                yield from _from_table((json.loads(line) for line in file if line.strip()), path)
+        elif suffix == ".parquet":
+            batches = pq.ParquetFile(path).iter_batches()
+            yield from _from_table((row for batch in batches for row in batch.to_pylist()), path)
+        elif suffix in (".yaml", ".yml"):
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+            entries = loaded.get("sources") if isinstance(loaded, dict) else loaded
+            if not isinstance(entries, list):
+                raise SourceListError(f"{path} must be a YAML list, or hold one under 'sources:'")
+            yield from _from_table(entries, path)
+        else:
+            raise SourceListError(f"{path}: a source list ends in one of {', '.join(sorted(LIST_SUFFIXES))}")
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, csv.Error) as error:
+        if isinstance(error, SourceListError):
+            raise
+        raise SourceListError(f"cannot read source list {path}: {str(error).splitlines()[0]}") from error
+
+
+def _from_table(rows: Iterable[Any], path: Path) -> Iterator[str]:
+    for row in rows:
+        if isinstance(row, str):
+            yield row
+            continue
+        values = {str(k).lower(): v for k, v in row.items()} if isinstance(row, dict) else {}
+        address = next((values[name] for name in COLUMNS if values.get(name)), None)
+        if not isinstance(address, str):
+            raise SourceListError(f"{path}: a row has no address in a column named {', '.join(COLUMNS)}")
+        yield address

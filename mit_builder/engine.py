@@ -1,0 +1,313 @@
+"""Where units run: in this process, or on Ray. The only module that imports ray.
+
+The driver decides (admission, attempts, what a crash means); Ray places workers and notices their death. Settings and
+the reading of Ray's exceptions were measured on Ray 2.60.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from manifests.ledger import Entry
+from mit_builder.errors import CannotContinue
+from mit_builder.stage import Resources
+from mit_builder.worker import Task, Worker, WorkerSpec
+
+LIGHT_CPUS = 0.5
+"""Stages that need less than this mostly wait; they have a budget of one core of their own."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one call.
+
+    Attributes:
+        entries: one a task, or None when the worker died.
+        lost: why there are no entries: "crash" and "timeout" count against the units, "memory" and "node" do not.
+        message: one line about the loss.
+    """
+
+    stage: str
+    tasks: list[Task]
+    entries: list[Entry] | None = None
+    lost: Literal["crash", "timeout", "memory", "node"] | None = None
+    message: str = ""
+
+
+class Engine(Protocol):
+    """Runs calls of stages; see `SerialEngine` for the simplest one."""
+
+    def offer(self, stage: str) -> bool:
+        """Whether a call of this stage can start now; begins to start a worker where that helps.
+
+        Raises:
+            StageUnavailable: its workers cannot be set up.
+        """
+        ...
+
+    def submit(self, stage: str, tasks: list[Task]) -> None: ...
+
+    def wait(self, timeout_s: float) -> list[Result]:
+        """Results that are ready, at least one unless the time is over."""
+        ...
+
+    def unavailable(self) -> dict[str, str]:
+        """Stages whose setup failed since the start, with one line each."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SerialEngine:
+    """Everything in this process, one unit at a time: for debugging and tests."""
+
+    def __init__(self, specs: dict[str, WorkerSpec]) -> None:
+        self._specs = specs
+        self._workers: dict[str, Worker] = {}
+        self._unavailable: dict[str, str] = {}
+        self._results: list[Result] = []
+
+    def offer(self, stage: str) -> bool:
+        if stage not in self._workers and stage not in self._unavailable:
+            worker = Worker(self._specs[stage])
+            problem = worker.ready()
+            if problem:
+                self._unavailable[stage] = problem
+            else:
+                self._workers[stage] = worker
+        return stage in self._workers and not self._results
+
+    def submit(self, stage: str, tasks: list[Task]) -> None:
+        self._results.append(Result(stage, tasks, entries=self._workers[stage].run(tasks)))
+
+    def wait(self, timeout_s: float) -> list[Result]:
+        results, self._results = self._results, []
+        return results
+
+    def unavailable(self) -> dict[str, str]:
+        return self._unavailable
+
+    def close(self) -> None:
+        self._workers.clear()
+
+
+@dataclass
+class _Slot:
+    """A Ray actor and what it is doing."""
+
+    actor: Any
+    starting: Any = None
+    call: Any = None
+    tasks: list[Task] = field(default_factory=list)
+    deadline: float = 0.0
+    timed_out: bool = False
+    idle_since: float = 0.0
+
+
+class RayEngine:
+    """Actors on Ray, made on demand up to each stage's bound and within a budget of cores.
+
+    Args:
+        specs: how to build each stage's worker.
+        resources: what each stage needs.
+        cpus: cores to use; None = those of the Ray cluster.
+        address: of a running cluster; None = start one on loopback for this run.
+        scratch: folder to work in, so that no package in the user's folder shadows ours in the workers.
+    """
+
+    def __init__(
+        self,
+        specs: dict[str, WorkerSpec],
+        resources: dict[str, Resources],
+        *,
+        scratch: Path,
+        cpus: int | None = None,
+        address: str | None = None,
+    ) -> None:
+        self._specs = specs
+        self._resources = resources
+        self._scratch = scratch
+        self._cpus_wanted = cpus
+        self._address = address
+        self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
+        self._unavailable: dict[str, str] = {}
+        self._make: Callable[..., Any] | None = None
+        self._cpus = float(cpus or os.cpu_count() or 1)
+
+    def _start(self) -> None:
+        """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.chdir(self._scratch)
+        import ray
+
+        try:
+            ray.init(
+                address=self._address,
+                num_cpus=None if self._address else self._cpus_wanted,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                _node_ip_address=None if self._address else "127.0.0.1",
+            )
+        except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+            raise CannotContinue(f"Ray does not start: {str(error).splitlines()[0]}; try --engine serial") from error
+        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))
+        remote = ray.remote(Worker)
+
+        def make(stage: str) -> Any:
+            needs = self._resources[stage]
+            # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
+            options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            return remote.options(**options).remote(self._specs[stage])
+
+        self._make = make
+
+    def _used(self, *, light: bool) -> float:
+        return sum(
+            self._resources[name].cpus
+            for name, slots in self._slots.items()
+            for slot in slots
+            if slot.call is not None and (self._resources[name].cpus < LIGHT_CPUS) == light
+        )
+
+    def _fits(self, stage: str) -> bool:
+        cpus = self._resources[stage].cpus
+        light = cpus < LIGHT_CPUS
+        used = self._used(light=light)
+        return used == 0 or used + cpus <= (1.0 if light else self._cpus)
+
+    def offer(self, stage: str) -> bool:
+        if stage in self._unavailable or not self._fits(stage):
+            return False
+        slots = self._slots[stage]
+        if any(slot.starting is None and slot.call is None for slot in slots):
+            return True
+        needs = self._resources[stage]
+        bound = needs.max_workers or max(1, int(self._cpus / max(needs.cpus, LIGHT_CPUS)))
+        if len(slots) < bound and not any(slot.starting is not None for slot in slots):
+            if self._make is None:
+                self._start()
+            assert self._make is not None
+            actor = self._make(stage)
+            slots.append(_Slot(actor, starting=actor.ready.remote()))
+        return False
+
+    def submit(self, stage: str, tasks: list[Task]) -> None:
+        slot = next(s for s in self._slots[stage] if s.starting is None and s.call is None)
+        slot.tasks = tasks
+        slot.deadline = time.monotonic() + self._resources[stage].timeout_s * len(tasks)
+        slot.call = slot.actor.run.remote(tasks)
+
+    def wait(self, timeout_s: float) -> list[Result]:
+        if self._make is None:
+            return []
+        import ray
+
+        pending = {
+            slot.call if slot.call is not None else slot.starting: (name, slot)
+            for name, slots in self._slots.items()
+            for slot in slots
+            if slot.call is not None or slot.starting is not None
+        }
+        if not pending:
+            return []
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=timeout_s)
+        if ready:
+            ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
+        results = [self._finish(*pending[ref], ref) for ref in ready]
+        self._kill_overdue()
+        return [result for result in results if result is not None]
+
+    def _finish(self, stage: str, slot: _Slot, ref: Any) -> Result | None:
+        import ray
+
+        try:
+            value = ray.get(ref)
+        except ray.exceptions.RayError as error:
+            self._slots[stage].remove(slot)
+            ray.kill(slot.actor)
+            return self._loss(stage, slot, error)
+        if slot.starting is not None:
+            slot.starting = None
+            if value is not None:
+                self._unavailable[stage] = value
+                self._drop(stage, slot)
+            return None
+        result = Result(stage, slot.tasks, entries=value)
+        slot.call, slot.tasks, slot.idle_since = None, [], time.monotonic()
+        return result
+
+    def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
+        import ray
+
+        text = " ".join(str(error).split())
+        if slot.starting is not None:
+            if not _is_node_loss(text):
+                self._unavailable[stage] = f"the worker died while it was set up: {text[:300]}"
+            return None
+        lost: Literal["crash", "timeout", "memory", "node"]
+        if slot.timed_out:
+            lost, text = "timeout", f"took longer than {self._resources[stage].timeout_s:g} s"
+        elif isinstance(error, ray.exceptions.OutOfMemoryError):
+            lost = "memory"
+        elif _is_node_loss(text):
+            lost = "node"
+        else:
+            lost = "crash"
+        return Result(stage, slot.tasks, lost=lost, message=text[:300])
+
+    def _kill_overdue(self) -> None:
+        import ray
+
+        now = time.monotonic()
+        for slots in self._slots.values():
+            for slot in slots:
+                if slot.call is not None and now > slot.deadline and not slot.timed_out:
+                    slot.timed_out = True
+                    ray.kill(slot.actor)
+
+    def _drop(self, stage: str, slot: _Slot) -> None:
+        import ray
+
+        self._slots[stage].remove(slot)
+        ray.kill(slot.actor)
+
+    def unavailable(self) -> dict[str, str]:
+        return self._unavailable
+
+    def close(self) -> None:
+        if self._make is not None:
+            import ray
+
+            ray.shutdown()
+            self._make = None
+
+
+def _is_node_loss(text: str) -> bool:
+    signs = ("node has died", "health check failed", "received SIGTERM", "Socket closed", "ActorUnavailable")
+    return any(sign in text for sign in signs)
+
+
+def check_layout() -> None:
+    """The three packages must come from one place, or workers would run other code than the driver.
+
+    Raises:
+        CannotContinue: a foreign package named `stages` or `manifests` is in the way.
+    """
+    home = Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent
+    import manifests
+    import stages
+
+    for module in (manifests, stages):
+        found = Path(module.__file__ or "").resolve().parent.parent
+        if found != home:
+            raise CannotContinue(f"a folder named {module.__name__} in {found} hides ours: start from another folder")

@@ -1,0 +1,164 @@
+"""Commands that look at a workspace and say what is there."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from manifests.ledger import Entry, Ledger
+from manifests.rows import arrow_schema, artifacts
+from mit_builder import config
+from mit_builder.doctor import Check
+from mit_builder.errors import ConfigError
+from mit_builder.lease import lease
+from mit_builder.pipeline import STEPS
+from mit_builder.progress import funnel, nearest_miss
+from mit_builder.report import clips
+from mit_builder.runner import Runner, worker_specs
+from mit_builder.session import SourceBook, last_settings, new_run_id
+from mit_builder.workspace import FOLDERS, Workspace
+
+
+def look(workspace: Workspace) -> Runner:
+    """A walk over the workspace as of its last run, working on nothing.
+
+    Raises:
+        ConfigError: nothing was ever run here.
+    """
+    settings = last_settings(workspace)
+    if settings is None:
+        raise ConfigError(f"nothing was run in {workspace.uri} yet: mit-build run --stage all")
+    runner = Runner(workspace, settings, run_id=new_run_id())
+    runner.run(SourceBook(workspace).sources())
+    return runner
+
+
+def status(workspace: Workspace, *, failed: bool, as_json: bool) -> None:
+    """Print the funnel, or the failed units grouped by class and message."""
+    runner = look(workspace)
+    if failed:
+        _print_failed(runner, as_json=as_json)
+    elif as_json:
+        print(json.dumps(runner.tally.as_dict()))
+    else:
+        for line in [*funnel(runner.tally), *nearest_miss(runner.tally, runner.settings)]:
+            print(line)
+
+
+def _print_failed(runner: Runner, *, as_json: bool) -> None:
+    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for name, entry in runner.failures:
+        groups[name, entry.failure_class or "?", entry.message or ""].append(entry.unit_id)
+    if as_json:
+        keys = ("stage", "class", "message", "units")
+        print(json.dumps([dict(zip(keys, (*key, units), strict=True)) for key, units in sorted(groups.items())]))
+        return
+    for (stage, failure_class, message), units in sorted(groups.items()):
+        print(f"{stage} ({failure_class}): {message}")
+        print(f"  {len(units)} units: {', '.join(units[:5])}{' …' if len(units) > 5 else ''}")
+    print("no failed units" if not groups else "again: mit-build run --retry-failed; more: mit-build why ID")
+
+
+def describe() -> None:
+    """Print each step with its settings and the rows it makes."""
+    settings = config.Settings()
+    for step in STEPS:
+        spec = worker_specs(settings, Workspace("memory://describe"), "describe")[step.name]
+        stage = spec.load()
+        needs = stage.resources
+        print(f"{step.name}  ({step.stage}, version {stage.version}, {needs.cpus:g} cores, {needs.gpus:g} GPUs)")
+        print(f"  backend:  {stage.backend() or '-'}")
+        print(f"  settings: {', '.join(type(spec.settings).model_fields)}")
+        for row in stage.emits:
+            print(f"  makes {row.__name__}: {', '.join(f'{f.name}: {f.type}' for f in arrow_schema(row))}")
+
+
+def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
+    """Print what happened to a source, a video or a clip at each step.
+
+    Raises:
+        ConfigError: nothing of this name is in the workspace.
+    """
+    book = SourceBook(workspace)
+    sources = [s for s in book.sources() if wanted in (s.source_id, s.address) or s.address.endswith(f"/{wanted}")]
+    names = {wanted, *(s.source_id for s in sources)}
+    for source in sources:
+        print(f"source {source.source_id}: {source.address}")
+    found = bool(sources)
+    for step in STEPS:
+        stage = worker_specs(config.Settings(), workspace, "why")[step.name].load()
+        ledger = Ledger(workspace, step.name, stage.emits)
+        for unit_id in ledger.ids():
+            entry = ledger.latest(unit_id)
+            if entry is None or not (unit_id in names or _about(unit_id, entry, names)):
+                continue
+            found = True
+            names |= {row.video_id for row in entry.outputs if step.name == "download" and hasattr(row, "video_id")}
+            _tell(step.name, entry, wanted, tracebacks=tracebacks)
+    if not found:
+        raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
+
+
+def _about(unit_id: str, entry: Entry, names: set[str]) -> bool:
+    if any(unit_id.startswith(f"{name}_") or name.startswith(f"{unit_id}_") for name in names):
+        return True
+    rows = (vars(row) for row in entry.outputs)
+    return any(row.get("clip_id") in names or row.get("source_id") in names for row in rows)
+
+
+def _tell(step: str, entry: Entry, wanted: str, *, tracebacks: bool) -> None:
+    took = f"{entry.duration_s:.1f} s" + (f", attempt {entry.attempts}" if entry.attempts > 1 else "")
+    line = f"{step} {entry.unit_id}: {entry.status}"
+    if entry.status == "failed":
+        line += f" ({entry.failure_class}): {entry.message}"
+    elif entry.reason:
+        line += f": {entry.reason} {entry.measurements or entry.message or ''}".rstrip()
+    print(f"{line}  [{took}]")
+    for row in entry.outputs:
+        values: dict[str, Any] = asdict(row)
+        if "verdict" in values and (wanted in (values["clip_id"], values["video_id"]) or "_" not in wanted):
+            measured = {k: round(v, 4) for k, v in values.items() if isinstance(v, float)}
+            print(f"  {values['clip_id']}: {values['verdict']} {values['reason'] or ''} {measured}")
+    if tracebacks and entry.traceback:
+        print(entry.traceback)
+
+
+def preview(workspace: Workspace, clip_id: str) -> None:
+    """Draw one clip and print where the pictures are.
+
+    Raises:
+        ConfigError: there is no labelled clip of this name.
+    """
+    for key in clips.preview(workspace, clips.find_clip(look(workspace).labelled(), clip_id)):
+        print(f"{workspace.uri}/{key}")
+
+
+def checks(found: list[Check], *, as_json: bool) -> None:
+    """Print doctor's checks."""
+    if as_json:
+        print(json.dumps([asdict(check) for check in found]))
+        return
+    for check in found:
+        print(f"{check.verdict:8} {check.name:16} {check.text}")
+
+
+def gc(workspace: Workspace, *, dry_run: bool) -> None:
+    """Remove artifacts that no row of any ledger names, and what killed runs left.
+
+    Raises:
+        CannotContinue: a run is going on here.
+    """
+    with lease(workspace):
+        named: set[str] = set()
+        for step in STEPS:
+            stage = worker_specs(config.Settings(), workspace, "gc")[step.name].load()
+            ledger = Ledger(workspace, step.name, stage.emits)
+            named |= {a.key for entry in ledger.entries() for row in entry.outputs for a in artifacts(row)}
+        folders = [folder for folder in FOLDERS if folder != "dataset"]
+        orphans = sorted(key for folder in folders for key in workspace.names(folder) if key not in named)
+        if not dry_run:
+            workspace.delete(orphans)
+            workspace.sweep()
+    print(f"{len(orphans)} files {'would go' if dry_run else 'removed'}")

@@ -1,0 +1,154 @@
+"""Sound of a video on the clip timeline: zero is the first presented video frame, whatever the container's offsets.
+
+Decoded frames are placed by their timestamps on a grid of the source's rate (gaps and broken packets are silence), mixed
+down and resampled by libswresample. Decoding always begins at the start of the track, because lossy decoders carry state
+(AAC's noise generator, overlapping windows): a range is bit-equal to the same range of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from manifests.rows import AUDIO_RATE_HZ, SAMPLES_PER_FRAME, TIMELINE_FPS
+from mit_builder.errors import MediaError
+from mit_builder.media.probe import audio_stream, audio_stream_index, decoded_audio, open_media
+from mit_builder.media.timeline import Timeline, read_timeline
+
+Samples = npt.NDArray[np.int16]
+Waves = npt.NDArray[np.float32]
+Layout = Literal["mono", "stereo"]
+
+_JITTER_S = Fraction(1, 100)
+"""Timestamps this close to the running clock are rounding (Matroska and FLV count milliseconds), not a gap; a lost packet
+is at least 20 ms of Opus, MP3 or AAC."""
+_PRE_ROLL_S = 1
+"""Resampling begins this much and up to a second more before a range, at a whole second: there the filter's phase is that
+of a resampler which began at zero, and its memory (some 50 samples) has run in."""
+_MIX = {"rematrix_maxval": "1.0"}
+"""Weights of a mix sum to 1, so that it cannot clip: stereo to mono is (L + R) / 2; surround as ITU-R BS.775 mixes it
+(centre 1, front 0.71, surround 0.5, no LFE; all divided by their sum)."""
+
+
+def read_samples(
+    path: Path,
+    start_frame: int,
+    n_frames: int,
+    *,
+    rate_hz: int = AUDIO_RATE_HZ,
+    timeline: Timeline | None = None,
+) -> Samples:
+    """Mono samples of `n_frames` clip frames from `start_frame` on; zeros where there is no sound, or no track at all.
+
+    Args:
+        path: the video.
+        start_frame: first frame on the clip timeline.
+        n_frames: may reach past the video's end.
+        rate_hz: sample rate of the result, a multiple of 25.
+        timeline: the video's timeline, where it is known already.
+
+    Returns:
+        (rate_hz // 25 * n_frames,) int16.
+
+    Raises:
+        MediaError: the file cannot be read or has no video.
+    """
+    blocks = iter_audio(path, start_frame, start_frame + n_frames, rate_hz=rate_hz, layout="mono", timeline=timeline)
+    return np.concatenate([np.zeros(0, np.int16), *(block[0] for block in blocks)])
+
+
+def iter_samples(
+    path: Path,
+    start_frame: int,
+    end_frame: int,
+    *,
+    chunk_frames: int = 250,
+    timeline: Timeline | None = None,
+) -> Iterator[Samples]:
+    """Mono 16 kHz samples of [start_frame, end_frame) as (640 * chunk_frames,) int16 chunks, the last one shorter.
+
+    Raises:
+        MediaError: the file cannot be read or has no video.
+    """
+    blocks = iter_audio(path, start_frame, end_frame, rate_hz=AUDIO_RATE_HZ, layout="mono", timeline=timeline)
+    size = SAMPLES_PER_FRAME * chunk_frames
+    pending = np.zeros(0, np.int16)
+    for block in blocks:
+        pending = np.concatenate([pending, block[0]])
+        while len(pending) >= size:
+            yield pending[:size]
+            pending = pending[size:]
+    if len(pending):
+        yield pending
+
+
+def iter_audio(
+    path: Path,
+    start_frame: int,
+    end_frame: int,
+    *,
+    rate_hz: int,
+    layout: Layout,
+    timeline: Timeline | None = None,
+) -> Iterator[Samples]:
+    """Sound of [start_frame, end_frame) as (n_channels, n) int16 blocks of up to about a second.
+
+    The blocks hold exactly rate_hz // 25 samples a frame; `rate_hz` must be a multiple of 25.
+
+    Raises:
+        MediaError: the file cannot be read or has no video.
+    """
+    per_frame, rest = divmod(rate_hz, TIMELINE_FPS)
+    if rest:
+        raise ValueError(f"rate_hz must be a multiple of {TIMELINE_FPS}, got {rate_hz}")
+    remaining = per_frame * (end_frame - start_frame)
+    index = audio_stream_index(path)
+    if index is None:
+        yield from _silence(1 if layout == "mono" else 2, remaining, rate_hz, np.int16)
+        return
+    zero_s = (timeline or read_timeline(path)).zero_s
+    origin_s = start_frame // TIMELINE_FPS - _PRE_ROLL_S
+    skipped = per_frame * start_frame - rate_hz * origin_s
+    with open_media(path) as container:
+        frames = decoded_audio(container, audio_stream(container, index))
+        for block in _resampled(_placed(frames, zero_s, origin_s, layout), rate_hz, layout):
+            wanted = block[:, skipped : skipped + remaining]
+            skipped = max(0, skipped - block.shape[1])
+            remaining -= wanted.shape[1]
+            if wanted.size:
+                yield wanted
+            if remaining == 0:
+                return
+
+
+def read_flac(path: Path) -> Samples:
+    """All samples of a clip's FLAC, (n,) int16 mono at 16 kHz.
+
+    Raises:
+        MediaError: unreadable, or not mono 16-bit at 16 kHz.
+    """
+    with open_media(path) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{path.name} has no audio stream")
+        frames = list(decoded_audio(container, container.streams.audio[0]))
+    if any((f.sample_rate, f.layout.nb_channels, f.format.name) != (AUDIO_RATE_HZ, 1, "s16") for f in frames):
+        raise MediaError(f"{path.name} is not mono 16-bit audio at {AUDIO_RATE_HZ} Hz")
+    blocks = [np.asarray(frame.to_ndarray(), np.int16)[0] for frame in frames]
+    return np.concatenate([np.zeros(0, np.int16), *blocks])
+
+
+def _placed(
+    frames: Iterable[AudioFrame], zero_s: Fraction, origin_s: int, layout: Layout
+) -> Iterator[tuple[int, Waves]]:
+    """Rate of the track and its sound from `origin_s` after zero on, (n_channels, n), without gaps and without end."""
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        return

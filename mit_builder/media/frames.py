@@ -1,0 +1,131 @@
+"""Frames of the clip timeline as RGB images, upright and with square pixels, read as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
+
+from mit_builder.errors import MediaError
+from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, video_stream
+from mit_builder.media.timeline import Timeline, entry_points, read_timeline
+
+Image = npt.NDArray[np.uint8]
+
+_HDR_CURVES = frozenset({ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67})
+_UNSPECIFIED_MATRIX = 2
+"""AVCOL_SPC_UNSPECIFIED."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of the clip timeline."""
+
+    index: int
+    """Position on the video's 25 fps timeline."""
+    source_index: int
+    """Rank of the shown source frame in display order; an earlier one than the timeline's where that never decodes."""
+    image: Image
+    """(h, w, 3) RGB, read-only: successive frames that show one source frame share one array."""
+
+
+def read_frames(
+    path: Path,
+    start_frame: int = 0,
+    end_frame: int | None = None,
+    *,
+    timeline: Timeline | None = None,
+    max_side_px: int | None = None,
+) -> Iterator[Frame]:
+    """Read frames [start_frame, end_frame) of the clip timeline; decoding begins at the keyframe before the first.
+
+    Args:
+        path: the video.
+        start_frame: first frame on the clip timeline.
+        end_frame: frame after the last; None for the end of the video.
+        timeline: the video's timeline, where it is known already.
+        max_side_px: shrink images whose longer side exceeds it.
+
+    Raises:
+        MediaError: unreadable, a range outside the timeline, or nothing decodes.
+    """
+    timeline = timeline or read_timeline(path)
+    end_frame = timeline.n_frames if end_frame is None else end_frame
+    if not 0 <= start_frame <= end_frame <= timeline.n_frames:
+        raise MediaError(f"{path.name}: frames {start_frame}..{end_frame} are not within 0..{timeline.n_frames}")
+    wanted = timeline.source_frame_index[start_frame:end_frame].tolist()
+    if not wanted:
+        return
+    ranked = _ranked_from(path, timeline, wanted[0])
+    shown, following = next(ranked), next(ranked, None)
+    image: Image | None = None
+    for index, rank in enumerate(wanted, start_frame):
+        while following is not None and following[0] <= rank:
+            shown, following, image = following, next(ranked, None), None
+        if image is None:
+            image = rgb_image(shown[1], timeline.geometry, max_side_px)
+        yield Frame(index, shown[0], image)
+
+
+def rgb_image(frame: VideoFrame, shape: Geometry, max_side_px: int | None = None) -> Image:
+    """A decoded frame as an upright RGB image with square pixels, (h, w, 3) uint8, read-only.
+
+    Where the stream names no colour matrix, pictures wider than 1279 or higher than 576 are BT.709 and others BT.601, as
+    players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them.
+    """
+    width, height = shape.scaled_wh
+    shrink = 1.0 if max_side_px is None else min(1.0, max_side_px / max(width, height))
+    is_hdr = frame.color_trc in _HDR_CURVES
+    assumed = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
+    converted = frame.reformat(
+        width=max(1, round(width * shrink)),
+        height=max(1, round(height * shrink)),
+        format="rgb24",
+        src_colorspace=assumed if frame.colorspace == _UNSPECIFIED_MATRIX and not frame.format.is_rgb else None,
+        interpolation=Interpolation.AREA if shrink < 1 else Interpolation.BILINEAR,
+        dst_color_trc=ColorTrc.BT709 if is_hdr else None,
+        dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
+        threads=1,
+    )
+    image = shape.upright(converted.to_ndarray())
+    image.flags.writeable = False
+    return image
+
+
+def _ranked_from(path: Path, timeline: Timeline, rank: int) -> Iterator[tuple[int, VideoFrame]]:
+    """Decoded frames with their ranks, ascending, the first at or before `rank` if any such frame decodes.
+
+    Raises:
+        MediaError: nothing decodes.
+    """
+    for entry in entry_points(timeline, rank):
+        frames = _ranked(path, timeline, entry)
+        first = next(frames, None)
+        if first is not None and (first[0] <= rank or entry is None):
+            return chain((first,), frames)
+        frames.close()
+    raise MediaError(f"{path.name}: no video frame can be decoded")
+
+
+def _ranked(path: Path, timeline: Timeline, entry: tuple[int, int] | None) -> Generator[tuple[int, VideoFrame], None, None]:
+    """Decode from an entry point on. What is shown before its keyframe may lack references and is passed over."""
+    with open_media(path) as container:
+        stream = video_stream(container, path)
+        if entry is not None:
+            container.seek(entry[1], stream=stream)
+        last = -1 if entry is None else _rank_of(timeline, entry[0]) - 1
+        for n, frame in enumerate(decoded_video(container, stream)):
+            rank = n if timeline.is_counted or frame.pts is None else _rank_of(timeline, frame.pts)
+            if rank > last:
+                last = rank
+                yield rank, frame
+
+
+def _rank_of(timeline: Timeline, pts: int) -> int:
+    return int(np.searchsorted(timeline.source_pts, pts, side="right")) - 1

@@ -1,0 +1,173 @@
+"""The clip timeline: constant 25 frames a second laid over a source of any rate, in exact arithmetic.
+
+Frame k is the source frame whose presentation time is nearest k/25 s after the first presented frame, ties to the later,
+for every k/25 before the end of the last frame. The packets' times are read without decoding; where they cannot be
+trusted (missing, or not what the decoder shows in the first frames) the whole stream is decoded once instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.rows import TIMELINE_FPS
+from mit_builder.errors import MediaError
+from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, packets_of, source_rate, video_stream
+
+Indices = npt.NDArray[np.int64]
+
+_HEAD_FRAMES = 32
+"""Frames decoded to compare with the packets' times: past the deepest reordering of H.264 and HEVC (16)."""
+_HIDDEN_FRAME_CODECS = frozenset({"vp8"})
+"""Codecs that store frames nobody sees (alternate references) as packets of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """Which source frame is seen at every 1/25 s, and what is needed to find it in the file."""
+
+    source_frame_index: Indices
+    """(n_frames,) rank, in display order, of the source frame shown at each clip frame."""
+    source_pts: Indices
+    """(n_source_frames,) presentation times in ticks, ascending; entry i belongs to the frame of rank i."""
+    time_base: Fraction
+    """Seconds of one tick."""
+    keyframes: Indices
+    """(n_keyframes, 2) pts and dts of the packets where decoding can begin, ascending; empty where the file's own times
+    are of no use, and reading has to count frames from the start."""
+    source_fps: Fraction
+    """Average rate of the source's frames."""
+    geometry: Geometry
+    """How the source's pictures become upright; taken from the first frame, so one size holds for the whole video."""
+
+    @property
+    def n_frames(self) -> int:
+        """Frames on the clip timeline."""
+        return len(self.source_frame_index)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether frames are known by counting them from the start of the file, not by their times."""
+        return len(self.keyframes) == 0
+
+    @property
+    def zero_s(self) -> Fraction:
+        """Presentation time of the first frame in the file: zero of the clip timeline."""
+        return int(self.source_pts[0]) * self.time_base
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Presentation times of a stream's frames, ascending and distinct, with the duration of the last one (ticks)."""
+
+    pts: list[int]
+    last_duration: int | None
+    keyframes: list[tuple[int, int]]
+
+
+def read_timeline(path: Path) -> Timeline:
+    """Lay the clip timeline over a video file.
+
+    Raises:
+        MediaError: unreadable, no video stream, or no frame can be decoded.
+    """
+    with open_media(path) as container:
+        stream = video_stream(container, path)
+        head = list(islice(decoded_video(container, stream), _HEAD_FRAMES))
+        if not head:
+            raise MediaError(f"{path.name}: no video frame can be decoded")
+        shape = geometry(stream, head[0])
+        time_base = stream.time_base or 1 / source_rate(stream)
+        fps = source_rate(stream)
+        has_hidden = stream.codec_context.codec.canonical_name in _HIDDEN_FRAME_CODECS
+    times = None if has_hidden else _packet_times(path, [frame.pts for frame in head])
+    if times is None:
+        times = _decoded_times(path, time_base, fps)
+    return Timeline(
+        source_frame_index=nearest_frames(times.pts, time_base, times.last_duration),
+        source_pts=np.array(times.pts, np.int64),
+        time_base=time_base,
+        keyframes=np.array(times.keyframes, np.int64).reshape(-1, 2),
+        source_fps=fps,
+        geometry=shape,
+    )
+
+
+def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int | None) -> Indices:
+    """Rank of the frame nearest to every k/25 s after the first, ties to the later; Python's integers, so exact.
+
+    Args:
+        pts: ascending, distinct ticks of `time_base` seconds.
+        last_duration: ticks for which the last frame is shown; None: as long as the one before, or 1/25 s.
+
+    Returns:
+        (n_frames,) int64.
+    """
+    ticks_per_frame = 1 / (TIMELINE_FPS * time_base)
+    up, down = ticks_per_frame.numerator, ticks_per_frame.denominator
+    # Frame i takes over at the first k with k * up / down >= (pts[i-1] + pts[i]) / 2 - pts[0].
+    takeovers = [-((2 * pts[0] - before - after) * down // (2 * up)) for before, after in zip(pts, pts[1:], strict=False)]
+    if last_duration is None:
+        last_duration = pts[-1] - pts[-2] if len(pts) > 1 else None
+    shown = Fraction(last_duration) if last_duration is not None else ticks_per_frame
+    end = pts[-1] - pts[0] + shown
+    n_frames = max(1, -int(-end // ticks_per_frame))
+    return np.searchsorted(np.array(takeovers, np.int64), np.arange(n_frames), side="right").astype(np.int64)
+
+
+def _packet_times(path: Path, head: Sequence[int | None]) -> _Times | None:
+    """Times by demuxing alone; None where they do not name the frames that the decoder shows first (`head`)."""
+    durations: dict[int, int | None] = {}
+    keyframes: list[tuple[int, int]] = []
+    with open_media(path) as container:
+        for packet in packets_of(container, video_stream(container, path)):
+            if packet.size == 0 or packet.is_discard:
+                continue
+            if packet.pts is None or packet.dts is None or packet.pts in durations:
+                return None
+            durations[packet.pts] = packet.duration or None
+            if packet.is_keyframe and not packet.is_corrupt:
+                keyframes.append((packet.pts, packet.dts))
+    pts = sorted(durations)
+    # What lies before the first decoded frame (a stream that starts between keyframes) is never presented.
+    first = head[0] if head[0] in durations else None
+    pts = [] if first is None else pts[pts.index(first) :]
+    if not keyframes or list(head) != pts[:_HEAD_FRAMES]:
+        return None
+    return _Times(pts, durations[pts[-1]], sorted(keyframes))
+
+
+def _decoded_times(path: Path, time_base: Fraction, fps: Fraction) -> _Times:
+    """Times by decoding everything; where the decoder has no times either, the average rate stands in."""
+    with open_media(path) as container:
+        packets = packets_of(container, video_stream(container, path))
+        keyframes = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.pts is not None and p.dts is not None]
+    with open_media(path) as container:
+        frames = decoded_video(container, video_stream(container, path))
+        spans = [(frame.pts, frame.duration or None) for frame in frames]
+    known = {pts: duration for pts, duration in spans if pts is not None}
+    if len(known) == len(spans) and keyframes:
+        pts = sorted(known)
+        return _Times(pts, known[pts[-1]], sorted(keyframes))
+    tick = 1 / (fps * time_base)
+    return _Times([round(rank * tick) for rank in range(len(spans))], max(1, round(tick)), [])
+
+
+def entry_points(timeline: Timeline, rank: int) -> Iterator[tuple[int, int] | None]:
+    """Keyframes (pts, dts) from which the frame of this rank can be reached, the nearest first; None is the start.
+
+    Each further one lies twice as far back, so that a damaged stretch costs no more than a multiple of its length.
+    """
+    usable = int(np.searchsorted(timeline.keyframes[:, 0], timeline.source_pts[rank], side="right"))
+    back = 1
+    while back < usable:
+        pts, dts = (int(value) for value in timeline.keyframes[usable - back])
+        yield pts, dts
+        back *= 2
+    yield None

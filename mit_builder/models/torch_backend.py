@@ -1,0 +1,105 @@
+"""What every backend on torch shares: the import with a helpful error, devices, and safe reading of checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mit_builder.errors import StageUnavailable
+
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
+except ModuleNotFoundError as error:
+    raise StageUnavailable("this model needs torch: pip install 'mit-builder[paper]' (or torch alone)") from error
+
+__all__ = [
+    "Precision",
+    "Tensor",
+    "autocast",
+    "functional",
+    "fuse_conv_bn_weights",
+    "load_strictly",
+    "nn",
+    "pick_device",
+    "read_tensors",
+    "torch",
+]
+
+Precision = Literal["fp32", "bf16", "fp16"]
+"""Number format of the network's matrix products; weights and scores stay float32."""
+
+
+def pick_device(name: str) -> torch.device:
+    """The device, made ready for reproducible float32: one thread on CPU, no TF32 on CUDA.
+
+    Workers run side by side on the CPU, so one thread each is also what uses it best.
+
+    Raises:
+        StageUnavailable: the device does not exist here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise StageUnavailable(f"torch cannot use device {name!r} on this machine") from error
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+    return device
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """Context in which networks run at `precision` on `device`."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The flat state dict in a checkpoint file, on the CPU; nothing in the file is executed.
+
+    A leading `module.` of every name (left by DataParallel) is removed.
+
+    Raises:
+        StageUnavailable: no file, or it holds anything else than named tensors.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise StageUnavailable(f"weights {path.name} are refused: not a flat mapping of names to tensors")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def load_strictly(network: nn.Module, path: Path, *, unused: Iterable[str]) -> None:
+    """Put a checkpoint into `network`: every tensor of the network must be there, and no stranger.
+
+    Args:
+        network: its state dict has the checkpoint's names.
+        path: the checkpoint.
+        unused: beginnings of names that the file may have and the network does not need.
+
+    Raises:
+        StageUnavailable: names or shapes differ.
+    """
+    skip = tuple(unused)
+    tensors = {name: value for name, value in read_tensors(path).items() if not name.startswith(skip)}
+    wanted = network.state_dict()
+    missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
+    problems = [("missing", missing), ("unknown", strange), ("of another shape", sorted(shapes))]
+    for what, names in problems:
+        if names:
+            raise StageUnavailable(f"weights {path.name} do not fit: {len(names)} tensors {what}, first {names[0]}")
+    network.load_state_dict(tensors)

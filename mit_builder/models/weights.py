@@ -1,0 +1,218 @@
+"""Weights on this machine: where they lie, whether they are what they should be, and how they get here.
+
+A file is used only if its digest is the registered one. Where the registry has none, the first digest seen is recorded
+beside the files and required from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.models.http_file import DownloadFailed, Progress, download
+from mit_builder.models.weights_table import TABLE, WeightsFile
+from mit_builder.workspace import sha256_of
+
+FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
+RECORD_NAME = "digests.json"
+"""Digests recorded on first use or accepted with `trust`, by name."""
+
+State = Literal["missing", "ok", "damaged"]
+
+
+def folder() -> Path:
+    """Where weights are kept: the variable MIT_BUILDER_WEIGHTS, else the platform's cache."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("mit-builder") / "weights"
+
+
+def entry(name: str, table: Sequence[WeightsFile] = TABLE) -> WeightsFile:
+    """The registry's entry.
+
+    Raises:
+        ConfigError: unknown name; the message lists all.
+    """
+    for file in table:
+        if file.name == name:
+            return file
+    raise ConfigError(f"unknown weights {name!r}; there are: {', '.join(file.name for file in table)}")
+
+
+def state(file: WeightsFile) -> State:
+    """Whether the file is in the cache and its digest is right; records the digest of one that has none yet."""
+    path = folder() / file.file_name
+    if not path.is_file():
+        return "missing"
+    digest, wanted = sha256_of(path), _wanted(file)
+    if wanted is None:
+        _record(file.name, digest)
+    return "ok" if wanted in (None, digest) else "damaged"
+
+
+def find(name: str) -> Path | None:
+    """The verified file, or None where it is not in the cache.
+
+    Raises:
+        ConfigError: unknown name.
+        CannotContinue: the file is there but its digest is wrong.
+    """
+    file = entry(name)
+    found = state(file)
+    if found == "damaged":
+        raise CannotContinue(f"weights {name} are damaged; get them again: mit-build weights fetch {name}")
+    return folder() / file.file_name if found == "ok" else None
+
+
+def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float = 0.5) -> Path:
+    """Download a file into the cache unless it is there; resumes, retries, verifies, then puts it in place.
+
+    Args:
+        file: the entry.
+        progress: called with the bytes there and the bytes expected.
+        pause_s: see `mit_builder.models.http_file.download`.
+
+    Raises:
+        CannotContinue: no address gave the right file, or the disk is full; the line says what to do.
+    """
+    target = folder() / file.file_name
+    if state(file) == "ok":
+        return target
+    if file.sha256 is None:
+        import mit_builder.models.torch_backend  # noqa: F401 - says before the download that torch is needed
+    _make_folder()
+    part = target.with_name(target.name + ".part")
+    reasons = []
+    for url in file.urls:
+        try:
+            download(url, part, progress=progress, pause_s=pause_s)
+            _accept_download(file, part)
+        except DownloadFailed as error:
+            reasons.append(str(error))
+            continue
+        _put_in_place(part, target)
+        return target
+    raise CannotContinue(
+        f"cannot fetch {file.name}: {'; '.join(reasons)}. Get {file.urls[0]} by hand, then: mit-build weights import FILE"
+    )
+
+
+def _accept_download(file: WeightsFile, part: Path) -> None:
+    digest = sha256_of(part)
+    if file.sha256 is None:
+        wanted = _wanted(file)
+        wrong = not _fits(file, _shapes(part)) or wanted not in (None, digest)
+    else:
+        wrong = digest != file.sha256
+    if wrong:
+        part.unlink()
+        raise DownloadFailed(f"another file than expected came (sha256 {digest[:16]}…)")
+    _record(file.name, digest if file.sha256 is None else None)
+
+
+def import_file(
+    path: Path, *, name: str | None = None, trust: bool = False, table: Sequence[WeightsFile] = TABLE
+) -> WeightsFile:
+    """Copy a file that was brought here by other means into the cache.
+
+    It is recognised by its digest, else by its tensors' names and shapes (nothing in it is executed).
+
+    Args:
+        path: the file.
+        name: which entry it is, where its tensors fit several.
+        trust: take a file with the right tensors although its digest is not the registered one, and require this
+            digest from now on.
+        table: the registry.
+
+    Raises:
+        ConfigError: unknown name.
+        CannotContinue: no such file, of no known kind, or of another digest than registered.
+    """
+    if not path.is_file():
+        raise CannotContinue(f"no such file: {path}")
+    digest = sha256_of(path)
+    choice = [entry(name, table)] if name else list(table)
+    by_digest = [file for file in choice if digest == _wanted(file)]
+    file = by_digest[0] if by_digest else _by_tensors(path, choice, trust=trust)
+    _make_folder()
+    target = folder() / file.file_name
+    part = target.with_name(target.name + ".import")
+    shutil.copyfile(path, part)
+    _put_in_place(part, target)
+    _record(file.name, None if digest == file.sha256 else digest)
+    return file
+
+
+def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> WeightsFile:
+    shapes = _shapes(path)
+    fitting = [file for file in choice if _fits(file, shapes)]
+    if not fitting:
+        raise CannotContinue(f"{path.name} is none of the weights that are used here; see mit-build weights list")
+    new = [file for file in fitting if _wanted(file) is None or trust]
+    if not new:
+        names = " and ".join(file.name for file in fitting)
+        raise CannotContinue(
+            f"{path.name} has the tensors of {names} but another digest; --trust takes it all the same"
+        )
+    if len(new) > 1:
+        names = " or ".join(file.name for file in new)
+        raise CannotContinue(f"{path.name} fits {names}: say which with --name")
+    return new[0]
+
+
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    from mit_builder.models.torch_backend import read_tensors
+
+    return {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
+
+
+def _fits(file: WeightsFile, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return all(shapes.get(name) == shape for name, shape in file.tensors.items())
+
+
+def _wanted(file: WeightsFile) -> str | None:
+    return _recorded().get(file.name, file.sha256)
+
+
+def _recorded() -> dict[str, str]:
+    path = folder() / RECORD_NAME
+    try:
+        return {str(name): str(digest) for name, digest in json.loads(path.read_text()).items()}
+    except FileNotFoundError:
+        return {}
+    except (ValueError, AttributeError) as error:
+        raise CannotContinue(f"{path} is damaged; delete it to record the digests anew") from error
+
+
+def _record(name: str, digest: str | None) -> None:
+    """Require this digest from now on; None: only the registry's counts."""
+    before = _recorded()
+    after = {other: known for other, known in before.items() if other != name}
+    if digest is not None:
+        after[name] = digest
+    if after != before:
+        with tempfile.NamedTemporaryFile("w", dir=folder(), suffix=".json", delete=False) as file:
+            json.dump(after, file, indent=2, sort_keys=True)
+        os.replace(file.name, folder() / RECORD_NAME)
+
+
+def _make_folder() -> None:
+    try:
+        folder().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotContinue(
+            f"cannot make {folder()}: {error.strerror}; {FOLDER_VARIABLE} names another place"
+        ) from error
+
+
+def _put_in_place(part: Path, target: Path) -> None:
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, target)

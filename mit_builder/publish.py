@@ -1,0 +1,64 @@
+"""Publishing the dataset while a run goes on: shards first, then the index in one write, then what is stale goes."""
+
+from __future__ import annotations
+
+from manifests.rows import Artifact, Shard
+from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, publish_index, stale_shards
+from mit_builder.workspace import Workspace
+
+INDEX_KEY = f"{FOLDER}/{INDEX_NAME}"
+
+
+class Publisher:
+    """Keeps `dataset/index.json` at what the runner has settled.
+
+    Attributes:
+        n_buckets: shards the dataset may have; of the published index, else as configured.
+    """
+
+    def __init__(self, workspace: Workspace, n_buckets: int) -> None:
+        self._workspace = workspace
+        old = self._read()
+        self.n_buckets = old.n_buckets if old else n_buckets
+        self._shards: dict[int, Shard] = {}
+        for s in old.shards if old else ():
+            media = tuple(Artifact(f"{FOLDER}/{name}", "", 0) for name in s.media)
+            self._shards[s.bucket] = Shard(s.bucket, Artifact(f"{FOLDER}/{s.name}", s.sha256, 0), media, s.n_clips)
+        self._fresh: dict[int, Shard] = {}
+
+    def _read(self) -> Index | None:
+        try:
+            text = self._workspace.read(INDEX_KEY)
+        except FileNotFoundError:
+            return None
+        return parse_index(text.decode())
+
+    def bucket(self, video_id: str) -> int:
+        """The shard that holds a video's clips; `video_id` is a hash in hex already."""
+        return int(video_id[:8], 16) % self.n_buckets
+
+    def add(self, shard: Shard, *, write: bool) -> None:
+        """Take a shard into the dataset, replacing the one of its bucket."""
+        self._fresh[shard.bucket] = shard
+        known = self._shards.get(shard.bucket)
+        self._shards[shard.bucket] = shard
+        if write and (known is None or known.parquet.key != shard.parquet.key):
+            self._write()
+
+    def finish(self, buckets: set[int]) -> None:
+        """Make the index final: only buckets that have clips stay; then remove files that it does not name."""
+        wanted = {b: s for b, s in self._shards.items() if b in buckets}
+        if wanted != self._shards or self._read() is None:
+            self._shards = wanted
+            self._write()
+        index = self._read()
+        assert index is not None
+        names = [key.removeprefix(f"{FOLDER}/") for key in self._workspace.names(FOLDER)]
+        self._workspace.delete([f"{FOLDER}/{name}" for name in stale_shards(index, names)])
+
+    def n_clips(self, buckets: set[int]) -> int:
+        """Clips in the settled shards of these buckets."""
+        return sum(s.n_clips for b, s in self._fresh.items() if b in buckets)
+
+    def _write(self) -> None:
+        self._workspace.write(INDEX_KEY, publish_index(self._shards.values(), self.n_buckets).encode())

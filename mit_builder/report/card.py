@@ -1,0 +1,147 @@
+"""The dataset card: `README.md` of a dataset's folder, in the form of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from mit_builder.dataset import SCHEMA_VERSION
+from mit_builder.report.statistics import Statistics
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+"""The Hub's size categories."""
+
+
+def dataset_card(statistics: Statistics, *, contact: str | None = None) -> str:
+    """Markdown with the Hub's front matter.
+
+    Args:
+        statistics: from `statistics` or `summarise`.
+        contact: who answers requests of the people shown; None leaves a line that asks the publisher to fill it in.
+    """
+    sections = (
+        _summary(statistics),
+        _LOADING,
+        _people(contact),
+        _licences(statistics),
+        _labels(statistics),
+        _figures(statistics),
+    )
+    return f"---\n{yaml.safe_dump(_front_matter(statistics), sort_keys=False)}---\n\n" + "\n".join(sections)
+
+
+def _front_matter(statistics: Statistics) -> dict[str, Any]:
+    n_clips = statistics["n_clips"]
+    return {
+        "pretty_name": "Multi-human interactive talking clips",
+        "license": "other",
+        "license_name": "mixed",
+        "task_categories": ["video-classification", "keypoint-detection", "audio-classification"],
+        "tags": ["talking-head", "active-speaker-detection", "human-pose", "multi-person", "biometric"],
+        "size_categories": [next((name for limit, name in _SIZES if n_clips < limit), "n>1M")],
+        "configs": [{"config_name": "default", "data_files": "shard-*.parquet"}],
+    }
+
+
+def _summary(statistics: Statistics) -> str:
+    return f"""# Multi-human interactive talking clips
+
+Made with mit-builder (schema version {SCHEMA_VERSION}). {statistics["n_clips"]} clips, {statistics["hours"]:.3f} hours,
+from {statistics["n_videos"]} videos. Each row is one clip: its video and audio, and for every person and every frame
+(25 a second) a body box, a face box, 133 COCO-WholeBody keypoints and a speaking score, with the periods made of it.
+"""
+
+
+_LOADING = """## Reading it
+
+```python
+from datasets import load_dataset
+rows = load_dataset("parquet", data_files="shard-*.parquet", split="train")  # all rows: splits are a column
+test = rows.filter(lambda name: name == "test", input_columns="split")
+pairs = test.filter(lambda n: n == 2, input_columns="n_people")  # test subsets: 2, 3 and 4 people
+```
+
+pyarrow, pandas, polars and DuckDB open the same files. `index.json` names the shards that belong to the dataset. Where
+media is not embedded, `clip.path` and `audio.path` are relative to this folder. Splits are by channel or uploader, else
+by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`.
+"""
+
+
+def _people(contact: str | None) -> str:
+    who = _plain(contact) if contact else "(the publisher of this copy: name a contact before sharing it)"
+    return f"""## People in the footage
+
+**This dataset holds biometric data: faces, voices and body poses of people who were not asked.** It has no names and no
+identity embeddings, and none may be added.
+
+- Intended: research on generating and understanding conversations of several people.
+- Forbidden: identifying people, impersonating them, synthesising a real person's face or voice without consent,
+  surveillance, and decisions about individuals.
+- Contact: {who}. Whoever is shown, or holds rights, can ask for removal.
+- Retention: keep it no longer than the purpose needs; delete clips whose source was withdrawn or whose people object.
+"""
+
+
+def _licences(statistics: Statistics) -> str:
+    authenticated = statistics["clips_by_access"].get("authenticated", 0)
+    return f"""## Licences
+
+The footage stays under the terms of its sources; as the sources state them:
+
+{_table("Licence", statistics["clips_by_licence"])}
+{authenticated} clips come from footage that was fetched with a login and may not be passed on.
+
+The labels inherit terms from the models that made them: Sapiens v1 weights are non-commercial, and so are keypoints
+made with them; ultralytics (YOLO) is AGPL-3.0. Backends of this dataset:
+
+{_table("People detector", statistics["clips_by_detector"])}
+{_table("Pose", statistics["clips_by_pose_backend"])}
+{_table("Speech", statistics["clips_by_speech_backend"])}"""
+
+
+def _labels(statistics: Statistics) -> str:
+    return f"""## How far to trust the labels
+
+`heuristic`: lip movement gated by voice activity. `model`: an active-speaker network. `human`: corrected by a reviewer.
+
+{_table("Label tier", statistics["clips_by_label_tier"])}
+Known weaknesses: turned-away heads are missed; smiles and laughter look like speech to the heuristic; off-screen voices
+can be given to a visible person.
+"""
+
+
+def _figures(statistics: Statistics) -> str:
+    measured = {
+        "clip_s": "Length of a clip, s",
+        "talk_share": "Share of frames a person speaks",
+        "turns_per_minute": "Changes of speaker a minute",
+        "overlap_ratio": "Overlap among speech frames",
+        "silence_ratio": "Frames without a speaker",
+        "body_visible_ratio": "Visible body points of a person",
+    }
+    lines = ["| | min | median | mean | max |", "|---|---|---|---|---|"]
+    for name, words in measured.items():
+        found = statistics[name]
+        cells = "| | | " if found is None else " | ".join(f"{found[k]:g}" for k in ("min", "median", "mean", "max"))
+        lines.append(f"| {words} | {cells} |")
+    figures = "\n".join(lines)
+    return f"""## Figures
+
+{_table("Split", statistics["clips_by_split"])}
+{_table("People in a clip", statistics["clips_by_n_people"])}
+{figures}
+"""
+
+
+def _table(title: str, counts: Mapping[str, int]) -> str:
+    rows = "".join(f"| {_plain(name)} | {n} |\n" for name, n in counts.items())
+    return f"| {title} | Clips |\n|---|---|\n{rows}"
+
+
+def _plain(text: str) -> str:
+    """Text from outside on one line, without meaning to Markdown or HTML."""
+    one_line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"([\\`*_{}\[\]<>()#!|&~])", r"\\\1", one_line[:200])

@@ -1,0 +1,118 @@
+"""Pictures of the clips of a run, the dataset card and its statistics."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.rows import Artifact, Labelled, content_hash
+from mit_builder.dataset import FOLDER, INDEX_NAME, parse_index, read_rows
+from mit_builder.errors import ConfigError
+from mit_builder.report.card import dataset_card
+from mit_builder.report.contact_sheet import write_contact_sheet
+from mit_builder.report.overlay import write_overlay
+from mit_builder.report.statistics import COLUMNS, summarise
+from mit_builder.report.view import open_view
+from mit_builder.workspace import Workspace
+
+REPORT = "report"
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    workspace_uri: str
+    row: Labelled
+    key: str
+
+
+def report_clips(
+    workspace: Workspace, labelled: Sequence[Labelled], *, n_overlays: int, n_processes: int | None
+) -> list[str]:
+    """Draw what is new and remove pictures of clips that are gone.
+
+    Args:
+        labelled: the dataset's clips in order.
+        n_overlays: the first so many clips get an overlay video besides their contact sheet.
+        n_processes: None = one a core.
+
+    Returns:
+        Keys of all pictures: overlays first.
+    """
+    overlays = [_key(row, "mp4") for row in labelled[:n_overlays]]
+    wanted = {_key(row, "png"): row for row in labelled} | dict(zip(overlays, labelled, strict=False))
+    drawn = {key for key in workspace.names(REPORT) if key.endswith((".png", ".mp4"))}
+    workspace.delete(sorted(drawn - wanted.keys()))
+    due = [_Drawing(workspace.uri, wanted[key], key) for key in sorted(wanted.keys() - drawn)]
+    if due:
+        # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(min(len(due), n_processes or os.cpu_count() or 1), mp_context=context) as pool:
+            list(pool.map(_draw, due))
+    return overlays + sorted(wanted.keys() - set(overlays))
+
+
+def preview(workspace: Workspace, labelled: Labelled) -> list[str]:
+    """Draw one clip's overlay and contact sheet anew; their keys."""
+    keys = [_key(labelled, "mp4"), _key(labelled, "png")]
+    for key in keys:
+        _draw(_Drawing(workspace.uri, labelled, key))
+    return keys
+
+
+def find_clip(labelled: Sequence[Labelled], clip_id: str) -> Labelled:
+    """The clip of this name.
+
+    Raises:
+        ConfigError: there is none, or it has no labels yet.
+    """
+    for row in labelled:
+        if row.clip.clip_id == clip_id:
+            return row
+    known = ", ".join(row.clip.clip_id for row in labelled[:3])
+    raise ConfigError(f"no labelled clip {clip_id}; there are {len(labelled)}" + (f": {known} …" if known else ""))
+
+
+def _key(row: Labelled, suffix: str) -> str:
+    version = content_hash(row.clip, row.pose, row.speech)[:8]
+    return f"{REPORT}/{row.clip.clip_id}.{version}.{suffix}"
+
+
+def _draw(drawing: _Drawing) -> None:
+    workspace, row = Workspace(drawing.workspace_uri), drawing.row
+
+    @contextmanager
+    def local(artifact: Artifact) -> Iterator[Path]:
+        with workspace.local(artifact.key) as path:
+            yield path
+
+    write = write_contact_sheet if drawing.key.endswith(".png") else write_overlay
+    with (
+        open_view(row.clip, row.pose, row.speech, local) as view,
+        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT)) as folder,
+    ):
+        path = Path(folder) / Path(drawing.key).name
+        write(view, path)
+        workspace.commit(path, drawing.key)
+
+
+def write_summary(workspace: Workspace, tally: dict[str, Any]) -> None:
+    """Write the dataset card (README.md) and statistics.json beside the shards, and the run's funnel to report/."""
+    index = parse_index(workspace.read(f"{FOLDER}/{INDEX_NAME}").decode())
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for shard in index.shards:
+            with workspace.local(f"{FOLDER}/{shard.name}") as path:
+                yield from read_rows(path, COLUMNS)
+
+    figures = summarise(rows())
+    workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
+    workspace.write(f"{FOLDER}/README.md", dataset_card(figures).encode())
+    workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())

@@ -1,0 +1,109 @@
+"""Contact sheet: one picture from which a person can judge a clip at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from manifests.rows import TIMELINE_FPS
+from mit_builder.errors import MediaError
+from mit_builder.media.frames import read_frames
+from mit_builder.report.drawing import (
+    BACKGROUND,
+    FAINT,
+    INK,
+    LISTENS,
+    SPEAKS,
+    Image,
+    draw_people,
+    score_panel,
+    text_size,
+    write_text,
+)
+from mit_builder.report.view import ClipView
+
+N_FRAMES_SHOWN = 8
+WIDTH_PX = 1920
+TITLE_PX = 40
+GAP_PX = 6
+
+
+def contact_sheet(view: ClipView) -> Image:
+    """Eight frames at even distances with people, boxes and skeletons; below them the score strips of the whole clip.
+
+    Returns:
+        (h, 1920, 3) RGB uint8. A box is green where its person speaks, grey where not; marks on the strips show where
+        the frames are from.
+
+    Raises:
+        MediaError: the clip's file has fewer frames than its labels.
+    """
+    wanted = [round((i + 0.5) * view.n_frames / N_FRAMES_SHOWN - 0.5) for i in range(N_FRAMES_SHOWN)]
+    tiles = list(_tiles(view, wanted))
+    if len(tiles) < len(set(wanted)):
+        raise MediaError(f"{view.clip_id}: {view.mp4.name} ends before frame {max(wanted)}")
+    panel = score_panel(view, WIDTH_PX)
+    for number, frame in enumerate(wanted, start=1):
+        x = panel.x_of(frame + 0.5)
+        panel.image[:, x] = INK
+        write_text(panel.image, str(number), (x + 3, 12), INK, scale=0.4)
+    return np.concatenate([_title(view), _grid(tiles), panel.image])
+
+
+def write_contact_sheet(view: ClipView, path: Path) -> None:
+    """Write `contact_sheet(view)` as a PNG.
+
+    Raises:
+        MediaError: the clip's file has fewer frames than its labels.
+    """
+    _, png = cv2.imencode(".png", contact_sheet(view)[..., ::-1])
+    path.write_bytes(png.tobytes())
+
+
+def _columns(view: ClipView, height_px: int, width_px: int) -> int:
+    return 4 if width_px >= height_px else N_FRAMES_SHOWN
+
+
+def _tiles(view: ClipView, wanted: list[int]) -> Iterator[Image]:
+    number = 0
+    for frame in read_frames(view.mp4):
+        if frame.index not in wanted:
+            continue
+        number += 1
+        height, width = frame.image.shape[:2]
+        columns = _columns(view, height, width)
+        tile_width = (WIDTH_PX - (columns - 1) * GAP_PX) // columns
+        zoom = tile_width / width
+        # Drawn at twice the size, then reduced: lines stay thin and smooth.
+        large = cv2.resize(frame.image, None, fx=2 * zoom, fy=2 * zoom, interpolation=cv2.INTER_AREA)
+        draw_people(large, view, frame.index, zoom=2 * zoom)
+        tile = cv2.resize(large, (tile_width, round(height * zoom)), interpolation=cv2.INTER_AREA)
+        label = f"{number}: {frame.index / TIMELINE_FPS:.2f} s"
+        write_text(tile, label, (6, tile.shape[0] - 8), BACKGROUND, scale=0.55)
+        write_text(tile, label, (5, tile.shape[0] - 9), INK, scale=0.55)
+        yield tile
+
+
+def _grid(tiles: list[Image]) -> Image:
+    height, width = tiles[0].shape[:2]
+    columns = (WIDTH_PX + GAP_PX) // (width + GAP_PX)
+    rows = -(-len(tiles) // columns)
+    grid = np.full((rows * (height + GAP_PX), WIDTH_PX, 3), BACKGROUND, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = i // columns * (height + GAP_PX), i % columns * (width + GAP_PX)
+        grid[y : y + height, x : x + width] = tile
+    return grid
+
+
+def _title(view: ClipView) -> Image:
+    image = np.full((TITLE_PX, WIDTH_PX, 3), BACKGROUND, np.uint8)
+    facts = f"{view.clip_id}   {view.n_people} people   {view.duration_s:.1f} s   labels: {view.label_tier}"
+    write_text(image, facts, (8, 27), INK, scale=0.7)
+    x = WIDTH_PX - 8
+    for words, colour in (("listens", LISTENS), ("speaks", SPEAKS), ("box:", FAINT)):
+        x -= text_size(words, 0.6)[0] + 12
+        write_text(image, words, (x, 26), colour, scale=0.6)
+    return image

@@ -1,0 +1,125 @@
+"""What a picture of a clip is drawn from: its media as files and its labels as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.arrays import read_arrays
+from manifests.rows import TIMELINE_FPS, Artifact, Clip, Pose, Speech
+from mit_builder.dataset import media_file
+from mit_builder.errors import MediaError
+
+
+@dataclass(frozen=True)
+class ClipView:
+    """One clip, ready to be drawn.
+
+    Attributes:
+        clip_id: its name.
+        mp4: the clip's video file.
+        flac: the clip's audio file.
+        label_tier: heuristic, model or human.
+        min_voice_activity: voice activity below which nobody counts as speaking.
+        boxes_xyxy: (n_people, n_frames, 4) float32, bodies, pixels of the clip.
+        face_boxes_xyxy: (n_people, n_frames, 4) float32.
+        keypoints: (n_people, n_frames, 133, 3) float32, x, y, score.
+        scores: (n_people, n_frames) float32, smoothed speaking scores.
+        speaking: (n_people, n_frames) bool.
+        voice_activity: (n_frames,) float32.
+    """
+
+    clip_id: str
+    mp4: Path
+    flac: Path
+    label_tier: str
+    min_voice_activity: float
+    boxes_xyxy: npt.NDArray[np.float32]
+    face_boxes_xyxy: npt.NDArray[np.float32]
+    keypoints: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    speaking: npt.NDArray[np.bool_]
+    voice_activity: npt.NDArray[np.float32]
+
+    @property
+    def n_people(self) -> int:
+        return len(self.speaking)
+
+    @property
+    def n_frames(self) -> int:
+        return len(self.voice_activity)
+
+    @property
+    def duration_s(self) -> float:
+        return self.n_frames / TIMELINE_FPS
+
+
+Local = Callable[[Artifact], AbstractContextManager[Path]]
+"""Opens an artifact as a local file, like `Context.local`."""
+
+
+@contextmanager
+def open_view(clip: Clip, pose: Pose, speech: Speech, local: Local) -> Iterator[ClipView]:
+    """A view of a clip's artifacts, valid while the context is open."""
+    with ExitStack() as stack:
+        mp4, flac, people, poses, spoken, voice = (
+            stack.enter_context(local(artifact))
+            for artifact in (clip.mp4, clip.flac, clip.people, pose.poses, speech.speech, speech.voice)
+        )
+        joined = [{**a, **b, **c} for a, b, c in zip(*map(_by_person, (people, poses, spoken)), strict=True)]
+        yield ClipView(
+            clip_id=clip.clip_id,
+            mp4=mp4,
+            flac=flac,
+            label_tier=speech.label_tier,
+            min_voice_activity=speech.min_voice_activity,
+            voice_activity=np.array([row["voice_activity"] for row in read_arrays(voice)], np.float32),
+            **_stacked(joined),
+        )
+
+
+def _by_person(path: Path) -> list[dict[str, Any]]:
+    return sorted(read_arrays(path), key=lambda row: int(row["person_id"]))
+
+
+def view_of_row(row: Mapping[str, Any], root: Path, scratch: Path) -> ClipView:
+    """A view of a dataset's row (all columns, from `open_dataset`).
+
+    Args:
+        row: the row.
+        root: the dataset's folder.
+        scratch: an existing folder for media that is embedded in the row; it must outlive the view.
+
+    Raises:
+        MediaError: the row's media is neither embedded nor beside the dataset.
+    """
+    mp4 = media_file(row["clip"], root, scratch / f"{row['clip_id']}.mp4")
+    flac = media_file(row["audio"], root, scratch / f"{row['clip_id']}.flac")
+    if mp4 is None or flac is None:
+        raise MediaError(f"{row['clip_id']}: its media is neither in the row nor below {root}")
+    return ClipView(
+        clip_id=row["clip_id"],
+        mp4=mp4,
+        flac=flac,
+        label_tier=row["label_tier"],
+        min_voice_activity=row["min_voice_activity"],
+        voice_activity=row["voice_activity"],
+        **_stacked(row["people"]),
+    )
+
+
+def _stacked(people: list[dict[str, Any]]) -> dict[str, Any]:
+    names = {
+        "boxes_xyxy": "boxes_xyxy",
+        "face_boxes_xyxy": "face_boxes_xyxy",
+        "keypoints": "keypoints",
+        "scores": "speaking_score_smoothed",
+        "speaking": "speaking",
+    }
+    return {name: np.stack([person[column] for person in people]) for name, column in names.items()}

@@ -1,0 +1,170 @@
+"""`mit-build run`: from a request to an exit code."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from manifests.rows import Source
+from mit_builder.config import Settings
+from mit_builder.doctor import check_all
+from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
+from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.lease import lease
+from mit_builder.pipeline import STAGES, STEPS
+from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
+from mit_builder.report.clips import report_clips, write_summary
+from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.session import (
+    SourceBook,
+    changed_settings,
+    last_settings,
+    new_run_id,
+    open_sources,
+    resolve,
+    save_settings,
+)
+from mit_builder.tally import Tally
+from mit_builder.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the user asked for; see `mit-build run --help`."""
+
+    addresses: list[str]
+    lists: list[Path]
+    workspace: str
+    settings: Settings
+    stages: list[str]
+    forced: list[str]
+    limit: int | None
+    retry_failed: bool
+    engine: str
+    as_json: bool
+
+
+def run_pipeline(request: RunRequest, console: Console) -> int:
+    """Run what was asked for; the exit code.
+
+    Raises:
+        ConfigError: the request cannot be understood.
+        CannotContinue: something is missing that the run needs.
+    """
+    steps, forced = steps_named(request.stages), steps_named(request.forced)
+    if request.engine not in ("ray", "serial"):
+        raise ConfigError(f"--engine must be ray or serial, not {request.engine}")
+    check_layout()
+    workspace = Workspace(request.workspace)
+    reporter = make_reporter(as_json=request.as_json, console=console)
+    with ExitStack() as stack:
+        stack.callback(reporter.close)
+        stack.enter_context(lease(workspace))
+        workspace.sweep()
+        sources, settings = _prepare(workspace, request, reporter, steps)
+        run_id = new_run_id()
+        engine = _engine(request, settings, workspace, run_id)
+        stack.callback(engine.close)
+        choice = Choice(steps | forced, forced, request.retry_failed)
+        runner = Runner(
+            workspace, settings, run_id=run_id, choice=choice, engine=engine, on_progress=reporter.update
+        )
+        for lane in runner.lanes.values():
+            lane.ledger.compact(run_id)
+        tally = runner.run(sources)
+        engine.close()
+        drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
+        reporter.close()
+        reporter.end(tally, _summary(tally, settings, workspace, request, drawn), {"report": drawn})
+    return _exit_code(tally)
+
+
+def steps_named(names: list[str]) -> frozenset[str]:
+    """Steps of stage names ("filter"), of step names ("filter.cut") or of "all".
+
+    Raises:
+        ConfigError: there is no stage of this name.
+    """
+    chosen: set[str] = set()
+    for name in names:
+        found = {s.name for s in STEPS if name in ("all", s.name, s.name.partition(".")[0])}
+        if not found:
+            raise ConfigError(f"no stage {name!r}: choose all, or of {', '.join(STAGES)}")
+        chosen |= found
+    return frozenset(chosen)
+
+
+def _prepare(
+    workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str]
+) -> tuple[list[Source], Settings]:
+    pinned = last_settings(workspace)
+    settings, notes = resolve(request.settings, pinned)
+    book = SourceBook(workspace)
+    sources, line = open_sources(book, request.addresses, request.lists, request.limit)
+    for note in [line, *notes]:
+        reporter.note(note)
+    for change in changed_settings(pinned, settings) if pinned else []:
+        reporter.note(f"setting changed since the last run here: {change}")
+    problems = [check for check in check_all(workspace, settings, sources) if check.verdict == "failed"]
+    if problems:
+        raise CannotContinue("; ".join(f"{check.name}: {check.text}" for check in problems))
+    if any(source.kind == "url" for source in sources) and pinned is None:
+        reporter.note("remote sources: make sure that you may download and use them, and the people in them")
+    book.save()
+    save_settings(workspace, settings)
+    return sources, settings
+
+
+def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_id: str) -> Engine:
+    specs = worker_specs(settings, workspace, run_id)
+    if request.engine == "serial":
+        return SerialEngine(specs)
+    resources = {step.name: specs[step.name].load().resources for step in STEPS}
+    return RayEngine(specs, resources, scratch=workspace.scratch(run_id), cpus=settings.run.cpus)
+
+
+def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
+    labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
+    if not labelled:
+        return []
+    write_summary(workspace, runner.tally.as_dict())
+    reporter.note(f"drawing what is new of {len(labelled)} clips")
+    return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+
+
+def _summary(
+    tally: Tally, settings: Settings, workspace: Workspace, request: RunRequest, drawn: list[str]
+) -> list[str]:
+    lines = [""] + funnel(tally) + nearest_miss(tally, settings)
+    worked = {name: t.duration_s for name, t in tally.steps.items() if t.worked_on}
+    if worked:
+        slowest = max(worked, key=worked.__getitem__)
+        n_units = sum(t.worked_on for t in tally.steps.values())
+        lines.append(f"{n_units} units worked on; slowest stage: {slowest} ({worked[slowest]:.0f} s of work)")
+    else:
+        lines.append("0 units worked on: everything was done already")
+    place = request.workspace
+    lines += ["", f"dataset: {place}/dataset   report: {place}/report", "try next:"]
+    example = drawn[0] if drawn else None
+    tries = [f"mit-build status --workspace {place}", f"mit-build validate {place}"]
+    if example:
+        lines.append(f"  look at {place}/{example}")
+    if tally.failed:
+        tries.insert(0, f"mit-build status --failed --workspace {place}")
+    elif not tally.candidates["kept"] and tally.candidates:
+        tries.insert(0, f"mit-build run --workspace {place} --set filter.min_face_px=36")
+    else:
+        tries.insert(0, f"mit-build preview CLIP_ID --workspace {place}")
+    return lines + [f"  {line}" for line in tries]
+
+
+def _exit_code(tally: Tally) -> int:
+    if tally.unavailable:
+        stage, problem = next(iter(tally.unavailable.items()))
+        raise CannotContinue(f"stage {stage} cannot start: {problem}")
+    return 1 if tally.failed else 0
+
+

@@ -1,0 +1,211 @@
+"""A run from the outside: sources and settings that a workspace remembers, and what has to be decided before it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from manifests.rows import Source
+from manifests.sources import SourceListError, expand, file_source, read_list, url_source
+from mit_builder import config
+from mit_builder.config import Settings
+from mit_builder.errors import ConfigError
+from mit_builder.workspace import Workspace
+
+SETTINGS_KEY = "mit-build.yaml"
+SOURCES_KEY = "manifests/sources/sources.parquet"
+DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
+
+_BOOK = pa.schema(
+    [
+        pa.field("address", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("n_bytes", pa.int64()),
+        pa.field("mtime_ns", pa.int64()),
+    ]
+)
+
+
+def new_run_id() -> str:
+    """Name of a run: sorts by time, unique."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+@dataclass(frozen=True)
+class _Known:
+    source: Source
+    n_bytes: int | None
+    mtime_ns: int | None
+
+
+class SourceBook:
+    """All sources that were ever given to a workspace; a run without sources goes on with these."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._known: dict[str, _Known] = {}
+        try:
+            rows = pq.read_table(io.BytesIO(workspace.read(SOURCES_KEY))).to_pylist()
+        except FileNotFoundError:
+            rows = []
+        for row in rows:
+            source = Source(source_id=row["source_id"], address=row["address"], kind=row["kind"])
+            self._known[row["address"]] = _Known(source, row["n_bytes"], row["mtime_ns"])
+
+    def add(self, addresses: Iterable[str], lists: Iterable[Path] = ()) -> int:
+        """Take in addresses and source lists; how many sources they hold.
+
+        The bundled demo leaves as soon as there are sources of the user's own.
+
+        Raises:
+            ConfigError: an address or a list cannot be used.
+        """
+        found: dict[str, _Known] = {}
+        try:
+            for address in addresses:
+                found.update(self._expand(address, None))
+            for path in lists:
+                for address in read_list(path):
+                    found.update(self._expand(address, path.resolve().parent))
+        except SourceListError as error:
+            raise ConfigError(str(error)) from error
+        if found and str(DEMO) not in found:
+            self._known.pop(str(DEMO), None)
+        self._known.update(found)
+        return len(found)
+
+    def _expand(self, address: str, base: Path | None) -> Iterator[tuple[str, _Known]]:
+        if "://" in address:
+            source = url_source(address)
+            yield source.address, _Known(source, None, None)
+            return
+        path = (base or Path.cwd()) / Path(address).expanduser()
+        if path.is_file():
+            yield self._file(path.resolve())
+            return
+        for source in expand([address], base=base):
+            yield self._file(Path(source.address))
+
+    def _file(self, path: Path) -> tuple[str, _Known]:
+        stat = path.stat()
+        known = self._known.get(str(path))
+        if known is None or (known.n_bytes, known.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
+            known = _Known(file_source(path), stat.st_size, stat.st_mtime_ns)
+        return str(path), known
+
+    def sources(self, limit: int | None = None) -> list[Source]:
+        """The sources in the order they were given; of files with equal content, the one with the smallest path."""
+        unique: dict[str, Source] = {}
+        for known in self._known.values():
+            other = unique.get(known.source.source_id, known.source)
+            unique[known.source.source_id] = min(other, known.source, key=lambda s: s.address)
+        return list(unique.values())[:limit]
+
+    def save(self) -> None:
+        """Write the book into the workspace."""
+        rows = [
+            {**vars(k.source), "address": address, "n_bytes": k.n_bytes, "mtime_ns": k.mtime_ns}
+            for address, k in self._known.items()
+        ]
+        buffer = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(rows, _BOOK), buffer, compression="zstd")
+        self._workspace.write(SOURCES_KEY, buffer.getvalue())
+
+
+def last_settings(workspace: Workspace) -> Settings | None:
+    """Settings of the last run in this workspace.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        text = workspace.read(SETTINGS_KEY)
+    except FileNotFoundError:
+        return None
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{SETTINGS_KEY} in the workspace is damaged: repair or delete it") from error
+    return config.parse(values or {})
+
+
+def save_settings(workspace: Workspace, settings: Settings) -> None:
+    """Pin the resolved settings in the workspace."""
+    text = "# Settings of the last run here, resolved. Written by mit-build; change them with --set or --config.\n"
+    workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)).encode())
+
+
+def changed_settings(old: Settings, new: Settings) -> list[str]:
+    """`section.key old -> new` for each setting that differs."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    lines = []
+    for section, values in after.items():
+        if isinstance(values, dict):
+            was = before.get(section, {})
+            lines += [f"{section}.{k} {was.get(k)} -> {v}" for k, v in values.items() if was.get(k) != v]
+        elif before.get(section) != values:
+            lines.append(f"{section} {before.get(section)} -> {values}")
+    return lines
+
+
+def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list[str]]:
+    """Replace every "auto" by what this workspace is pinned to, else by what this machine has; lines that say so."""
+    notes: list[str] = []
+    profile = settings.profile
+    if profile == "auto":
+        profile = pinned.profile if pinned and pinned.profile != "auto" else "embedded"
+        notes.append(f"profile: {profile} (CPU models that come inside Python packages)")
+    model: Any = settings.speech.model
+    if model == "auto":
+        if pinned and pinned.speech.model != "auto":
+            model = pinned.speech.model
+            notes.append(f"speech model: {model}, pinned by the last run here (change it with --set speech.model=…)")
+        else:
+            model, why = _choose_speech_model()
+            notes.append(f"speech model: {model} ({why})")
+    speech = settings.speech.model_copy(update={"model": model})
+    return settings.model_copy(update={"profile": profile, "speech": speech}), notes
+
+
+def _choose_speech_model() -> tuple[str, str]:
+    if importlib.util.find_spec("torch") is None:
+        return "lips", "for lr-asd: pip install torch, then mit-build weights fetch lr-asd-talkset"
+    from mit_builder.models import weights
+
+    if weights.find("lr-asd-talkset") is None:
+        return "lips", "for lr-asd: mit-build weights fetch lr-asd-talkset"
+    return "lr-asd", "its weights are in the cache"
+
+
+def open_sources(book: SourceBook, addresses: list[str], lists: list[Path], limit: int | None) -> tuple[list[Source], str]:
+    """The sources of a run, and one line that says which they are.
+
+    Raises:
+        ConfigError: an address or a list cannot be used, or a list is empty.
+    """
+    for path in lists:
+        if not path.is_file():
+            raise ConfigError(f"no such source list: {path}")
+    if addresses or lists:
+        n_given = book.add(addresses, lists)
+        if not n_given:
+            raise ConfigError(f"no sources in {', '.join(map(str, lists))}")
+        known = book.sources(limit)
+        return known, f"{n_given} sources given, {len(book.sources())} in this workspace"
+    known = book.sources(limit)
+    if known and [s.address for s in known] != [str(DEMO)]:
+        return known, f"no sources given: going on with the {len(known)} of this workspace"
+    book.add([os.fspath(DEMO)])
+    return book.sources(limit), "no sources given: running the bundled demo (a synthetic video of 2 talking portraits)"

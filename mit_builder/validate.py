@@ -1,0 +1,349 @@
+"""Checks that a published dataset keeps its promises, for `mit-build validate DIR`.
+
+Everything is computed again from what the dataset itself holds: no workspace, no settings, no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.rows import N_KEYPOINTS, SAMPLES_PER_FRAME, TIMELINE_FPS, DatasetRow, Person, clip_id
+from mit_builder.dataset import (
+    IndexedShard,
+    dataset_folder,
+    dataset_schema,
+    media_file,
+    read_index,
+    read_rows,
+    stale_shards,
+)
+from mit_builder.errors import MediaError
+from mit_builder.media.audio import read_flac
+from mit_builder.media.frames import read_frames
+from mit_builder.media.probe import probe
+from mit_builder.media.timeline import read_timeline
+from mit_builder.speaking import interaction_labels, periods, smooth
+
+BOX_TOLERANCE_PX = 1.0
+"""How far a body's box may leave the picture: boxes are float32 and clips are padded to even sides."""
+FACE_OUTSIDE = 0.5
+"""Share of its own side by which a face's box may leave the picture: heads are cut by the picture's edge."""
+SCORE_TOLERANCE = 1e-4
+"""Difference allowed between a stored float32 score and its recomputation, relative and absolute."""
+VISIBLE_SCORE = 0.3
+"""Keypoint score from which a body point counts as visible (definition of `body_visible_ratio`)."""
+N_BODY_POINTS = 17
+"""The first keypoints of COCO-WholeBody are the body's."""
+
+Row = dict[str, Any]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        where: a clip_id or a file name.
+        what: one line.
+    """
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def validate(folder: Path) -> list[Problem]:
+    """Everything that is wrong with a dataset, given its folder or its workspace; empty means sound.
+
+    Raises:
+        ConfigError: there is no dataset in the folder, or its index cannot be read.
+    """
+    return list(_problems(dataset_folder(folder)))
+
+
+def _problems(root: Path) -> Iterator[Problem]:
+    index = read_index(root)
+    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+    for name in stale_shards(index, files):
+        yield Problem(name, "lies in the dataset's folder but the index does not name it")
+    seen: dict[str, str] = {}
+    split_of_video: dict[str, str] = {}
+    for shard in index.shards:
+        if not (root / shard.name).is_file():
+            yield Problem(shard.name, "is named by the index but missing")
+            continue
+        yield from _file(root, shard)
+        for row in _rows(root, shard):
+            if isinstance(row, Problem):
+                yield row
+                continue
+            yield from (Problem(row["clip_id"], what) for what in _row(row, root))
+            if row["clip_id"] in seen:
+                yield Problem(row["clip_id"], f"is in {seen[row['clip_id']]} and again in {shard.name}")
+            seen[row["clip_id"]] = shard.name
+            split = split_of_video.setdefault(row["video_id"], row["split"])
+            if split != row["split"]:
+                yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
+
+
+def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
+    path = root / shard.name
+    if _sha256(path) != shard.sha256:
+        yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
+    for name in shard.media:
+        if not (root / name).is_file():
+            yield Problem(shard.name, f"media file {name} is missing")
+    try:
+        with pq.ParquetFile(path) as file:
+            schema, n_rows = file.schema_arrow, file.metadata.num_rows
+        ids = [row["clip_id"] for row in read_rows(path, ["clip_id"])] if "clip_id" in schema.names else []
+    except (pa.ArrowInvalid, OSError):
+        return  # reading the rows says why
+    if n_rows != shard.n_clips:
+        yield Problem(shard.name, f"has {n_rows} rows, the index says {shard.n_clips}")
+    if ids != sorted(ids):
+        yield Problem(shard.name, "rows are not ordered by clip_id")
+    yield from (Problem(shard.name, what) for what in _schema(schema))
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _schema(found: pa.Schema) -> Iterator[str]:
+    expected = dataset_schema()
+    if found.names != expected.names:
+        missing = [name for name in expected.names if name not in found.names]
+        extra = [name for name in found.names if name not in expected.names]
+        yield f"columns differ: missing {missing}, unknown {extra}, or in another order"
+    for field in expected:
+        if field.name in found.names and found.field(field.name).type != field.type:
+            yield f"column {field.name} is {found.field(field.name).type}, must be {field.type}"
+    metadata = found.metadata or {}
+    for key, value in (expected.metadata or {}).items():
+        if key not in metadata or json.loads(metadata[key]) != json.loads(value):
+            yield f"file metadata {key.decode()!r} is missing or differs: other tools cannot read the columns rightly"
+
+
+def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
+    """Rows of a shard; none where its columns have other types (`_file` has said so)."""
+    path, expected = root / shard.name, dataset_schema()
+    try:
+        with pq.ParquetFile(path) as file:
+            types_fit = file.schema_arrow.names == expected.names and file.schema_arrow.types == expected.types
+        if types_fit:
+            yield from read_rows(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        yield Problem(shard.name, f"cannot be read: {str(error).splitlines()[0]}")
+
+
+def _row(row: Row, root: Path) -> Iterator[str]:
+    missing = _nulls(DatasetRow, row) + [what for person in row["people"] for what in _nulls(Person, person)]
+    if missing:
+        yield f"null where a value must be: {', '.join(missing)}"
+        return
+    yield from _identity(row)
+    misshapen = [what for person in row["people"] for what in _shapes(row, person)]
+    if len(row["voice_activity"]) != row["n_frames"]:
+        misshapen.append(f"voice_activity has {len(row['voice_activity'])} values for {row['n_frames']} frames")
+    yield from misshapen
+    if not row["people"]:
+        yield "nobody is listed in people"
+    elif not misshapen:
+        yield from _people(row)
+        for person in row["people"]:
+            checks = (_boxes(row, person), _keypoints(row, person), _speech(row, person), _periods(row, person))
+            yield from (f"person {person['person_id']}: {what}" for check in checks for what in check)
+        yield from _interaction(row)
+    yield from _media(row, root)
+
+
+def _nulls(kind: type, values: Row) -> list[str]:
+    required = [field.name for field in fields(kind) if not str(field.type).endswith("| None")]
+    return [name for name in required if values[name] is None]
+
+
+def _identity(row: Row) -> Iterator[str]:
+    n_frames = row["n_frames"]
+    start, end = (round(row[name] * TIMELINE_FPS) for name in ("start_s", "end_s"))
+    if row["clip_id"] != clip_id(row["video_id"], start, end):
+        yield f"does not match video_id and start_s..end_s, which say {clip_id(row['video_id'], start, end)}"
+    if end - start != n_frames:
+        yield f"start_s..end_s are {end - start} frames, n_frames is {n_frames}"
+    if row["fps"] != TIMELINE_FPS:
+        yield f"fps is {row['fps']}, must be {TIMELINE_FPS}"
+    index = np.asarray(row["source_frame_index"])
+    if len(index) != n_frames or (np.diff(index) < 0).any() or (index < 0).any():
+        yield f"source_frame_index must be {n_frames} frame numbers that never fall"
+    allowed = {
+        "split": ("train", "val", "test"),
+        "access": ("public", "authenticated"),
+        "label_tier": ("heuristic", "model", "human"),
+    }
+    for name, values in allowed.items():
+        if row[name] not in values:
+            yield f"{name} is {row[name]!r}, must be one of {', '.join(values)}"
+    for name in ("source_url", "source_fps", "detector", "pose_backend", "speech_backend", "mit_builder_version"):
+        if not row[name]:
+            yield f"{name} is empty: provenance must be stated"
+
+
+def _shapes(row: Row, person: Row) -> Iterator[str]:
+    n_frames = row["n_frames"]
+    expected = {
+        "boxes_xyxy": ((n_frames, 4), "f"),
+        "face_boxes_xyxy": ((n_frames, 4), "f"),
+        "face_box_source": ((n_frames,), "O"),
+        "keypoints": ((n_frames, N_KEYPOINTS, 3), "f"),
+        "speaking_score": ((n_frames,), "f"),
+        "speaking_score_smoothed": ((n_frames,), "f"),
+        "speaking": ((n_frames,), "b"),
+    }
+    for name, (shape, kind) in expected.items():
+        found = person[name]
+        if found.shape != shape:
+            yield f"person {person['person_id']}: {name} has shape {found.shape}, must be {shape}"
+        elif found.dtype.kind != kind:
+            yield f"person {person['person_id']}: {name} holds nulls"
+
+
+def _people(row: Row) -> Iterator[str]:
+    ids = [person["person_id"] for person in row["people"]]
+    if ids != list(range(len(ids))):
+        yield f"person ids are {ids}, must be 0..{len(ids) - 1}"
+    if row["n_people"] != len(ids):
+        yield f"n_people is {row['n_people']}, but {len(ids)} people are listed"
+    first = np.array([person["face_boxes_xyxy"][0] for person in row["people"]])
+    centre_x, width = (first[:, 0] + first[:, 2]) / 2, first[:, 2] - first[:, 0]
+    # The order was fixed on the detector's boxes; the speech model's may lie half a face beside them.
+    if (np.diff(centre_x) < -np.maximum(width[1:], width[:-1]) / 2).any():
+        yield f"people are not numbered from left to right: faces at x = {np.round(centre_x).tolist()}"
+
+
+def _boxes(row: Row, person: Row) -> Iterator[str]:
+    picture = np.array([row["width_px"], row["height_px"]])
+    for name, share in (("boxes_xyxy", 0.0), ("face_boxes_xyxy", FACE_OUTSIDE)):
+        boxes = np.asarray(person[name])
+        if not np.isfinite(boxes).all():
+            yield f"{name} is not finite in frame {_first(~np.isfinite(boxes).all(axis=1))}"
+            continue
+        low, high = boxes[:, :2], boxes[:, 2:]
+        if (high <= low).any():
+            yield f"{name} is empty or turned around in frame {_first((high <= low).any(axis=1))}"
+        slack = BOX_TOLERANCE_PX + share * np.abs(high - low)
+        outside = ((low < -slack) | (high > picture + slack)).any(axis=1)
+        if outside.any():
+            yield f"{name} leaves the picture in frame {_first(outside)}: {boxes[_first(outside)].tolist()}"
+    unknown = set(person["face_box_source"]) - {"pose", "detector", "interpolated"}
+    if unknown:
+        yield f"face_box_source {sorted(map(str, unknown))} is unknown"
+
+
+def _first(wrong: Array) -> int:
+    return int(np.flatnonzero(wrong)[0])
+
+
+def _keypoints(row: Row, person: Row) -> Iterator[str]:
+    keypoints = np.asarray(person["keypoints"])
+    xy, score = keypoints[..., :2], keypoints[..., 2]
+    if not ((score >= 0) & (score <= 1)).all():
+        yield f"a keypoint score is outside 0..1 in frame {_first(~((score >= 0) & (score <= 1)).all(axis=1))}"
+    wrong = (~np.isfinite(xy)).any(axis=2) & ~(np.isnan(xy).all(axis=2) & (score == 0))
+    if wrong.any():
+        yield f"a keypoint in frame {_first(wrong.any(axis=1))} is neither a point nor (NaN, NaN, 0)"
+    inside = (xy >= 0).all(axis=2) & (xy[..., 0] < row["width_px"]) & (xy[..., 1] < row["height_px"])
+    visible = float(np.mean((inside & (score >= VISIBLE_SCORE))[:, :N_BODY_POINTS]))
+    if not np.isclose(visible, person["body_visible_ratio"], atol=SCORE_TOLERANCE):
+        yield f"body_visible_ratio is {person['body_visible_ratio']:.4f}, its keypoints say {visible:.4f}"
+
+
+def _speech(row: Row, person: Row) -> Iterator[str]:
+    raw, smoothed = np.asarray(person["speaking_score"]), np.asarray(person["speaking_score_smoothed"])
+    if not (np.isfinite(raw).all() and np.isfinite(smoothed).all()):
+        yield "a speaking score is not finite"
+        return
+    wrong = ~np.isclose(smooth(raw), smoothed, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE)
+    if wrong.any():
+        yield f"speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame {_first(wrong)}"
+    speaking = np.asarray(person["speaking"], bool)
+    wrong = speaking != ((smoothed > 0) & (row["voice_activity"] >= row["min_voice_activity"]))
+    if wrong.any():
+        yield f"speaking disagrees with the smoothed score and voice_activity in frame {_first(wrong)}"
+    if not np.isclose(person["talk_share"], speaking.mean(), atol=SCORE_TOLERANCE):
+        yield f"talk_share is {person['talk_share']:.4f}, speaking says {speaking.mean():.4f}"
+
+
+def _periods(row: Row, person: Row) -> Iterator[str]:
+    n_frames, speaking = row["n_frames"], np.asarray(person["speaking"], bool)
+    for name, flags in (("speak_periods", speaking), ("listen_periods", ~speaking)):
+        if not np.array_equal(np.reshape(person[name], (-1, 2)), np.reshape(periods(flags), (-1, 2))):
+            yield f"{name} are not the runs of speaking"
+    for suffix in ("", "_merged"):
+        both = np.concatenate([np.reshape(person[f"{kind}_periods{suffix}"], (-1, 2)) for kind in ("speak", "listen")])
+        both = both[np.argsort(both[:, 0], kind="stable")]
+        edges = np.concatenate([[0], both[:, 1]])
+        if not np.array_equal(edges[:-1], both[:, 0]) or edges[-1] != n_frames or (both[:, 1] <= both[:, 0]).any():
+            yield f"speak and listen periods{suffix} do not partition the clip's {n_frames} frames"
+
+
+def _interaction(row: Row) -> Iterator[str]:
+    labels = interaction_labels(np.stack([np.asarray(person["speaking"], bool) for person in row["people"]]))
+    for name in ("n_turns", "overlap_ratio", "silence_ratio"):
+        stored, computed = row[name], getattr(labels, name)
+        equal = stored is computed if stored is None or computed is None else np.isclose(stored, computed)
+        if not equal:
+            yield f"{name} is {stored}, speaking says {computed}"
+
+
+def _media(row: Row, root: Path) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mit-build-") as scratch:
+        for column, suffix, check in (("clip", ".mp4", _mp4), ("audio", ".flac", _flac)):
+            path = media_file(row[column], root, Path(scratch) / f"media{suffix}")
+            if path is None:
+                yield f"{column} has neither bytes nor a file beside the dataset"
+                continue
+            try:
+                yield from check(row, path)
+            except MediaError as error:
+                yield f"{column} cannot be decoded: {error}"
+
+
+def _mp4(row: Row, path: Path) -> Iterable[str]:
+    info, n_frames = probe(path), row["n_frames"]
+    if info.source_fps != TIMELINE_FPS:
+        yield f"clip runs at {info.source_fps} frames a second, must be {TIMELINE_FPS}"
+    if not info.has_audio:
+        yield "clip has no sound"
+    timeline = read_timeline(path)
+    if not np.array_equal(timeline.source_frame_index, np.arange(n_frames)):
+        yield f"clip is {timeline.n_frames} frames on the timeline, must be {n_frames} with none repeated"
+        return
+    if (info.width_px, info.height_px) != (row["width_px"], row["height_px"]):
+        yield f"clip's picture is {info.width_px}x{info.height_px}, the row says {row['width_px']}x{row['height_px']}"
+    lost = [frame.index for frame in read_frames(path, timeline=timeline) if frame.source_index != frame.index]
+    if lost:
+        yield f"clip does not decode in {len(lost)} of {n_frames} frames, first in frame {lost[0]}"
+
+
+def _flac(row: Row, path: Path) -> Iterable[str]:
+    n_samples, expected = len(read_flac(path)), SAMPLES_PER_FRAME * row["n_frames"]
+    if n_samples != expected:
+        yield f"audio has {n_samples} samples, must be {expected}"

@@ -1,0 +1,69 @@
+"""`mit-build weights`: what models need, what is here, and getting it here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mit_builder.errors import CannotContinue
+from mit_builder.models import weights
+from mit_builder.models.weights_table import TABLE, WeightsFile
+
+app = typer.Typer(help="Weights of the models: list, fetch, verify, import.", no_args_is_help=True)
+
+Names = Annotated[list[str] | None, typer.Argument(help="names as in `weights list`; none: all")]
+
+
+@app.command("list")
+def list_weights() -> None:
+    """Show every file of weights: its licence, whether it is here, and what it is for."""
+    table = Table("name", "here", "MB", "licence", "for", caption=f"kept in {weights.folder()}")
+    for file in TABLE:
+        size = f"{file.n_bytes / 1e6:.1f}" if file.n_bytes else "?"
+        table.add_row(file.name, weights.state(file), size, file.licence, file.purpose)
+    Console().print(table)
+
+
+@app.command()
+def fetch(names: Names = None) -> None:
+    """Download weights into the cache; an interrupted download goes on where it stopped."""
+    for file in _chosen(names):
+        with _bar() as bar:
+            task = bar.add_task(file.name, total=file.n_bytes)
+            path = weights.fetch(file, progress=lambda n, total: bar.update(task, completed=n, total=total))
+        typer.echo(f"{file.name}: {path} ({file.licence})")
+
+
+@app.command()
+def verify(names: Names = None) -> None:
+    """Compare the digests of the files that are here with the registered ones."""
+    states = {file.name: weights.state(file) for file in _chosen(names)}
+    for name, state in states.items():
+        typer.echo(f"{name}: {state}")
+    damaged = [name for name, state in states.items() if state == "damaged"]
+    if damaged:
+        raise CannotContinue(f"damaged: {', '.join(damaged)}; mit-build weights fetch gets them again")
+
+
+@app.command("import")
+def import_weights(
+    path: Annotated[Path, typer.Argument(help="a file downloaded by other means")],
+    name: Annotated[str | None, typer.Option(help="which weights it is, where several fit")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="take it although its digest is another")] = False,
+) -> None:
+    """Put a file into the cache; it is recognised by its digest, else by its tensors."""
+    file = weights.import_file(path, name=name, trust=trust)
+    typer.echo(f"{path.name} is {file.name} ({file.licence}); now in {weights.folder()}")
+
+
+def _chosen(names: list[str] | None) -> list[WeightsFile]:
+    return [weights.entry(name) for name in names] if names else list(TABLE)
+
+
+def _bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())

@@ -1,0 +1,155 @@
+"""Runs one stage's units, in this process or inside a Ray actor, and turns whatever happens into ledger entries."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.ledger import Entry
+from manifests.rows import Artifact
+from mit_builder.config import Section
+from mit_builder.errors import FailureClass, StageUnavailable, UnitError
+from mit_builder.stage import Reject, Stage
+from mit_builder.workspace import FOLDERS, Workspace, sha256_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit to work on."""
+
+    unit_id: str
+    input_key: str
+    row: Any
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """Everything a worker process needs to build its stage."""
+
+    stage: str
+    """`module:Class`."""
+    settings: Section
+    workspace_uri: str
+    run_id: str
+
+    def load(self) -> Stage[Any]:
+        """The stage, constructed but not set up."""
+        module, _, name = self.stage.partition(":")
+        stage: Stage[Any] = getattr(importlib.import_module(module), name)(self.settings)
+        return stage
+
+
+class UnitContext:
+    """See `mit_builder.stage.Context`."""
+
+    def __init__(self, workspace: Workspace, input_key: str, tmp: Path) -> None:
+        self._workspace = workspace
+        self.input_key = input_key
+        self.tmp = tmp
+
+    @contextmanager
+    def local(self, artifact: Artifact) -> Iterator[Path]:
+        with self._workspace.local(artifact.key) as path:
+            yield path
+
+    def commit(self, path: Path, folder: str, name: str) -> Artifact:
+        if folder not in FOLDERS:
+            raise ValueError(f"folder must be one of {', '.join(FOLDERS)}, not {folder!r}")
+        key = f"{folder}/{name}.{self.input_key[:8]}{path.suffix}"
+        # A forced re-run on hardware that is not bit-exact must not replace what an older ledger row names.
+        if self._workspace.exists(key):
+            new = sha256_of(path)
+            with self._workspace.local(key) as old:
+                if sha256_of(old) != new:
+                    key = f"{folder}/{name}.{self.input_key[:8]}-{new[:8]}{path.suffix}"
+        return self._workspace.commit(path, key)
+
+
+class Worker:
+    """One stage in one process; `run` never raises for what a unit does."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._workspace = Workspace(spec.workspace_uri)
+        self._stage: Stage[Any] | None = None
+
+    def ready(self) -> str | None:
+        """Load the stage's models; None, or one line that says what is missing."""
+        try:
+            stage = self._spec.load()
+            stage.setup()
+        except (StageUnavailable, ImportError) as error:
+            return _one_line(error)
+        self._stage = stage
+        return None
+
+    def run(self, tasks: list[Task]) -> list[Entry]:
+        """Work on the units one after another."""
+        return [self._run_one(task) for task in tasks]
+
+    def _run_one(self, task: Task) -> Entry:
+        tmp = self._workspace.scratch(self._spec.run_id) / f"{os.getpid()}-{task.input_key[:16]}"
+        tmp.mkdir(parents=True, exist_ok=True)
+        started_at_s, started, cpu = time.time(), time.monotonic(), _cpu_s()
+        try:
+            outcome = self._outcome(task, tmp)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
+        return Entry(
+            unit_id=task.unit_id,
+            input_key=task.input_key,
+            started_at_s=started_at_s,
+            duration_s=time.monotonic() - started,
+            cpu_s=_cpu_s() - cpu,
+            **outcome,
+        )
+
+    def _outcome(self, task: Task, tmp: Path) -> dict[str, Any]:
+        assert self._stage is not None, "ready() comes first"
+        try:
+            outputs = tuple(self._stage.process(task.row, UnitContext(self._workspace, task.input_key, tmp)))
+        except Reject as verdict:
+            return {
+                "status": "rejected",
+                "reason": verdict.reason,
+                "measurements": json.dumps(verdict.measurements, sort_keys=True),
+            }
+        except Exception as error:
+            return {
+                "status": "failed",
+                "failure_class": classify(error),
+                "message": _one_line(error),
+                "traceback": traceback.format_exc(),
+            }
+        return {"status": "done", "outputs": outputs}
+
+
+def classify(error: BaseException) -> FailureClass:
+    """The failure class of an exception from a stage."""
+    if isinstance(error, UnitError):
+        return error.failure_class
+    if isinstance(error, MemoryError) or (
+        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE)
+    ):
+        return "resource"
+    return "transient" if isinstance(error, ConnectionError | TimeoutError) else "permanent"
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text[:500] or type(error).__name__
+
+
+def _cpu_s() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system

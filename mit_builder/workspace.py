@@ -1,0 +1,179 @@
+"""The workspace: where every artifact, ledger part and shard lies. The only door to storage.
+
+A workspace is a folder or a URI (`s3://bucket/prefix`, `gs://`, `az://`, `memory://name`). Nothing outside this module
+may assume that storage can rename or append: files become visible only through `Workspace.commit`, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import obstore
+from obstore.store import LocalStore, MemoryStore, from_url
+
+from manifests.rows import Artifact
+from mit_builder.errors import CannotContinue, ConfigError
+
+FOLDERS = ("videos", "tracks", "clips", "poses", "speech", "dataset")
+"""Folders that artifacts may be committed to."""
+SCRATCH = ".scratch"
+"""Folder of a local workspace in which unfinished files lie (same file system, so that a rename suffices)."""
+
+_memory: dict[str, MemoryStore] = {}
+
+
+class Workspace:
+    """Storage below one root.
+
+    Args:
+        uri: a folder, created when missing, or a URI of object storage.
+
+    Raises:
+        ConfigError: the folder cannot be made or the URI is not understood.
+    """
+
+    def __init__(self, uri: str | Path) -> None:
+        text = str(uri)
+        self.root: Path | None = None
+        try:
+            if text.startswith("memory://"):
+                self.store: Any = _memory.setdefault(text, MemoryStore())
+            elif "://" in text:
+                self.store = from_url(text)
+            else:
+                self.root = Path(text).expanduser().resolve()
+                self.store = LocalStore(self.root, mkdir=True)
+        except (OSError, ValueError, obstore.exceptions.BaseError) as error:
+            raise ConfigError(f"cannot use workspace {text}: {str(error).splitlines()[0]}") from error
+        self.uri = text if self.root is None else str(self.root)
+
+    def scratch(self, run_id: str) -> Path:
+        """A folder on local disk for the unfinished files of one run; workers make subfolders of their own."""
+        base = self.root / SCRATCH if self.root else Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
+        folder = base / run_id
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def sweep(self) -> None:
+        """Remove what killed runs left unfinished; only while no other run holds the lease."""
+        if self.root:
+            shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
+
+    def commit(self, path: Path, key: str) -> Artifact:
+        """Put the finished local file `path` in place as `key`, whole or not at all, and remove it from where it was.
+
+        Committing again what is there already changes nothing; other bytes under the same key replace the file.
+        """
+        artifact = Artifact(key=key, sha256=sha256_of(path), n_bytes=path.stat().st_size)
+        if self.root:
+            _move_durably(path, self.root / key)
+        else:
+            obstore.put(self.store, key, path)
+            path.unlink()
+        return artifact
+
+    @contextmanager
+    def local(self, key: str) -> Iterator[Path]:
+        """The object as a local file while the context is open.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        if self.root:
+            path = self.root / key
+            if not path.exists():
+                raise FileNotFoundError(key)
+            yield path
+            return
+        with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
+            path = Path(folder) / Path(key).name
+            with path.open("wb") as file:
+                for chunk in obstore.get(self.store, key).stream():
+                    file.write(chunk)
+            yield path
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+        """
+        return bytes(obstore.get(self.store, key).bytes())
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put a small object in place, replacing what was there."""
+        if self.root:
+            descriptor, name = tempfile.mkstemp(dir=self.scratch("write"))
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            _move_durably(Path(name), self.root / key)
+        else:
+            obstore.put(self.store, key, data)
+
+    def names(self, folder: str) -> set[str]:
+        """Keys of all objects below a folder."""
+        return {meta["path"] for batch in obstore.list(self.store, prefix=folder) for meta in batch}
+
+    def size_bytes(self, folder: str) -> int:
+        """Bytes of all objects below a folder."""
+        return sum(meta["size"] for batch in obstore.list(self.store, prefix=folder) for meta in batch)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object of this name."""
+        try:
+            obstore.head(self.store, key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, keys: list[str]) -> None:
+        """Remove objects; one that is gone already is no error."""
+        for key in keys:
+            try:
+                obstore.delete(self.store, key)
+            except FileNotFoundError:
+                continue
+
+    def check_space(self, min_free_gb: float) -> None:
+        """Raise `CannotContinue` when the workspace's disk is nearly full (local workspaces only)."""
+        if self.root is None:
+            return
+        free_gb = shutil.disk_usage(self.root).free / 1e9
+        if free_gb < min_free_gb:
+            raise CannotContinue(
+                f"only {free_gb:.1f} GB free on the disk of {self.uri}: free some, run mit-build gc, "
+                f"or lower --set run.min_free_gb={min_free_gb:g}"
+            )
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _move_durably(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _fsync(path)
+    os.replace(path, target)
+    _fsync(target.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

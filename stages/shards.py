@@ -1,0 +1,229 @@
+"""Shards: everything known about the clips of one bucket, as one Parquet file of the dataset.
+
+In: `Bucket`. Out: `Shard`. Nothing is dropped here. The file has the columns of `DatasetRow`, one row a clip ordered by
+`clip_id`, and holds no clock, host or attempt value: the same clips give the same bytes. Encoding as measured
+for keypoints: float32, zstd, BYTE_STREAM_SPLIT, no dictionary (44.5 MB of 63.8 MB raw).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.arrays import float_leaves, read_arrays, to_arrow
+from manifests.rows import TIMELINE_FPS, Artifact, Bucket, DatasetRow, Labelled, Person, Shard, Video
+from mit_builder import __version__
+from mit_builder.config import ShardsSettings
+from mit_builder.dataset import FOLDER, dataset_schema
+from mit_builder.errors import MediaError
+from mit_builder.speaking import interaction_labels
+from mit_builder.stage import Context, Resources
+
+ROW_GROUP_BYTES = 64 << 20
+"""Uncompressed size above which a row group is not filled further: what a reader holds at once."""
+
+Split = Literal["train", "val", "test"]
+
+
+class WriteShard:
+    """Write one shard of the dataset."""
+
+    name: ClassVar[str] = "shards"
+    version: ClassVar[int] = 1
+    resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
+    emits: ClassVar[tuple[type, ...]] = (Shard,)
+
+    def __init__(self, settings: ShardsSettings) -> None:
+        self._settings = settings
+
+    def setup(self) -> None:
+        """Nothing to load."""
+
+    def unit_id(self, row: Bucket) -> str:
+        """The bucket's number and how many there are."""
+        return f"{row.bucket:05d}-of-{row.n_buckets:05d}"
+
+    def backend(self) -> str:
+        """No model takes part."""
+        return ""
+
+    def limit_key(self, row: Bucket) -> str | None:
+        """No shared limit."""
+        return None
+
+    def process(self, row: Bucket, ctx: Context) -> Iterator[Shard]:
+        """Join the clips' artifacts one clip at a time, and commit the file.
+
+        Raises:
+            MediaError: the artifacts of a clip name different people.
+        """
+        path = ctx.tmp / "shard.parquet"
+        media: list[Artifact] = []
+        with _ShardWriter(path) as writer:
+            for labelled in sorted(row.clips, key=lambda labelled: labelled.clip.clip_id):
+                clip, audio, committed = self._media(labelled, ctx)
+                media += committed
+                split = split_of(labelled.video, self._settings.val_share, self._settings.test_share)
+                writer.add(_dataset_row(labelled, _people(labelled, ctx), _voice(labelled, ctx), clip, audio, split))
+        parquet = ctx.commit(path, FOLDER, f"shard-{row.bucket:05d}-of-{row.n_buckets:05d}")
+        yield Shard(bucket=row.bucket, parquet=parquet, media=tuple(media), n_clips=len(row.clips))
+
+    def _media(self, labelled: Labelled, ctx: Context) -> tuple[dict[str, Any], dict[str, Any], list[Artifact]]:
+        clip = labelled.clip
+        cells: list[dict[str, Any]] = []
+        committed: list[Artifact] = []
+        for artifact, suffix in ((clip.mp4, ".mp4"), (clip.flac, ".flac")):
+            with ctx.local(artifact) as path:
+                if self._settings.embed_media:
+                    cells.append({"bytes": path.read_bytes(), "path": f"clips/{clip.clip_id}{suffix}"})
+                    continue
+                copy = ctx.tmp / f"{clip.clip_id}{suffix}"
+                shutil.copyfile(path, copy)
+            committed.append(ctx.commit(copy, FOLDER, f"clips/{clip.clip_id}"))
+            cells.append({"bytes": None, "path": committed[-1].key.removeprefix(f"{FOLDER}/")})
+        return cells[0], cells[1], committed
+
+
+class _ShardWriter:
+    """Streams rows into a Parquet file, a row group whenever the next row would make it too large."""
+
+    def __init__(self, path: Path) -> None:
+        self._schema = dataset_schema()
+        self._waiting: list[pa.Table] = []
+        self._stack = ExitStack()
+        self._writer = self._stack.enter_context(
+            pq.ParquetWriter(
+                path,
+                self._schema,
+                compression="zstd",
+                use_dictionary=False,
+                use_byte_stream_split=float_leaves(self._schema),
+            )
+        )
+
+    def __enter__(self) -> _ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is None:
+            self._flush()
+        self._stack.close()
+
+    def add(self, row: DatasetRow) -> None:
+        columns = [_column(getattr(row, field.name), field.type) for field in self._schema]
+        table = pa.Table.from_arrays(columns, schema=self._schema)
+        if sum(waiting.nbytes for waiting in self._waiting) + table.nbytes > ROW_GROUP_BYTES:
+            self._flush()
+        self._waiting.append(table)
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.concat_tables(self._waiting)
+            self._writer.write_table(table, row_group_size=table.num_rows)
+            self._waiting = []
+
+
+def _column(value: Any, kind: pa.DataType) -> pa.Array:
+    if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
+        return to_arrow([value], kind)
+    struct = kind.value_type
+    children = [to_arrow([getattr(person, field.name) for person in value], field.type) for field in struct]
+    people = pa.StructArray.from_arrays(children, fields=list(struct))
+    return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), people, type=kind)
+
+
+def split_of(video: Video, val_share: float, test_share: float) -> Split:
+    """The split of all clips of a video: one channel's videos (else one uploader's) never part.
+
+    The hash of the name is a number in [0, 1): the lowest `test_share` of it is test, the next `val_share` val.
+    """
+    name = video.channel_id or video.uploader or video.video_id
+    place = int.from_bytes(hashlib.sha256(f"split:{name}".encode()).digest()[:8], "big") / 2**64
+    if place < test_share:
+        return "test"
+    return "val" if place < test_share + val_share else "train"
+
+
+def _people(labelled: Labelled, ctx: Context) -> tuple[Person, ...]:
+    tables: list[dict[int, dict[str, Any]]] = []
+    for artifact in (labelled.clip.people, labelled.pose.poses, labelled.speech.speech):
+        with ctx.local(artifact) as path:
+            tables.append({row["person_id"]: row for row in read_arrays(path)})
+    people, poses, speech = tables
+    if not people.keys() == poses.keys() == speech.keys():
+        raise MediaError(f"{labelled.clip.clip_id}: people, poses and speech name different people")
+    wanted = {field.name for field in fields(Person)} - {"talk_share"}
+    joined = {i: {**people[i], **poses[i], **speech[i]} for i in sorted(people)}
+    return tuple(
+        Person(**{name: values[name] for name in wanted}, talk_share=float(np.mean(values["speaking"])))
+        for values in joined.values()
+    )
+
+
+def _voice(labelled: Labelled, ctx: Context) -> np.ndarray[Any, Any]:
+    with ctx.local(labelled.speech.voice) as path:
+        return np.array([row["voice_activity"] for row in read_arrays(path)], np.float32)
+
+
+def _dataset_row(
+    labelled: Labelled,
+    people: tuple[Person, ...],
+    voice_activity: np.ndarray[Any, Any],
+    clip_cell: dict[str, Any],
+    audio_cell: dict[str, Any],
+    split: Split,
+) -> DatasetRow:
+    video, candidate, clip = labelled.video, labelled.candidate, labelled.clip
+    interaction = interaction_labels(np.stack([person.speaking for person in people]))
+    return DatasetRow(
+        clip_id=clip.clip_id,
+        video_id=video.video_id,
+        source_url=video.source_url,
+        title=video.title,
+        uploader=video.uploader,
+        channel_id=video.channel_id,
+        licence=video.licence,
+        access=video.access,
+        start_s=clip.start_frame / TIMELINE_FPS,
+        end_s=clip.end_frame / TIMELINE_FPS,
+        fps=TIMELINE_FPS,
+        source_fps=clip.source_fps,
+        source_frame_index=np.array(clip.source_frame_index, np.int64),
+        n_frames=clip.n_frames,
+        width_px=clip.width_px,
+        height_px=clip.height_px,
+        split=split,
+        clip=clip_cell,
+        audio=audio_cell,
+        n_people=len(people),
+        people=people,
+        voice_activity=voice_activity,
+        n_turns=interaction.n_turns,
+        overlap_ratio=interaction.overlap_ratio,
+        silence_ratio=interaction.silence_ratio,
+        camera_motion_pct=candidate.camera_motion_pct,
+        min_face_px=candidate.min_face_px,
+        face_area_ratio=candidate.face_area_ratio,
+        n_bystanders=candidate.n_bystanders,
+        bystander_area=candidate.bystander_area,
+        brightness=candidate.brightness,
+        sharpness=candidate.sharpness,
+        loudness_dbfs=clip.loudness_dbfs,
+        label_tier=labelled.speech.label_tier,
+        min_voice_activity=labelled.speech.min_voice_activity,
+        merge_below_frames=labelled.speech.merge_below_frames,
+        detector=candidate.detector,
+        pose_backend=labelled.pose.pose_backend,
+        speech_backend=labelled.speech.speech_backend,
+        mit_builder_version=__version__,
+    )
