@@ -141,9 +141,9 @@ class Ledger:
 
     def _entry(self, row: int) -> Entry:
         record = self.table.slice(row, 1).to_pylist()[0]
-        outputs = tuple(from_dict(c, value) for name, c in self._emits.items() for value in record.pop(name) or ())
-        for name in self._emits:
-            record.pop(name, None)
+        outputs: tuple[Any, ...] = ()
+        for name, row_class in self._emits.items():
+            outputs += tuple(from_dict(row_class, value) for value in record.pop(name) or ())
         return Entry(**record, outputs=outputs)
 
     def append(self, entries: Iterable[Entry], *, run_id: str) -> None:
@@ -151,7 +151,8 @@ class Ledger:
         stamped = [replace(e, run_id=run_id, seq=self.next_seq + i) for i, e in enumerate(entries)]
         if not stamped:
             return
-        self._write(f"part-{run_id}-{self.next_seq:08d}", pa.Table.from_pylist([self._record(e) for e in stamped], self.schema))
+        table = pa.Table.from_pylist([self._record(entry) for entry in stamped], self.schema)
+        self._write(f"part-{run_id}-{self.next_seq:08d}", table)
         self.next_seq += len(stamped)
         for entry in stamped:
             self._index[(entry.unit_id, entry.input_key)] = entry

@@ -35,7 +35,7 @@ WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder 
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 DEFAULT_WORKSPACE = "mit-workspace"
 
-_debug = False
+_state = {"debug": False}
 
 
 def _version(wanted: bool) -> None:
@@ -47,10 +47,9 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
-    global _debug
-    _debug = debug
+    _state["debug"] = debug
 
 
 @app.command()
@@ -107,7 +106,7 @@ def why(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """The story of one source, video or clip: what happened at each step, and why."""
-    explain.why(_existing(workspace), unit, tracebacks=_debug)
+    explain.why(_existing(workspace), unit, tracebacks=_state["debug"])
 
 
 @app.command()
@@ -183,7 +182,7 @@ def _on_terminate(number: int, frame: FrameType | None) -> None:
 
 def _on_crash(kind: type[BaseException], error: BaseException, tb: TracebackType | None) -> None:
     """A bug of ours: one line unless --debug."""
-    if _debug:
+    if _state["debug"]:
         traceback.print_exception(kind, error, tb)
     else:
         first = (str(error).splitlines() or [""])[0]
@@ -197,7 +196,7 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         app(arguments, standalone_mode=True)
     except MitBuilderError as error:
-        if _debug:
+        if _state["debug"]:
             traceback.print_exc()
         print(f"mit-build: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, CannotContinue) else 2 if isinstance(error, ConfigError) else 1)

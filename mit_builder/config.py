@@ -38,6 +38,8 @@ class Section(BaseModel):
 
 
 class DownloadSettings(Section):
+    """Settings of download."""
+
     format: str = Field(
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
         description="yt-dlp format selector for sites",
@@ -52,6 +54,8 @@ class DownloadSettings(Section):
 
 
 class ShotsSettings(Section):
+    """Settings of shots."""
+
     detector: Literal["adaptive", "content", "hash", "threshold"] = Field(
         "adaptive", description="PySceneDetect detector, run on the 25 fps timeline"
     )
@@ -98,16 +102,22 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 
 
 class PoseSettings(Section):
+    """Settings of pose."""
+
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
 
 
 class SpeechSettings(Section):
+    """Settings of speech."""
+
     model: Literal["auto", "lips", "lr-asd"] = Field("auto", description="auto: what the profile prefers")
     min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 
 
 class ShardsSettings(Section):
+    """Settings of shards."""
+
     n_buckets: int = Field(16, ge=1, description="shards of a new dataset; fixed at its first write")
     embed_media: bool = Field(True, description="MP4 and FLAC inside the Parquet; false: paths only")
     val_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the val split")
@@ -115,6 +125,8 @@ class ShardsSettings(Section):
 
 
 class RunSettings(Section):
+    """How a run goes on; nothing here changes what comes out."""
+
     cpus: int | None = how(None, "cores to use; null = all", ge=1)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
@@ -124,7 +136,7 @@ class RunSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    profile: Literal["auto", "embedded", "paper"] = Field("auto", description="model backends")
+    profile: Literal["auto", "embedded"] = Field("auto", description="model backends")
     download: DownloadSettings = DownloadSettings()
     shots: ShotsSettings = ShotsSettings()
     filter: FilterSettings = FilterSettings()

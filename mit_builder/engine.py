@@ -160,7 +160,7 @@ class RayEngine:
             )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise CannotContinue(f"Ray does not start: {str(error).splitlines()[0]}; try --engine serial") from error
-        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))
+        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:

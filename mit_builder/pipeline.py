@@ -112,9 +112,10 @@ def _after_pose(settings: Settings, unit: Unit, outputs: tuple[Pose, ...]) -> It
 
 def _after_speech(settings: Settings, unit: Unit, outputs: tuple[Speech, ...]) -> Iterator[Unit]:
     trail = unit.trail
-    assert trail.video and trail.candidate and trail.clip and trail.pose
+    parts = (trail.video, trail.candidate, trail.clip, trail.pose)
+    assert None not in parts
     for row in outputs:
-        yield Unit("shards", Labelled(trail.video, trail.candidate, trail.clip, trail.pose, row), trail)
+        yield Unit("shards", Labelled(*parts, row), trail)  # type: ignore[arg-type]
 
 
 def _nowhere(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:

@@ -1,4 +1,4 @@
-"""What a run says while it goes on, and at its end: bars on a terminal, plain lines elsewhere, JSON lines for machines."""
+"""What a run says: bars on a terminal, plain lines elsewhere, JSON lines for machines."""
 
 from __future__ import annotations
 
@@ -101,8 +101,14 @@ class Bars(PlainLines):
 
     def __init__(self, console: Console) -> None:
         super().__init__(lambda text: console.print(text, markup=False, highlight=False))
-        columns = (TextColumn("{task.description:<14}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[say]}"))
-        self._progress = Progress(*columns, console=console, transient=True)
+        self._progress = Progress(
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[say]}"),
+            console=console,
+            transient=True,
+        )
         self._tasks: dict[str, TaskID] = {}
         self._progress.start()
 

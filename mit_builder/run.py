@@ -69,9 +69,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         engine = _engine(request, settings, workspace, run_id)
         stack.callback(engine.close)
         choice = Choice(steps | forced, forced, request.retry_failed)
-        runner = Runner(
-            workspace, settings, run_id=run_id, choice=choice, engine=engine, on_progress=reporter.update
-        )
+        runner = Runner(workspace, settings, run_id=run_id, choice=choice, engine=engine, on_progress=reporter.update)
         for lane in runner.lanes.values():
             lane.ledger.compact(run_id)
         tally = runner.run(sources)
@@ -138,7 +136,7 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
 def _summary(
     tally: Tally, settings: Settings, workspace: Workspace, request: RunRequest, drawn: list[str]
 ) -> list[str]:
-    lines = [""] + funnel(tally) + nearest_miss(tally, settings)
+    lines = ["", *funnel(tally), *nearest_miss(tally, settings)]
     worked = {name: t.duration_s for name, t in tally.steps.items() if t.worked_on}
     if worked:
         slowest = max(worked, key=worked.__getitem__)
@@ -166,5 +164,3 @@ def _exit_code(tally: Tally) -> int:
         stage, problem = next(iter(tally.unavailable.items()))
         raise CannotContinue(f"stage {stage} cannot start: {problem}")
     return 1 if tally.failed else 0
-
-

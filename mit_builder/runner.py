@@ -17,7 +17,7 @@ from manifests.ledger import Entry, Ledger
 from manifests.rows import Bucket, Labelled, Shard, Source, Video, artifacts, content, content_hash
 from mit_builder.config import Settings
 from mit_builder.engine import Engine, Result
-from mit_builder.pipeline import STEPS, Step, Trail, Unit
+from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
 from mit_builder.stage import Stage
 from mit_builder.tally import Tally

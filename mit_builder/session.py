@@ -1,4 +1,4 @@
-"""A run from the outside: sources and settings that a workspace remembers, and what has to be decided before it starts."""
+"""A run from the outside: the sources and settings that a workspace remembers, and what is decided at its start."""
 
 from __future__ import annotations
 
@@ -189,7 +189,9 @@ def _choose_speech_model() -> tuple[str, str]:
     return "lr-asd", "its weights are in the cache"
 
 
-def open_sources(book: SourceBook, addresses: list[str], lists: list[Path], limit: int | None) -> tuple[list[Source], str]:
+def open_sources(
+    book: SourceBook, addresses: list[str], lists: list[Path], limit: int | None
+) -> tuple[list[Source], str]:
     """The sources of a run, and one line that says which they are.
 
     Raises:

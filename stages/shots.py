@@ -8,6 +8,7 @@ manager does, so that a cut is a frame number of the timeline and nothing has to
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from manifests.rows import TIMELINE_FPS, Shot, Video
@@ -97,6 +98,6 @@ def make_detector(settings: ShotsSettings) -> SceneDetector:
 def shots_between(video_id: str, cuts: list[int], n_frames: int, min_shot_frames: int) -> Iterator[Shot]:
     """Shots between cut frames (a cut is the first frame of a new shot), without the short ones."""
     borders = [0, *sorted({cut for cut in cuts if 0 < cut < n_frames}), n_frames]
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         if end - start >= min_shot_frames:
             yield Shot(video_id=video_id, start_frame=start, end_frame=end)

@@ -7,10 +7,11 @@ down and resampled by libswresample. Decoding always begins at the start of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,13 @@ from av.audio.resampler import AudioResampler
 
 from manifests.rows import AUDIO_RATE_HZ, SAMPLES_PER_FRAME, TIMELINE_FPS
 from mit_builder.errors import MediaError
-from mit_builder.media.probe import audio_stream, audio_stream_index, decoded_audio, open_media
+from mit_builder.media.probe import audio_stream, decoded_audio, find_audio, open_media
 from mit_builder.media.timeline import Timeline, read_timeline
 
 Samples = npt.NDArray[np.int16]
 Waves = npt.NDArray[np.float32]
 Layout = Literal["mono", "stereo"]
+Number = TypeVar("Number", np.int16, np.float32)
 
 _JITTER_S = Fraction(1, 100)
 """Timestamps this close to the running clock are rounding (Matroska and FLV count milliseconds), not a gap; a lost packet
@@ -109,16 +111,17 @@ def iter_audio(
     if rest:
         raise ValueError(f"rate_hz must be a multiple of {TIMELINE_FPS}, got {rate_hz}")
     remaining = per_frame * (end_frame - start_frame)
-    index = audio_stream_index(path)
-    if index is None:
+    track = find_audio(path)
+    if track is None:
         yield from _silence(1 if layout == "mono" else 2, remaining, rate_hz, np.int16)
         return
     zero_s = (timeline or read_timeline(path)).zero_s
     origin_s = start_frame // TIMELINE_FPS - _PRE_ROLL_S
     skipped = per_frame * start_frame - rate_hz * origin_s
     with open_media(path) as container:
-        frames = decoded_audio(container, audio_stream(container, index))
-        for block in _resampled(_placed(frames, zero_s, origin_s, layout), rate_hz, layout):
+        frames = decoded_audio(container, audio_stream(container, track.index))
+        placed = _placed(frames, track.rate_hz, zero_s, origin_s, layout)
+        for block in _resampled(placed, track.rate_hz, rate_hz, layout):
             wanted = block[:, skipped : skipped + remaining]
             skipped = max(0, skipped - block.shape[1])
             remaining -= wanted.shape[1]
@@ -145,10 +148,80 @@ def read_flac(path: Path) -> Samples:
 
 
 def _placed(
-    frames: Iterable[AudioFrame], zero_s: Fraction, origin_s: int, layout: Layout
-) -> Iterator[tuple[int, Waves]]:
-    """Rate of the track and its sound from `origin_s` after zero on, (n_channels, n), without gaps and without end."""
-    frames = iter(frames)
-    first = next(frames, None)
-    if first is None:
-        return
+    frames: Iterable[AudioFrame], rate_hz: int, zero_s: Fraction, origin_s: int, layout: Layout
+) -> Iterator[Waves]:
+    """The track's sound from `origin_s` after zero on as (n_channels, n) blocks at its own rate, gapless and endless."""
+    n_channels = 1 if layout == "mono" else 2
+    mix = _Mixer(rate_hz, layout)
+    given = origin_s * rate_hz  # grid sample that is due next
+    clock: int | None = None  # grid sample after the last decoded one
+    for frame in frames:
+        at = _grid_position(frame, rate_hz, zero_s, clock)
+        clock = at + round(Fraction(frame.samples * rate_hz, frame.sample_rate))
+        if clock <= given:
+            continue
+        yield from _silence(n_channels, at - given, rate_hz, np.float32)
+        given = max(given, at)
+        wave = mix(frame)[:, given - at :]
+        given += wave.shape[1]
+        yield wave
+    while True:
+        yield np.zeros((n_channels, rate_hz), np.float32)
+
+
+def _grid_position(frame: AudioFrame, rate_hz: int, zero_s: Fraction, clock: int | None) -> int:
+    """Where a frame begins, in samples after zero; frames without a time follow the one before."""
+    if frame.pts is None or frame.time_base is None:
+        return clock or 0
+    at = math.floor((frame.pts * frame.time_base - zero_s) * rate_hz + Fraction(1, 2))
+    return clock if clock is not None and abs(at - clock) <= _JITTER_S * rate_hz else at
+
+
+class _Mixer:
+    """Mixes decoded frames of any format and channel layout to float waves at one rate."""
+
+    def __init__(self, rate_hz: int, layout: Layout) -> None:
+        self._rate_hz = rate_hz
+        self._layout = layout
+        self._resamplers: dict[tuple[str, str], AudioResampler] = {}
+
+    def __call__(self, frame: AudioFrame) -> Waves:
+        frame.pts = None
+        if frame.sample_rate != self._rate_hz:
+            # A track that changes its rate: each such frame by itself, so that no delay builds up.
+            resampler = self._new()
+            parts = [*resampler.resample(frame), *resampler.resample(None)]
+        else:
+            key = (frame.format.name, frame.layout.name)
+            if key not in self._resamplers:
+                self._resamplers[key] = self._new()
+            parts = self._resamplers[key].resample(frame)
+        return _waves(parts)
+
+    def _new(self) -> AudioResampler:
+        return AudioResampler(format="fltp", layout=self._layout, rate=self._rate_hz, options=_MIX)
+
+
+def _resampled(waves: Iterable[Waves], rate_hz: int, wanted_hz: int, layout: Layout) -> Iterator[Samples]:
+    """Change the rate and round to int16, in blocks of about a second (a call for every decoded frame costs more)."""
+    resampler = AudioResampler(format="s16p", layout=layout, rate=wanted_hz)
+    pending: list[Waves] = []
+    for wave in waves:
+        pending.append(wave)
+        if sum(part.shape[1] for part in pending) < rate_hz:
+            continue
+        frame = AudioFrame.from_ndarray(np.concatenate(pending, axis=1), format="fltp", layout=layout)
+        frame.sample_rate = rate_hz
+        pending = []
+        for part in resampler.resample(frame):
+            yield np.asarray(part.to_ndarray(), np.int16)
+
+
+def _waves(parts: Sequence[AudioFrame]) -> Waves:
+    return np.concatenate([np.asarray(part.to_ndarray(), np.float32) for part in parts], axis=1)
+
+
+def _silence(n_channels: int, n_samples: int, block: int, dtype: type[Number]) -> Iterator[npt.NDArray[Number]]:
+    """(n_channels, n_samples) zeros in blocks; none where n_samples is not positive."""
+    for start in range(0, n_samples, block):
+        yield np.zeros((n_channels, min(block, n_samples - start)), dtype)

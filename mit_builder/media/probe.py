@@ -62,6 +62,17 @@ class MediaInfo:
 
 
 @dataclass(frozen=True)
+class AudioTrack:
+    """An audio stream that decodes, as its first samples describe it."""
+
+    index: int
+    """Index of the stream in the file."""
+    rate_hz: int
+    n_channels: int
+    codec: str
+
+
+@dataclass(frozen=True)
 class Geometry:
     """How a stored picture becomes upright with square pixels: scale, then mirror, then turn."""
 
@@ -121,15 +132,15 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     raise MediaError(f"{path.name} has no video stream")
 
 
-def audio_stream_index(path: Path) -> int | None:
-    """Index of the first audio stream that gives samples, or None.
+def find_audio(path: Path) -> AudioTrack | None:
+    """The first audio track that gives samples, or None.
 
     Raises:
         MediaError: the file cannot be read.
     """
     with open_media(path) as container:
         indices = [stream.index for stream in container.streams.audio if stream.codec_context is not None]
-    return next((index for index in indices if _first_samples(path, index) is not None), None)
+    return next((track for track in (_try_audio(path, index) for index in indices) if track is not None), None)
 
 
 def audio_stream(container: InputContainer, index: int) -> AudioStream:
@@ -195,18 +206,17 @@ def probe(path: Path) -> MediaInfo:
         fps, codec = source_rate(stream), stream.codec_context.codec.canonical_name
         duration_s = _stated_duration_s(container, stream)
     width, height = shape.upright_wh
-    audio = audio_stream_index(path)
-    rate, audio_codec = (None, None) if audio is None else _first_samples(path, audio) or (None, None)
+    audio = find_audio(path)
     return MediaInfo(
         width_px=width,
         height_px=height,
         source_fps=fps,
         duration_s=_last_end_s(path) if duration_s is None else duration_s,
         has_audio=audio is not None,
-        audio_rate_hz=rate,
+        audio_rate_hz=audio.rate_hz if audio else None,
         rotation_deg=90 * shape.clockwise_turns,
         video_codec=codec,
-        audio_codec=audio_codec,
+        audio_codec=audio.codec if audio else None,
     )
 
 
@@ -223,12 +233,14 @@ def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     return round(float(np.degrees(np.arctan2(b, a))) / 90) % 4, is_mirrored
 
 
-def _first_samples(path: Path, index: int) -> tuple[int, str] | None:
-    """Sample rate and codec of the track's first decoded frame, None where nothing decodes."""
+def _try_audio(path: Path, index: int) -> AudioTrack | None:
     with open_media(path) as container:
         stream = audio_stream(container, index)
         frame = next(_decoded(islice(packets_of(container, stream), _TRIAL_PACKETS), stream.decode), None)
-        return None if frame is None else (frame.sample_rate, stream.codec_context.codec.canonical_name)
+        if frame is None:
+            return None
+        codec = stream.codec_context
+        return AudioTrack(index, frame.sample_rate, frame.layout.nb_channels, codec.codec.canonical_name)
 
 
 def _stated_duration_s(container: InputContainer, stream: VideoStream) -> float | None:

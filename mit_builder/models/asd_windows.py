@@ -2,7 +2,8 @@
 
 The mean over six window lengths is exact here, not approximated: features that depend on a few neighbouring frames
 only are computed once for the whole track, and once more for the few frames next to whole seconds, where a window
-may start or end (`Stretch`). What looks at the whole window is run for every distinct window, equal lengths in one batch.
+may start or end (`Stretch`). What looks at the whole window is run for every distinct window, equal lengths in one
+batch.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class Stretch:
     Attributes:
         first: frame of `whole[0]`.
         whole: (n, channels, ...) features where frames on both sides are seen.
-        starts: by cut, (reach, channels, ...) the first frames of any window that starts there (fewer at the track's end).
-        ends: by cut, (reach, channels, ...) the last frames of any window that ends there.
+        starts: by cut, (reach, channels, ...) first frames of any window that starts there; fewer at the track's end.
+        ends: by cut, (reach, channels, ...) last frames of any window that ends there.
     """
 
     first: int
@@ -72,8 +73,8 @@ class Stretch:
     def map_frames(self, layer: Callable[[Tensor], Tensor]) -> Stretch:
         """Apply a layer that sees one frame at a time, (n, channels, ...) to (n, channels, ...)."""
         parts = [self.whole, *self.starts.values(), *self.ends.values()]
-        mapped = torch.cat([layer(piece) for piece in torch.cat(parts).split(TIMELINE_FPS)])
-        whole, *cut = mapped.split([len(part) for part in parts])
+        mapped = torch.cat([layer(piece) for piece in torch.split(torch.cat(parts), TIMELINE_FPS)])
+        whole, *cut = torch.split(mapped, [len(part) for part in parts])
         n_starts = len(self.starts)
         starts = dict(zip(self.starts, cut[:n_starts], strict=True))
         return Stretch(self.first, whole, starts, dict(zip(self.ends, cut[n_starts:], strict=True)))
@@ -119,7 +120,7 @@ class AsdNetwork(Protocol):
     """An audio-visual network in the two halves that `scores_per_duration` needs."""
 
     def look(self, video: Tensor) -> Stretch:
-        """(n, 112, 112) uint8 crops of a track to visual features (n, channels) with their versions at whole seconds."""
+        """(n, 112, 112) uint8 crops of a track to visual features (n, channels), whole and at whole seconds."""
         ...
 
     def judge(self, visual: Tensor, mfcc: Tensor) -> Tensor:

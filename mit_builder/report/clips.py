@@ -39,6 +39,7 @@ def report_clips(
     """Draw what is new and remove pictures of clips that are gone.
 
     Args:
+        workspace: where the clips are and the pictures go.
         labelled: the dataset's clips in order.
         n_overlays: the first so many clips get an overlay video besides their contact sheet.
         n_processes: None = one a core.

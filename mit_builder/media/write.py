@@ -1,0 +1,126 @@
+"""Writing video through ffmpeg: H.264 in MP4, the same bytes at every run with one ffmpeg."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import ffmpeg
+import imageio_ffmpeg
+import numpy as np
+import numpy.typing as npt
+
+from manifests.rows import TIMELINE_FPS
+from mit_builder.errors import MediaError
+
+Image = npt.NDArray[np.uint8]
+
+_GOP_FRAMES = 25
+"""A keyframe at least every second of the clip timeline, so that any frame is reached quickly."""
+
+
+@lru_cache(maxsize=1)
+def ffmpeg_executable() -> str:
+    """The system's ffmpeg where it has libx264, else the binary that imageio-ffmpeg brings."""
+    system = shutil.which("ffmpeg")
+    if system is not None:
+        listed = subprocess.run([system, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False)
+        if "libx264" in listed.stdout:
+            return system
+    return str(imageio_ffmpeg.get_ffmpeg_exe())
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[Image],
+    *,
+    fps: int = TIMELINE_FPS,
+    width_px: int,
+    height_px: int,
+    audio: Path | None = None,
+    crf: int = 23,
+    audio_kbps: int = 192,
+) -> None:
+    """Encode RGB frames as H.264 (yuv420p, BT.709, closed groups of at most 25 frames) with AAC sound in an MP4.
+
+    Args:
+        path: the file to write; nothing is left there when writing fails.
+        frames: (height_px, width_px, 3) uint8 each; consumed once, as a stream.
+        fps: frames a second.
+        width_px: width of the frames; an odd side gets one more pixel that repeats the edge.
+        height_px: height of the frames.
+        audio: any file with sound to go along, from its beginning.
+        crf: constant rate factor, smaller is better.
+        audio_kbps: bit rate of the sound.
+
+    Raises:
+        MediaError: ffmpeg failed; the message is the last line of what it reported.
+    """
+    wh = (width_px + width_px % 2, height_px + height_px % 2)
+    arguments = ffmpeg.compile(_recipe(path, wh, fps, audio, crf, audio_kbps), cmd=ffmpeg_executable())
+    # A file takes what ffmpeg reports: a pipe that nobody reads would fill up and stop it.
+    with tempfile.TemporaryFile() as report:
+        process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=report)
+        try:
+            _feed(process, frames, (height_px, width_px, 3))
+        except BaseException:
+            process.kill()
+            process.wait()
+            path.unlink(missing_ok=True)
+            raise
+        if process.wait() != 0:
+            path.unlink(missing_ok=True)
+            raise MediaError(f"cannot write {path.name}: ffmpeg says: {_last_line(report)}")
+
+
+def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: int, audio_kbps: int) -> Any:
+    picture = ffmpeg.input(
+        "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{wh[0]}x{wh[1]}", framerate=fps, thread_queue_size=8
+    ).video.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int")
+    streams = [picture] if audio is None else [picture, ffmpeg.input(f"file:{audio.absolute()}").audio]
+    sound = {} if audio is None else {"acodec": "aac", "audio_bitrate": f"{audio_kbps}k", "flags:a": "+bitexact"}
+    output = ffmpeg.output(
+        *streams,
+        f"file:{path.absolute()}",
+        format="mp4",
+        vcodec="libx264",
+        crf=crf,
+        pix_fmt="yuv420p",
+        g=_GOP_FRAMES,
+        threads=1,  # libx264's pixels change with the number of threads
+        colorspace="bt709",
+        color_primaries="bt709",
+        color_trc="bt709",
+        color_range="tv",
+        movflags="+faststart",
+        map_metadata=-1,
+        fflags="+bitexact",
+        **{"flags:v": "+bitexact+cgop"},
+        **sound,
+    )
+    return output.global_args("-nostdin", "-hide_banner", "-loglevel", "error").overwrite_output()
+
+
+def _feed(process: subprocess.Popen[bytes], frames: Iterable[Image], shape: tuple[int, int, int]) -> None:
+    """Send the frames; when ffmpeg goes away in between, its exit status tells."""
+    assert process.stdin is not None
+    padding = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
+    with suppress(BrokenPipeError):
+        for frame in frames:
+            if frame.shape != shape:
+                raise ValueError(f"frames must be {shape}, got {frame.shape}")
+            process.stdin.write(np.ascontiguousarray(np.pad(frame, padding, mode="edge")).data)
+    with suppress(BrokenPipeError):
+        process.stdin.close()
+
+
+def _last_line(report: IO[bytes]) -> str:
+    report.seek(0)
+    lines = report.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "nothing"
