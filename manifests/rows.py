@@ -247,8 +247,8 @@ POSES = pa.schema(
     ]
 )
 """`keypoints` are x, y (clip pixels) and score (0..1) in the order of COCO-WholeBody; a point without an estimate is
-(NaN, NaN, 0). `body_visible_ratio`: share of the 17 body points with score >= 0.3 that lie inside the picture, mean over
-frames."""
+(NaN, NaN, 0). `body_visible_ratio`: share of the 17 body points with score >= 0.3 that lie inside the picture, mean
+over frames."""
 
 
 @dataclass(frozen=True)
@@ -334,9 +334,9 @@ class Person:
     speaking_score: Any = doc("raw logit, ungated: > 0 means the face looks like speaking", arrow=SCORES)
     speaking_score_smoothed: Any = doc("mean of frames i-3 .. i+2", arrow=SCORES)
     speaking: Any = doc("smoothed > 0 and voice_activity >= speech.min_voice_activity", arrow=FLAGS)
-    speak_periods: Any = doc("runs of speaking frames, [start, end)", arrow=PERIODS)
+    speak_periods: Any = doc("runs of speaking after a median filter of 5 frames, [start, end)", arrow=PERIODS)
     listen_periods: Any = doc("the rest, [start, end)", arrow=PERIODS)
-    speak_periods_merged: Any = doc("with periods shorter than speech.merge_below_frames merged", arrow=PERIODS)
+    speak_periods_merged: Any = doc("speak periods with all runs shorter than merge_below_frames merged", arrow=PERIODS)
     listen_periods_merged: Any = doc("the rest of the merged ones", arrow=PERIODS)
     talk_share: float = doc("share of frames in which this person speaks", arrow=pa.float32())
 

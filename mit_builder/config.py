@@ -110,7 +110,7 @@ class PoseSettings(Section):
 class SpeechSettings(Section):
     """Settings of speech."""
 
-    model: Literal["auto", "lips", "lr-asd"] = Field("auto", description="auto: what the profile prefers")
+    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description="auto: what the profile prefers")
     min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -115,6 +114,9 @@ def parse_index(text: str) -> Index:
     except (ValueError, KeyError, TypeError) as error:
         message = f"{INDEX_NAME} is damaged ({error!r}); delete it, then mit-build run --stage shards writes it anew"
         raise ConfigError(message) from error
+    for name in (name for shard in shards for name in (shard.name, *shard.media)):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ConfigError(f"{INDEX_NAME} names {name!r}, which is outside the dataset's folder")
     if version != SCHEMA_VERSION:
         raise ConfigError(f"{INDEX_NAME} has schema version {version}, this mit-builder reads {SCHEMA_VERSION}")
     return index
@@ -190,20 +192,6 @@ def _value(column: pa.Array, i: int) -> Any:
     if not pa.types.is_list(column.type) or not value.is_valid:
         return value.as_py()
     if not pa.types.is_struct(column.type.value_type):
-        return _objects(value.as_py()) if _has_null_lists(value.values) else to_numpy(value)
+        return to_numpy(value)
     structs = value.values
     return [{field.name: _value(structs.field(field.name), j) for field in structs.type} for j in range(len(structs))]
-
-
-def _has_null_lists(values: pa.Array) -> bool:
-    while pa.types.is_fixed_size_list(values.type):
-        if values.null_count:
-            return True
-        values = values.flatten()
-    return False
-
-
-def _objects(values: list[Any]) -> np.ndarray[Any, Any]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array

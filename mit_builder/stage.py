@@ -77,8 +77,8 @@ class Context(Protocol):
 class Stage(Protocol[In]):
     """One step of the pipeline; see CONTRIBUTING.md for how to add one.
 
-    The constructor takes exactly one argument: an instance of `Settings`. Only fields of `Settings` may influence the
-    output, because their values (and only theirs) are part of a unit's input key.
+    The constructor takes exactly one argument: the stage's section of the settings. Nothing else may influence the
+    output, because its values (and only its) are part of a unit's input key.
     """
 
     name: ClassVar[str]

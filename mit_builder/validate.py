@@ -33,7 +33,8 @@ from mit_builder.media.audio import read_flac
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
-from mit_builder.speaking import interaction_labels, periods, smooth
+from mit_builder.models.coco_wholebody import BODY, SEEN_SCORE
+from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, smooth
 
 BOX_TOLERANCE_PX = 1.0
 """How far a body's box may leave the picture: boxes are float32 and clips are padded to even sides."""
@@ -41,10 +42,6 @@ FACE_OUTSIDE = 0.5
 """Share of its own side by which a face's box may leave the picture: heads are cut by the picture's edge."""
 SCORE_TOLERANCE = 1e-4
 """Difference allowed between a stored float32 score and its recomputation, relative and absolute."""
-VISIBLE_SCORE = 0.3
-"""Keypoint score from which a body point counts as visible (definition of `body_visible_ratio`)."""
-N_BODY_POINTS = 17
-"""The first keypoints of COCO-WholeBody are the body's."""
 
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -270,7 +267,7 @@ def _keypoints(row: Row, person: Row) -> Iterator[str]:
     if wrong.any():
         yield f"a keypoint in frame {_first(wrong.any(axis=1))} is neither a point nor (NaN, NaN, 0)"
     inside = (xy >= 0).all(axis=2) & (xy[..., 0] < row["width_px"]) & (xy[..., 1] < row["height_px"])
-    visible = float(np.mean((inside & (score >= VISIBLE_SCORE))[:, :N_BODY_POINTS]))
+    visible = float(np.mean((inside & (score >= SEEN_SCORE))[:, BODY]))
     if not np.isclose(visible, person["body_visible_ratio"], atol=SCORE_TOLERANCE):
         yield f"body_visible_ratio is {person['body_visible_ratio']:.4f}, its keypoints say {visible:.4f}"
 
@@ -284,7 +281,7 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
     if wrong.any():
         yield f"speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame {_first(wrong)}"
     speaking = np.asarray(person["speaking"], bool)
-    wrong = speaking != ((smoothed > 0) & (row["voice_activity"] >= row["min_voice_activity"]))
+    wrong = speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])
     if wrong.any():
         yield f"speaking disagrees with the smoothed score and voice_activity in frame {_first(wrong)}"
     if not np.isclose(person["talk_share"], speaking.mean(), atol=SCORE_TOLERANCE):
@@ -292,16 +289,21 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
 
 
 def _periods(row: Row, person: Row) -> Iterator[str]:
-    n_frames, speaking = row["n_frames"], np.asarray(person["speaking"], bool)
-    for name, flags in (("speak_periods", speaking), ("listen_periods", ~speaking)):
-        if not np.array_equal(np.reshape(person[name], (-1, 2)), np.reshape(periods(flags), (-1, 2))):
-            yield f"{name} are not the runs of speaking"
+    speaking, limit = np.asarray(person["speaking"], bool), row["merge_below_frames"]
+    expected = {
+        "speak_periods": periods(speaking),
+        "listen_periods": periods(~speaking),
+        "speak_periods_merged": merged_periods(speaking, limit),
+        "listen_periods_merged": merged_periods(~speaking, limit),
+    }
+    for name, intervals in expected.items():
+        if not np.array_equal(person[name], intervals):
+            yield f"{name} are {person[name].tolist()}, speaking says {intervals.tolist()}"
     for suffix in ("", "_merged"):
-        both = np.concatenate([np.reshape(person[f"{kind}_periods{suffix}"], (-1, 2)) for kind in ("speak", "listen")])
-        both = both[np.argsort(both[:, 0], kind="stable")]
-        edges = np.concatenate([[0], both[:, 1]])
-        if not np.array_equal(edges[:-1], both[:, 0]) or edges[-1] != n_frames or (both[:, 1] <= both[:, 0]).any():
-            yield f"speak and listen periods{suffix} do not partition the clip's {n_frames} frames"
+        both = np.concatenate([person[f"{kind}_periods{suffix}"] for kind in ("speak", "listen")])
+        starts, ends = both[np.argsort(both[:, 0], kind="stable")].T
+        if [0, *ends] != [*starts, row["n_frames"]] or (ends <= starts).any():
+            yield f"speak and listen periods{suffix} do not partition the clip's {row['n_frames']} frames"
 
 
 def _interaction(row: Row) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mit_builder.errors import CannotContinue
@@ -35,7 +35,11 @@ def fetch(names: Names = None) -> None:
     for file in _chosen(names):
         with _bar() as bar:
             task = bar.add_task(file.name, total=file.n_bytes)
-            path = weights.fetch(file, progress=lambda n, total: bar.update(task, completed=n, total=total))
+
+            def show(n_bytes: int, total: int | None, task: TaskID = task, bar: Progress = bar) -> None:
+                bar.update(task, completed=n_bytes, total=total)
+
+            path = weights.fetch(file, progress=show)
         typer.echo(f"{file.name}: {path} ({file.licence})")
 
 

@@ -39,6 +39,14 @@ def test_an_index_of_another_schema_version_is_refused() -> None:
         parse_index(json.dumps(values))
 
 
+@pytest.mark.parametrize("name", ["../other.parquet", "/etc/passwd", "clips/../../x"])
+def test_an_index_that_points_outside_its_folder_is_refused(name: str) -> None:
+    values = json.loads(publish_index([shard(1)], 4))
+    values["shards"][0]["name"] = name
+    with pytest.raises(ConfigError, match="outside the dataset's folder"):
+        parse_index(json.dumps(values))
+
+
 def test_only_unnamed_shards_and_media_are_stale() -> None:
     index = parse_index(publish_index([shard(1, "clips/kept.bb.mp4")], 4))
     names = [

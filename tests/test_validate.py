@@ -109,8 +109,8 @@ def loud_keypoint(row: dict[str, Any]) -> None:
     row["people"][0]["keypoints"][4][17][2] = 1.5
 
 
-def null_keypoints(row: dict[str, Any]) -> None:
-    row["people"][0]["keypoints"][4] = None
+def null_speaking(row: dict[str, Any]) -> None:
+    row["people"][0]["speaking"][4] = None
 
 
 def wrong_visibility(row: dict[str, Any]) -> None:
@@ -197,12 +197,13 @@ def lose_voice(row: dict[str, Any]) -> None:
         (lose_person, "n_people is 2, but 1 people are listed"),
         (half_keypoint, "person 0: a keypoint in frame 4 is neither a point nor (NaN, NaN, 0)"),
         (loud_keypoint, "person 0: a keypoint score is outside 0..1 in frame 4"),
-        (null_keypoints, "person 0: keypoints has shape (40,), must be (40, 133, 3)"),
+        (null_speaking, "person 0: speaking holds nulls"),
         (wrong_visibility, "person 0: body_visible_ratio is 0.5000, its keypoints say 0.9412"),
         (unsmooth, "speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame 6"),
         (flip_speaking, "speaking disagrees with the smoothed score and voice_activity in frame 12"),
         (raise_threshold, "speaking disagrees with the smoothed score and voice_activity in frame 0"),
-        (shift_period, "speak_periods are not the runs of speaking"),
+        (shift_period, "speak_periods are [["),
+        (shift_period, "speak and listen periods do not partition the clip's 40 frames"),
         (gap_in_merged, "speak and listen periods_merged do not partition the clip's 40 frames"),
         (more_overlap, "overlap_ratio is"),
         (more_turns, "n_turns is 4, speaking says 3"),
@@ -229,8 +230,19 @@ def test_a_damaged_row_is_named_with_what_is_wrong(
 
     rewrite(folder, change)
     found = messages(folder)
-    assert any(f"{clip_ids[0]}: {message}" in line for line in found), found
+    assert any(message in line for line in found), found
     assert all(line.startswith(clip_ids[0]) for line in found), found
+
+
+def test_a_shard_that_no_reader_can_decode_is_noticed(folder: Path) -> None:
+    def change(rows: Rows) -> None:
+        rows[0]["people"][0]["keypoints"][4] = None
+
+    rewrite(folder, change)
+    name = shard_path(folder).name
+    assert any(
+        line.startswith(f"{name}: cannot be read: Expected all lists to be of size") for line in messages(folder)
+    )
 
 
 def test_media_of_another_clip_is_noticed(folder: Path) -> None:

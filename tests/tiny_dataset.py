@@ -32,7 +32,7 @@ from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, INDEX_NAME, publish_index
 from mit_builder.media.cut import cut_clip
 from mit_builder.media.write import write_video
-from mit_builder.speaking import periods, smooth
+from mit_builder.speaking import is_speaking, merged_periods, periods, smooth
 from mit_builder.worker import UnitContext
 from mit_builder.workspace import Workspace
 from stages.shards import WriteShard
@@ -40,6 +40,7 @@ from stages.shards import WriteShard
 WIDTH_PX, HEIGHT_PX = 160, 120
 SOURCE_FRAMES = 80
 MIN_VOICE_ACTIVITY = 0.25
+MERGE_BELOW_FRAMES = 8
 NO_FILE = Artifact("tracks/none.parquet", "0" * 64, 0)
 
 
@@ -80,9 +81,7 @@ class Builder:
         video = self._video(plan)
         name = clip_id(video.video_id, plan.start_frame, plan.end_frame)
         clip = self._clip(plan, video, name)
-        return Labelled(
-            video, _candidate(plan, video, name), clip, self._pose(plan, clip), self._speech(plan, clip)
-        )
+        return Labelled(video, _candidate(plan, video, name), clip, self._pose(plan, clip), self._speech(plan, clip))
 
     def shard(self, clips: tuple[Labelled, ...], *, bucket: int = 0, embed_media: bool = True) -> Shard:
         """One shard with these clips, written by the stage of a run."""
@@ -166,7 +165,7 @@ class Builder:
             speech_backend="tiny-speech 1",
             label_tier="heuristic",
             min_voice_activity=MIN_VOICE_ACTIVITY,
-            merge_below_frames=0,
+            merge_below_frames=MERGE_BELOW_FRAMES,
         )
 
 
@@ -203,7 +202,7 @@ def write_tone(path: Path, duration_s: float, rate_hz: int = 48_000) -> Path:
 def face_boxes(plan: ClipPlan, person: int) -> np.ndarray:
     """(n_frames, 4): people stand side by side and drift by half a pixel a frame at most."""
     n_frames = plan.end_frame - plan.start_frame
-    left = 8 + person * 48 + 4 * np.sin(np.arange(n_frames) / 9)
+    left = 12 + person * 46 + 4 * np.sin(np.arange(n_frames) / 9)
     return np.stack([left, 20 + 0 * left, left + 24, 50 + 0 * left], axis=1).astype(np.float32)
 
 
@@ -248,9 +247,8 @@ def _spoken(plan: ClipPlan, person: int, activity: np.ndarray) -> dict[str, obje
     n_frames = len(activity)
     turn = np.arange(n_frames) // 12 % plan.n_people
     score = np.where(turn == person, 2.5, -1.5).astype(np.float32)
-    smoothed = np.asarray(smooth(score), np.float32)
-    speaking = (smoothed > 0) & (activity >= MIN_VOICE_ACTIVITY)
-    speak, listen = (np.reshape(periods(flags), (-1, 2)) for flags in (speaking, ~speaking))
+    smoothed = smooth(score)
+    speaking = is_speaking(smoothed, activity, MIN_VOICE_ACTIVITY)
     return {
         "person_id": person,
         "face_boxes_xyxy": face_boxes(plan, person),
@@ -258,10 +256,10 @@ def _spoken(plan: ClipPlan, person: int, activity: np.ndarray) -> dict[str, obje
         "speaking_score": score,
         "speaking_score_smoothed": smoothed,
         "speaking": speaking,
-        "speak_periods": speak,
-        "listen_periods": listen,
-        "speak_periods_merged": speak,
-        "listen_periods_merged": listen,
+        "speak_periods": periods(speaking),
+        "listen_periods": periods(~speaking),
+        "speak_periods_merged": merged_periods(speaking, MERGE_BELOW_FRAMES),
+        "listen_periods_merged": merged_periods(~speaking, MERGE_BELOW_FRAMES),
     }
 
 

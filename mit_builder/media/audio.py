@@ -1,8 +1,8 @@
 """Sound of a video on the clip timeline: zero is the first presented video frame, whatever the container's offsets.
 
-Decoded frames are placed by their timestamps on a grid of the source's rate (gaps and broken packets are silence), mixed
-down and resampled by libswresample. Decoding always begins at the start of the track, because lossy decoders carry state
-(AAC's noise generator, overlapping windows): a range is bit-equal to the same range of the whole.
+Decoded frames are placed by their timestamps on a grid of the source's rate (gaps and broken packets are silence),
+mixed down and resampled by libswresample. Decoding always begins at the start of the track, because lossy decoders
+carry state (AAC's noise generator, overlapping windows): a range is bit-equal to the same range of the whole.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Layout = Literal["mono", "stereo"]
 Number = TypeVar("Number", np.int16, np.float32)
 
 _JITTER_S = Fraction(1, 100)
-"""Timestamps this close to the running clock are rounding (Matroska and FLV count milliseconds), not a gap; a lost packet
-is at least 20 ms of Opus, MP3 or AAC."""
+"""Timestamps this close to the running clock are rounding (Matroska and FLV count milliseconds), not a gap; a lost
+packet is at least 20 ms of Opus, MP3 or AAC."""
 _PRE_ROLL_S = 1
-"""Resampling begins this much and up to a second more before a range, at a whole second: there the filter's phase is that
-of a resampler which began at zero, and its memory (some 50 samples) has run in."""
+"""Resampling begins this much and up to a second more before a range, at a whole second: there the filter's phase is
+that of a resampler which began at zero, and its memory (some 50 samples) has run in."""
 _MIX = {"rematrix_maxval": "1.0"}
 """Weights of a mix sum to 1, so that it cannot clip: stereo to mono is (L + R) / 2; surround as ITU-R BS.775 mixes it
 (centre 1, front 0.71, surround 0.5, no LFE; all divided by their sum)."""
@@ -150,7 +150,7 @@ def read_flac(path: Path) -> Samples:
 def _placed(
     frames: Iterable[AudioFrame], rate_hz: int, zero_s: Fraction, origin_s: int, layout: Layout
 ) -> Iterator[Waves]:
-    """The track's sound from `origin_s` after zero on as (n_channels, n) blocks at its own rate, gapless and endless."""
+    """The track's sound from `origin_s` on as (n_channels, n) blocks at its own rate, without gaps and without end."""
     n_channels = 1 if layout == "mono" else 2
     mix = _Mixer(rate_hz, layout)
     given = origin_s * rate_hz  # grid sample that is due next

@@ -13,8 +13,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
 
 from mit_builder.errors import MediaError
-from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, video_stream
-from mit_builder.media.timeline import Timeline, entry_points, read_timeline
+from mit_builder.media.probe import Geometry, decoded_video, open_media, video_stream
+from mit_builder.media.timeline import Entry, Timeline, entry_points, read_timeline
 
 Image = npt.NDArray[np.uint8]
 
@@ -76,8 +76,8 @@ def read_frames(
 def rgb_image(frame: VideoFrame, shape: Geometry, max_side_px: int | None = None) -> Image:
     """A decoded frame as an upright RGB image with square pixels, (h, w, 3) uint8, read-only.
 
-    Where the stream names no colour matrix, pictures wider than 1279 or higher than 576 are BT.709 and others BT.601, as
-    players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them.
+    Where the stream names no colour matrix, pictures wider than 1279 or higher than 576 are BT.709 and others BT.601,
+    as players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them.
     """
     width, height = shape.scaled_wh
     shrink = 1.0 if max_side_px is None else min(1.0, max_side_px / max(width, height))
@@ -93,7 +93,7 @@ def rgb_image(frame: VideoFrame, shape: Geometry, max_side_px: int | None = None
         dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
         threads=1,
     )
-    image = shape.upright(converted.to_ndarray())
+    image = shape.upright(np.asarray(converted.to_ndarray(), np.uint8))
     image.flags.writeable = False
     return image
 
@@ -113,7 +113,7 @@ def _ranked_from(path: Path, timeline: Timeline, rank: int) -> Iterator[tuple[in
     raise MediaError(f"{path.name}: no video frame can be decoded")
 
 
-def _ranked(path: Path, timeline: Timeline, entry: tuple[int, int] | None) -> Generator[tuple[int, VideoFrame], None, None]:
+def _ranked(path: Path, timeline: Timeline, entry: Entry | None) -> Generator[tuple[int, VideoFrame], None, None]:
     """Decode from an entry point on. What is shown before its keyframe may lack references and is passed over."""
     with open_media(path) as container:
         stream = video_stream(container, path)

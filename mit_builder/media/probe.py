@@ -222,9 +222,10 @@ def probe(path: Path) -> MediaInfo:
 
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     """Clockwise quarter turns, and whether the picture is mirrored before, from the display matrix."""
-    if SideDataType.DISPLAYMATRIX not in frame.side_data:
+    side_data: Any = frame.side_data  # PyAV's stub knows motion vectors alone
+    if SideDataType.DISPLAYMATRIX not in side_data:
         return 0, False
-    matrix = np.frombuffer(bytes(frame.side_data[SideDataType.DISPLAYMATRIX]), "=i4").reshape(3, 3)  # type: ignore[call-overload]  # PyAV's stub lists motion vectors only
+    matrix = np.frombuffer(bytes(side_data[SideDataType.DISPLAYMATRIX]), np.int32).reshape(3, 3)
     # ISO 14496-12: (x, y) -> (a x + c y, b x + d y), y down; a mirrored picture has a negative determinant.
     a, b, c, d = (int(value) for value in matrix[:2, :2].ravel())
     is_mirrored = a * d - b * c < 0

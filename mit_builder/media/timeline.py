@@ -1,16 +1,16 @@
 """The clip timeline: constant 25 frames a second laid over a source of any rate, in exact arithmetic.
 
-Frame k is the source frame whose presentation time is nearest k/25 s after the first presented frame, ties to the later,
-for every k/25 before the end of the last frame. The packets' times are read without decoding; where they cannot be
-trusted (missing, or not what the decoder shows in the first frames) the whole stream is decoded once instead.
+Frame k is the source frame whose presentation time is nearest k/25 s after the first presented frame, ties to the
+later, for every k/25 before the end of the last frame. The packets' times are read without decoding; where they cannot
+be trusted (missing, or not what the decoder shows in the first frames) the whole stream is decoded once instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +20,14 @@ from manifests.rows import TIMELINE_FPS
 from mit_builder.errors import MediaError
 from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, packets_of, source_rate, video_stream
 
+Entry = tuple[int, int]
+"""Presentation and decoding time of a keyframe, ticks."""
 Indices = npt.NDArray[np.int64]
 
 _HEAD_FRAMES = 32
 """Frames decoded to compare with the packets' times: past the deepest reordering of H.264 and HEVC (16)."""
+_MIN_RISING = 0.95
+"""Share of a decoder's times that must rise for them to be believed; the rest (glitches of a stream) is passed over."""
 _HIDDEN_FRAME_CODECS = frozenset({"vp8"})
 """Codecs that store frames nobody sees (alternate references) as packets of their own."""
 
@@ -68,7 +72,7 @@ class _Times:
 
     pts: list[int]
     last_duration: int | None
-    keyframes: list[tuple[int, int]]
+    keyframes: list[Entry]
 
 
 def read_timeline(path: Path) -> Timeline:
@@ -103,7 +107,8 @@ def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int |
     """Rank of the frame nearest to every k/25 s after the first, ties to the later; Python's integers, so exact.
 
     Args:
-        pts: ascending, distinct ticks of `time_base` seconds.
+        pts: ascending, distinct presentation times, ticks.
+        time_base: seconds of one tick.
         last_duration: ticks for which the last frame is shown; None: as long as the one before, or 1/25 s.
 
     Returns:
@@ -112,7 +117,7 @@ def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int |
     ticks_per_frame = 1 / (TIMELINE_FPS * time_base)
     up, down = ticks_per_frame.numerator, ticks_per_frame.denominator
     # Frame i takes over at the first k with k * up / down >= (pts[i-1] + pts[i]) / 2 - pts[0].
-    takeovers = [-((2 * pts[0] - before - after) * down // (2 * up)) for before, after in zip(pts, pts[1:], strict=False)]
+    takeovers = [-((2 * pts[0] - before - after) * down // (2 * up)) for before, after in pairwise(pts)]
     if last_duration is None:
         last_duration = pts[-1] - pts[-2] if len(pts) > 1 else None
     shown = Fraction(last_duration) if last_duration is not None else ticks_per_frame
@@ -124,7 +129,7 @@ def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int |
 def _packet_times(path: Path, head: Sequence[int | None]) -> _Times | None:
     """Times by demuxing alone; None where they do not name the frames that the decoder shows first (`head`)."""
     durations: dict[int, int | None] = {}
-    keyframes: list[tuple[int, int]] = []
+    keyframes: list[Entry] = []
     with open_media(path) as container:
         for packet in packets_of(container, video_stream(container, path)):
             if packet.size == 0 or packet.is_discard:
@@ -144,22 +149,38 @@ def _packet_times(path: Path, head: Sequence[int | None]) -> _Times | None:
 
 
 def _decoded_times(path: Path, time_base: Fraction, fps: Fraction) -> _Times:
-    """Times by decoding everything; where the decoder has no times either, the average rate stands in."""
+    """Times by decoding everything.
+
+    AVI knows decoding times alone, and libavformat makes presentation times of them that go back and forth where frames
+    are reordered. There the order of decoding times counts from zero, or the average rate where those are no use either.
+    """
     with open_media(path) as container:
         packets = packets_of(container, video_stream(container, path))
         keyframes = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.pts is not None and p.dts is not None]
     with open_media(path) as container:
         frames = decoded_video(container, video_stream(container, path))
-        spans = [(frame.pts, frame.duration or None) for frame in frames]
-    known = {pts: duration for pts, duration in spans if pts is not None}
-    if len(known) == len(spans) and keyframes:
-        pts = sorted(known)
-        return _Times(pts, known[pts[-1]], sorted(keyframes))
+        times = [(frame.pts, frame.dts, frame.duration or None) for frame in frames]
+    rising = _rising([pts for pts, _, _ in times])
+    if keyframes and len(rising) >= _MIN_RISING * len(times):
+        last_duration = next(duration for pts, _, duration in reversed(times) if pts == rising[-1])
+        return _Times(rising, last_duration, sorted(keyframes))
+    stored = _rising([dts for _, dts, _ in times])
     tick = 1 / (fps * time_base)
-    return _Times([round(rank * tick) for rank in range(len(spans))], max(1, round(tick)), [])
+    if len(stored) == len(times):
+        return _Times([dts - stored[0] for dts in stored], max(1, round(tick)), [])
+    return _Times([round(rank * tick) for rank in range(len(times))], max(1, round(tick)), [])
 
 
-def entry_points(timeline: Timeline, rank: int) -> Iterator[tuple[int, int] | None]:
+def _rising(ticks: Iterable[int | None]) -> list[int]:
+    """The ticks that exceed all before them."""
+    rising: list[int] = []
+    for tick in ticks:
+        if tick is not None and (not rising or tick > rising[-1]):
+            rising.append(tick)
+    return rising
+
+
+def entry_points(timeline: Timeline, rank: int) -> Iterator[Entry | None]:
     """Keyframes (pts, dts) from which the frame of this rank can be reached, the nearest first; None is the start.
 
     Each further one lies twice as far back, so that a damaged stretch costs no more than a multiple of its length.

@@ -71,10 +71,12 @@ def write_video(
             _feed(process, frames, (height_px, width_px, 3))
         except BaseException:
             process.kill()
-            process.wait()
             path.unlink(missing_ok=True)
             raise
-        if process.wait() != 0:
+        finally:
+            with suppress(BrokenPipeError):
+                process.communicate()
+        if process.returncode != 0:
             path.unlink(missing_ok=True)
             raise MediaError(f"cannot write {path.name}: ffmpeg says: {_last_line(report)}")
 
@@ -108,16 +110,17 @@ def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: 
 
 
 def _feed(process: subprocess.Popen[bytes], frames: Iterable[Image], shape: tuple[int, int, int]) -> None:
-    """Send the frames; when ffmpeg goes away in between, its exit status tells."""
+    """Send the frames; where ffmpeg goes away in between, its exit status tells why."""
     assert process.stdin is not None
-    padding = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
-    with suppress(BrokenPipeError):
-        for frame in frames:
-            if frame.shape != shape:
-                raise ValueError(f"frames must be {shape}, got {frame.shape}")
-            process.stdin.write(np.ascontiguousarray(np.pad(frame, padding, mode="edge")).data)
-    with suppress(BrokenPipeError):
-        process.stdin.close()
+    odd = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
+    for frame in frames:
+        if frame.shape != shape:
+            raise ValueError(f"frames must be {shape}, got {frame.shape}")
+        padded = np.pad(frame, odd, mode="edge") if odd != ((0, 0),) * 3 else frame
+        try:
+            process.stdin.write(np.ascontiguousarray(padded).data)
+        except BrokenPipeError:
+            return
 
 
 def _last_line(report: IO[bytes]) -> str:

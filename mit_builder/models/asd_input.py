@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +57,7 @@ class CropPath:
     centre_y: Doubles
 
 
-def smooth_boxes(boxes_xyxy: npt.NDArray[np.floating]) -> CropPath:
+def smooth_boxes(boxes_xyxy: npt.NDArray[np.floating[Any]]) -> CropPath:
     """Median-filtered centre and half side of one face's boxes, (n_frames, 4) pixels.
 
     Frames before and after the track count as zero, as in the demo. A track so short that zeros would win

@@ -19,15 +19,32 @@ from manifests.rows import TIMELINE_FPS
 from mit_builder.errors import ModelError
 from mit_builder.models.asd_input import ROWS_PER_FRAME, Doubles, face_crops, mfcc_of_frames
 from mit_builder.models.base import Floats, SpeechInput
-from mit_builder.models.torch_backend import Precision, Tensor, autocast, pick_device, torch
+from mit_builder.models.torch_backend import Precision, Tensor, autocast, nn, pick_device, torch
 
 DURATIONS_S = (1, 2, 3, 4, 5, 6)
 """Window lengths, equally weighted (the demo's list repeats some, but it is a set)."""
 BLOCK_FRAMES = 60 * TIMELINE_FPS
 """A minute: the first instant at which windows of all lengths end, so blocks of this size are independent."""
 
+GREY_MEAN = 0.4161
+GREY_STD = 0.1688
+"""Mean and standard deviation of the training crops on a scale of 0..1 (TalkNet)."""
+
 Window = tuple[int, int]
 """[first frame, frame after the last)."""
+
+
+def normalise(video: Tensor) -> Tensor:
+    """Grey levels 0..255 to the scale of the training."""
+    return (video.float() / 255 - GREY_MEAN) / GREY_STD
+
+
+class Classifier(nn.Module):
+    """Two logits: silent, speaks."""
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.FC = nn.Linear(n_features, 2)
 
 
 def windows_of(n_frames: int, duration_s: int) -> list[Window]:

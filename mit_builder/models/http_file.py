@@ -43,19 +43,19 @@ def download(url: str, part: Path, *, progress: Progress | None = None, pause_s:
         DownloadFailed: unreachable, refused, or cut again and again; what came stays in `part`.
         CannotContinue: the disk is full.
     """
-    session = _session(pause_s)
     fruitless, reason = 0, ""
-    while fruitless < MAX_FRUITLESS:
-        time.sleep(pause_s * (2**fruitless - 1))
-        before = _size(part)
-        try:
-            if _transfer(session, url, part, progress):
-                _tag(part).unlink()
-                return
-            reason = f"{_host(url)} cuts the connection"
-        except requests.RequestException as error:
-            reason = f"cannot reach {_host(url)} ({type(error).__name__}): is there a network, or a proxy to set?"
-        fruitless = 0 if _size(part) > before else fruitless + 1
+    with _session(pause_s) as session:
+        while fruitless < MAX_FRUITLESS:
+            time.sleep(pause_s * (2**fruitless - 1))
+            before = _size(part)
+            try:
+                if _transfer(session, url, part, progress):
+                    _tag(part).unlink()
+                    return
+                reason = f"{_host(url)} cuts the connection"
+            except requests.RequestException as error:
+                reason = f"cannot reach {_host(url)} ({type(error).__name__}): is there a network, or a proxy to set?"
+            fruitless = 0 if _size(part) > before else fruitless + 1
     raise DownloadFailed(reason)
 
 

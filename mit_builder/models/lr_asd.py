@@ -9,21 +9,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.models.asd_windows import Stretch, WindowedScorer, join
+from mit_builder.models.asd_windows import Classifier, Stretch, WindowedScorer, join, normalise
 from mit_builder.models.torch_backend import (
     Precision,
     Tensor,
     functional,
-    fuse_conv_bn_weights,
     load_strictly,
     nn,
     torch,
 )
 
 NORM_EPS = 1e-3
-GREY_MEAN = 0.4161
-GREY_STD = 0.1688
-"""Mean and standard deviation of the training crops on a scale of 0..1 (TalkNet)."""
 STAGE_REACH = 3
 """Frames that a stage's temporal kernels 5 and 3 look to each side."""
 CHUNK_FRAMES = 10 * TIMELINE_FPS
@@ -76,11 +72,6 @@ class AudioStage(nn.Module):
         return functional.relu(self.t_norm_2(self.t_2(x)))
 
 
-def normalise(video: Tensor) -> Tensor:
-    """Grey levels 0..255 to the scale of the training."""
-    return (video.float() / 255 - GREY_MEAN) / GREY_STD
-
-
 def halve_map(x: Tensor) -> Tensor:
     """Half the height and width of (n, channels, height, width) by maxima."""
     return functional.max_pool2d(x, 3, stride=2, padding=1)
@@ -105,8 +96,7 @@ class VisualEncoder(nn.Module):
         x = normalise(video)[:, None]
         for block in (self.block1, self.block2):
             x = functional.max_pool3d(block(x), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
-        features: Tensor = self.block3(x).amax(dim=(3, 4)).transpose(1, 2)
-        return features
+        return self.block3(x).amax(dim=(3, 4)).transpose(1, 2)
 
 
 class AudioEncoder(nn.Module):
@@ -157,26 +147,29 @@ class Detector(nn.Module):
         return joined
 
 
-class LrAsdNetwork(nn.Module):
-    """The whole network under the names of its checkpoints; an `AsdNetwork`."""
+class Encoders(nn.Module):
+    """Everything before the classifier; the names are the checkpoint's."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = nn.ModuleDict(
-            {
-                "visualEncoder": VisualEncoder(),
-                "audioEncoder": AudioEncoder(),
-                "fusion": Gate(256),
-                "detector": Detector(),
-            }
-        )
-        self.lossAV = nn.ModuleDict({"FC": nn.Linear(128, 2)})
+        self.visualEncoder = VisualEncoder()
+        self.audioEncoder = AudioEncoder()
+        self.fusion = Gate(256)
+        self.detector = Detector()
+
+
+class LrAsdNetwork(nn.Module):
+    """The whole network under the names of its checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Encoders()
+        self.lossAV = Classifier(128)
 
     def forward(self, visual: Tensor, mfcc: Tensor) -> Tensor:
         """Visual features (batch, n, 128) and MFCC (batch, 4 * n, 13) to two logits a frame, (batch, n, 2)."""
-        fused = self.model["fusion"](self.model["audioEncoder"](mfcc), visual)
-        logits: Tensor = self.lossAV["FC"](self.model["detector"](fused))
-        return logits
+        fused = self.model.fusion(self.model.audioEncoder(mfcc), visual)
+        return self.lossAV.FC(self.model.detector(fused))
 
 
 class FrameStage:
@@ -187,8 +180,14 @@ class FrameStage:
     """
 
     def __init__(self, stage: VisualStage) -> None:
-        self._spatial = [_fold(stage.s_1, stage.s_norm_1), _fold(stage.s_2, stage.s_norm_2)]
-        self._temporal = [_fold(stage.t_1, stage.t_norm_1), _fold(stage.t_2, stage.t_norm_2)]
+        self._spatial = [
+            _fold(stage.s_1, stage.s_norm_1, along_time=False),
+            _fold(stage.s_2, stage.s_norm_2, along_time=False),
+        ]
+        self._temporal = [
+            _fold(stage.t_1, stage.t_norm_1, along_time=True),
+            _fold(stage.t_2, stage.t_norm_2, along_time=True),
+        ]
 
     def in_space(self, x: Tensor) -> Tensor:
         """Frame by frame."""
@@ -205,19 +204,16 @@ class FrameStage:
         return flat.reshape(-1, n, height, width).transpose(0, 1)
 
 
-def _fold(conv: nn.Conv3d, norm: nn.BatchNorm3d) -> nn.Conv2d:
-    """Convolution and normalisation as one layer without the axis along which the kernel has size one."""
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    flat_axis = 0 if conv.kernel_size[0] == 1 else 2
-    kernel, stride, padding = (
-        (sizes[1 - flat_axis // 2], sizes[2 - flat_axis // 2])
-        for sizes in (conv.kernel_size, conv.stride, conv.padding)
-    )
-    folded = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride, padding)
-    folded.weight = nn.Parameter(weight.squeeze(2 + flat_axis).contiguous(memory_format=torch.channels_last))
-    folded.bias = bias
+def _fold(conv: nn.Conv3d, norm: nn.BatchNorm3d, *, along_time: bool) -> nn.Conv2d:
+    """Convolution and normalisation as one layer over height and width, or over time and places."""
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    scale = norm.weight / torch.sqrt(variance + norm.eps)
+    kernel = (conv.weight * scale[:, None, None, None, None]).squeeze(4 if along_time else 2)
+    folded = nn.Conv2d(conv.in_channels, conv.out_channels, (kernel.shape[2], kernel.shape[3]))
+    folded.stride = (1, 1) if along_time else (conv.stride[1], conv.stride[2])
+    folded.padding = (kernel.shape[2] // 2, kernel.shape[3] // 2)
+    folded.weight = nn.Parameter(kernel.contiguous(memory_format=torch.channels_last), requires_grad=False)
+    folded.bias = nn.Parameter(norm.bias - mean * scale, requires_grad=False)
     return folded
 
 
@@ -226,7 +222,7 @@ class SharedLrAsd:
 
     def __init__(self, network: LrAsdNetwork) -> None:
         self._network = network
-        encoder = network.model["visualEncoder"]
+        encoder = network.model.visualEncoder
         self._stages = [FrameStage(block) for block in (encoder.block1, encoder.block2, encoder.block3)]
 
     def judge(self, visual: Tensor, mfcc: Tensor) -> Tensor:

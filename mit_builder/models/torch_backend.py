@@ -14,7 +14,6 @@ try:
     import torch
     from torch import Tensor, nn
     from torch.nn import functional
-    from torch.nn.utils.fusion import fuse_conv_bn_weights
 except ModuleNotFoundError as error:
     raise StageUnavailable("this model needs torch: pip install 'mit-builder[paper]' (or torch alone)") from error
 
@@ -23,7 +22,6 @@ __all__ = [
     "Tensor",
     "autocast",
     "functional",
-    "fuse_conv_bn_weights",
     "load_strictly",
     "nn",
     "pick_device",
@@ -60,7 +58,10 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     """Context in which networks run at `precision` on `device`."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(
+        device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16
+    )
+    return context
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

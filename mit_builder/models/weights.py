@@ -99,9 +99,8 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
             continue
         _put_in_place(part, target)
         return target
-    raise CannotContinue(
-        f"cannot fetch {file.name}: {'; '.join(reasons)}. Get {file.urls[0]} by hand, then: mit-build weights import FILE"
-    )
+    by_hand = f"get {file.urls[0]} by hand, then: mit-build weights import FILE"
+    raise CannotContinue(f"cannot fetch {file.name}: {'; '.join(reasons)}; {by_hand}")
 
 
 def _accept_download(file: WeightsFile, part: Path) -> None:
@@ -158,9 +157,7 @@ def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> We
     new = [file for file in fitting if _wanted(file) is None or trust]
     if not new:
         names = " and ".join(file.name for file in fitting)
-        raise CannotContinue(
-            f"{path.name} has the tensors of {names} but another digest; --trust takes it all the same"
-        )
+        raise CannotContinue(f"{path.name} has the tensors of {names} but another digest; --trust takes it anyway")
     if len(new) > 1:
         names = " or ".join(file.name for file in new)
         raise CannotContinue(f"{path.name} fits {names}: say which with --name")

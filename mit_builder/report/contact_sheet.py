@@ -19,6 +19,7 @@ from mit_builder.report.drawing import (
     SPEAKS,
     Image,
     draw_people,
+    resized,
     score_panel,
     text_size,
     write_text,
@@ -78,9 +79,10 @@ def _tiles(view: ClipView, wanted: list[int]) -> Iterator[Image]:
         tile_width = (WIDTH_PX - (columns - 1) * GAP_PX) // columns
         zoom = tile_width / width
         # Drawn at twice the size, then reduced: lines stay thin and smooth.
-        large = cv2.resize(frame.image, None, fx=2 * zoom, fy=2 * zoom, interpolation=cv2.INTER_AREA)
+        tile_wh = tile_width, round(height * zoom)
+        large = resized(frame.image, (2 * tile_wh[0], 2 * tile_wh[1]))
         draw_people(large, view, frame.index, zoom=2 * zoom)
-        tile = cv2.resize(large, (tile_width, round(height * zoom)), interpolation=cv2.INTER_AREA)
+        tile = resized(large, tile_wh)
         label = f"{number}: {frame.index / TIMELINE_FPS:.2f} s"
         write_text(tile, label, (6, tile.shape[0] - 8), BACKGROUND, scale=0.55)
         write_text(tile, label, (5, tile.shape[0] - 9), INK, scale=0.55)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.models.coco_wholebody import SKELETON
+from mit_builder.models.coco_wholebody import FEET, SEEN_SCORE, SKELETON
 from mit_builder.report.view import ClipView
 
 Image = npt.NDArray[np.uint8]
@@ -25,10 +25,6 @@ VOICE: Colour = (90, 160, 240)
 PERSON_COLOURS: tuple[Colour, ...] = ((255, 160, 40), (70, 190, 255), (240, 100, 220), (250, 230, 80))
 """Skeleton and number of a person; repeated beyond four people."""
 
-MIN_SCORE = 0.3
-"""Keypoints below it are not drawn (the score from which a body point counts as visible)."""
-N_BODY_AND_FEET = 23
-"""Keypoints drawn with thick lines; face and hands follow them in COCO-WholeBody."""
 GUTTER_PX, PERSON_STRIP_PX, VOICE_STRIP_PX, AXIS_PX, GAP_PX = 150, 58, 34, 22, 4
 """Parts of the score panel: names at the left, one strip a person, one for the voice, the time axis, space between."""
 
@@ -36,6 +32,11 @@ GUTTER_PX, PERSON_STRIP_PX, VOICE_STRIP_PX, AXIS_PX, GAP_PX = 150, 58, 34, 22, 4
 def person_colour(person: int) -> Colour:
     """The colour of a person's skeleton and number."""
     return PERSON_COLOURS[person % len(PERSON_COLOURS)]
+
+
+def resized(image: Image, size_wh: tuple[int, int]) -> Image:
+    """The image in another size; smaller ones by averaging, so that nothing flickers."""
+    return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_text(image: Image, words: str, left_bottom: tuple[int, int], colour: Colour, *, scale: float = 0.5) -> None:
@@ -59,7 +60,7 @@ def draw_people(image: Image, view: ClipView, frame: int, *, zoom: float) -> Non
         frame: which frame of the clip it is.
         zoom: pixels of `image` for one pixel of the clip.
     """
-    width_px = max(1, round(max(image.shape[:2]) / 400))
+    width_px = max(1, round(max(image.shape[:2]) / 600))
     for person in range(view.n_people):
         _draw_skeleton(image, view.keypoints[person, frame] * (zoom, zoom, 1), person_colour(person), width_px)
     for person in range(view.n_people):
@@ -73,11 +74,11 @@ def draw_people(image: Image, view: ClipView, frame: int, *, zoom: float) -> Non
 
 def _draw_box(image: Image, box_xyxy: npt.NDArray[np.float32], colour: Colour, width_px: int) -> None:
     x0, y0, x1, y1 = (round(float(v)) for v in box_xyxy)
-    cv2.rectangle(image, (x0, y0), (x1, y1), colour, width_px, cv2.LINE_AA)
+    cv2.rectangle(image, (x0, y0), (x1, y1), colour, width_px)
 
 
 def _draw_label(image: Image, face_xyxy: npt.NDArray[np.float32], words: str, colour: Colour) -> None:
-    scale = max(0.42, max(image.shape[:2]) / 1900)
+    scale = max(0.42, max(image.shape[:2]) / 1300)
     width, height = text_size(words, scale)
     x = int(np.clip(face_xyxy[0], 0, max(0, image.shape[1] - width - 6)))
     y = int(np.clip(face_xyxy[1] - 4, height + 6, image.shape[0] - 4))
@@ -86,15 +87,15 @@ def _draw_label(image: Image, face_xyxy: npt.NDArray[np.float32], words: str, co
 
 
 def _draw_skeleton(image: Image, points: npt.NDArray[np.float32], colour: Colour, width_px: int) -> None:
-    seen = np.isfinite(points).all(axis=1) & (points[:, 2] >= MIN_SCORE)
+    seen = np.isfinite(points).all(axis=1) & (points[:, 2] >= SEEN_SCORE)
     # Points far outside the picture would overflow OpenCV's integers.
     xy = np.clip(np.nan_to_num(points[:, :2]), -10_000, 10_000).round().astype(int)
     for a, b in SKELETON:
         if seen[a] and seen[b]:
-            is_body = max(a, b) < N_BODY_AND_FEET
+            is_body = max(a, b) < FEET.stop
             cv2.line(image, xy[a].tolist(), xy[b].tolist(), colour, width_px if is_body else 1, cv2.LINE_AA)
     for i in np.flatnonzero(seen):
-        radius = width_px + 1 if i < N_BODY_AND_FEET else max(1, width_px // 2)
+        radius = width_px + 1 if i < FEET.stop else max(1, width_px // 2)
         cv2.circle(image, xy[i].tolist(), radius, colour, cv2.FILLED, cv2.LINE_AA)
 
 
@@ -149,7 +150,7 @@ def _draw_person_strip(image: Image, view: ClipView, person: int, top: int, limi
         left, right = (_x(f, view.n_frames, image.shape[1]) for f in (frame, frame + 1))
         image[top:bottom, left : max(right, left + 1)] = tuple(c // 2 for c in SPEAKS)
     cv2.line(image, (GUTTER_PX, middle), (image.shape[1] - GAP_PX, middle), FAINT, 1)
-    heights = middle - np.clip(view.scores[person] / limit, -1, 1) * (PERSON_STRIP_PX // 2 - 2)
+    heights = middle - np.clip(view.scores[person].astype(np.float64) / limit, -1, 1) * (PERSON_STRIP_PX // 2 - 2)
     _draw_curve(image, heights, INK)
     share = round(100 * float(view.speaking[person].mean()))
     write_text(image, f"P{person}", (8, middle + 6), person_colour(person), scale=0.62)
@@ -161,7 +162,8 @@ def _draw_voice_strip(image: Image, view: ClipView, top: int) -> None:
     _fill_plot(image, top, bottom)
     threshold = round(bottom - 1 - view.min_voice_activity * (VOICE_STRIP_PX - 2))
     cv2.line(image, (GUTTER_PX, threshold), (image.shape[1] - GAP_PX, threshold), FAINT, 1)
-    _draw_curve(image, bottom - 1 - np.clip(view.voice_activity, 0, 1) * (VOICE_STRIP_PX - 2), VOICE)
+    heights = bottom - 1 - np.clip(view.voice_activity.astype(np.float64), 0, 1) * (VOICE_STRIP_PX - 2)
+    _draw_curve(image, heights, VOICE)
     write_text(image, "voice", (8, top + VOICE_STRIP_PX // 2 + 5), VOICE, scale=0.5)
 
 
@@ -169,7 +171,7 @@ def _fill_plot(image: Image, top: int, bottom: int) -> None:
     image[top:bottom, GUTTER_PX : image.shape[1] - GAP_PX] = PLOT
 
 
-def _draw_curve(image: Image, heights: npt.NDArray[np.floating], colour: Colour) -> None:
+def _draw_curve(image: Image, heights: npt.NDArray[np.float64], colour: Colour) -> None:
     n_frames = len(heights)
     points = [(_x(frame + 0.5, n_frames, image.shape[1]), round(float(y))) for frame, y in enumerate(heights)]
     cv2.polylines(image, [np.array(points, np.int32)], False, colour, 1, cv2.LINE_AA)

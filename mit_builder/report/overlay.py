@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.media.write import write_video
-from mit_builder.report.drawing import INK, Image, draw_people, panel_height, score_panel
+from mit_builder.report.drawing import INK, Image, draw_people, panel_height, resized, score_panel
 from mit_builder.report.view import ClipView
 
-MIN_WIDTH_PX, MAX_WIDTH_PX, MAX_HEIGHT_PX = 720, 1280, 960
+MIN_WIDTH_PX, MAX_WIDTH_PX, MAX_HEIGHT_PX = 720, 960, 800
 """Size of the picture in an overlay: wide enough for the strips, small enough for a laptop's screen."""
 
 
@@ -47,7 +46,7 @@ def _frames(view: ClipView, zoom: float, size_wh: tuple[int, int], width_px: int
     canvas = np.zeros((size_wh[1] + panel.image.shape[0], width_px, 3), np.uint8)
     canvas[size_wh[1] :] = panel.image
     for frame in read_frames(view.mp4):
-        picture = cv2.resize(frame.image, size_wh, interpolation=cv2.INTER_AREA)
+        picture = resized(frame.image, size_wh)
         draw_people(picture, view, frame.index, zoom=zoom)
         canvas[: size_wh[1], left : left + size_wh[0]] = picture
         shown = canvas.copy()

@@ -24,13 +24,13 @@ class Motion:
     blink: Curve
     mouth: MouthCurves
 
-    def pose(self, frame: int, face_width_px: float) -> Pose:
-        """The head at a frame, for a portrait whose face is this wide."""
+    def pose(self, frame: int, face_width_px: float, facing: float) -> Pose:
+        """The head at a frame, for a portrait whose face is this wide and turned by `facing` face widths at rest."""
         return Pose(
             turn_rad=float(self.turn_rad[frame]),
             shift_x_px=float(self.shift_x[frame]) * face_width_px,
             shift_y_px=float(self.shift_y[frame]) * face_width_px,
-            yaw_px=float(self.yaw[frame]) * face_width_px,
+            yaw_px=(float(self.yaw[frame]) + facing) * face_width_px,
             opening=float(self.mouth.opening[frame]),
             width=float(self.mouth.width[frame]),
             blink=float(self.blink[frame]),

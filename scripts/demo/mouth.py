@@ -84,7 +84,7 @@ def mouth_curves(lines: Sequence[tuple[float, Sequence[Phoneme]]], n_frames: int
 
 
 def speech_segments(phonemes: Sequence[Phoneme]) -> list[tuple[float, float]]:
-    """Stretches of speech (start_s, end_s) of a line; pauses below `SPEECH_PAUSE_S` belong to the speech around them."""
+    """Stretches of speech (start_s, end_s) of a line; a pause below `SPEECH_PAUSE_S` belongs to both."""
     segments: list[tuple[float, float]] = []
     for phoneme in phonemes:
         if not phoneme.name:

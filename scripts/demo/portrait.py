@@ -44,6 +44,8 @@ class Sitter:
     left_shoulder_xy: tuple[float, float]
     """The subject's left, so at the larger x."""
     right_shoulder_xy: tuple[float, float]
+    facing: float
+    """Share of the face's width by which the still face is turned to the picture's right."""
     teeth_rgb: tuple[int, int, int]
 
 
@@ -58,6 +60,7 @@ SITTERS = {
         neck_y=(216, 282),
         left_shoulder_xy=(325, 308),
         right_shoulder_xy=(106, 312),
+        facing=0.06,  # her nose is a fifth of the face's width off the middle otherwise
         teeth_rgb=(196, 172, 118),
     ),
     "B": Sitter(
@@ -70,6 +73,7 @@ SITTERS = {
         neck_y=(338, 402),
         left_shoulder_xy=(448, 398),
         right_shoulder_xy=(88, 398),
+        facing=0.0,
         teeth_rgb=(204, 190, 164),
     ),
 }

@@ -91,7 +91,9 @@ class Espeak:
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _receive(self, samples: ctypes._Pointer[ctypes.c_short], n_samples: int, events: ctypes._Pointer[_Event]) -> int:
+    def _receive(
+        self, samples: ctypes._Pointer[ctypes.c_short], n_samples: int, events: ctypes._Pointer[_Event]
+    ) -> int:
         if n_samples > 0 and samples:
             self._chunks.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         index = 0

@@ -1,0 +1,133 @@
+"""Faces by MediaPipe's full-range detector, bodies by proportion. The weights come inside mediapipe's wheel.
+
+mediapipe's own `FaceDetection(min_detection_confidence=…)` has no effect on the full-range model: its graph keeps a
+threshold of 0.6 (checked in 0.10.21). Here the option of the graph's node is set, which halves the frames in which a
+turned face is missed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+
+from mit_builder.errors import ModelError
+from mit_builder.models.base import Detections, Floats, Image
+from mit_builder.models.mediapipe_runtime import load_graph
+from mit_builder.tracking import suppress
+
+_GRAPH = "mediapipe/modules/face_detection/face_detection_full_range_cpu.binarypb"
+_WEIGHTS = "mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite"
+_THRESHOLD = "facedetectionfullrange__facedetection__TensorsToDetectionsCalculator.min_score_thresh"
+
+UPWARD = 0.28
+"""Share of its height by which MediaPipe's face box is extended upward to be like S3FD's (measured: embedded profile)."""
+BODY_HALF_WIDTH, BODY_ABOVE, BODY_BELOW = 2.2, 1.4, 5.5
+"""Body around the centre of MediaPipe's face box, in widths of the face."""
+TILE_WH = (0.55, 0.7)
+"""Size of a tile, in shares of the picture; four of them overlap."""
+MAX_IOU = 0.3
+MAX_INSIDE = 0.6
+"""Two boxes that share more belong to one face (found in the whole picture and in a tile)."""
+_EDGE_PX = 2
+"""A face this close to a tile's inner edge may be cut by it; the whole picture or another tile has it complete."""
+
+
+class MediapipePeople:
+    """Face detection on CPU (see `PeopleDetector`); each image is judged by itself, so equal images give equal boxes."""
+
+    def __init__(self, confidence: float) -> None:
+        """Load the graph.
+
+        Args:
+            confidence: detections with a lower score are dropped.
+
+        Raises:
+            StageUnavailable: mediapipe is not installed.
+        """
+        self._graph = load_graph(
+            _GRAPH,
+            options={_THRESHOLD: confidence},
+            outputs=["detections"],
+            first={"image": np.zeros((192, 192, 3), np.uint8)},
+        )
+
+    def detect(self, image: Image, *, thorough: bool) -> Detections:
+        """Faces as S3FD frames them (forehead to chin); `thorough` also looks into four tiles.
+
+        Face boxes may leave the picture, body boxes do not.
+        """
+        height, width = image.shape[:2]
+        found = self._faces(image, (0, 0))
+        n_whole = len(found)
+        if thorough:
+            for x, y, right, bottom in tiles(width, height):
+                inside = self._faces(image[y:bottom, x:right], (x, y))
+                found = np.concatenate([found, _uncut(inside, (x, y, right, bottom), width, height)])
+        # Tiles frame a face a little differently: a face found in the whole picture keeps that box, so tracks are smooth.
+        rank = found[:, 4] + (np.arange(len(found)) < n_whole)
+        found = found[suppress(found[:, :4], rank, max_iou=MAX_IOU, max_inside=MAX_INSIDE)]
+        faces = found[:, :4]
+        return Detections(s3fd_like(faces), found[:, 4].copy(), body_boxes(faces, width, height))
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._graph.close()
+
+    def _faces(self, image: Image, offset_xy: tuple[int, int]) -> Floats:
+        """(n, 5) float32: MediaPipe's boxes in pixels, moved by the offset, and their scores."""
+        height, width = image.shape[:2]
+        try:
+            result = self._graph.process({"image": np.ascontiguousarray(image)})
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"mediapipe's face detector failed: {' '.join(str(error).split())}") from error
+        x, y = offset_xy
+        rows = []
+        for detection in result.detections or ():
+            box = detection.location_data.relative_bounding_box
+            left, top = x + box.xmin * width, y + box.ymin * height
+            rows.append((left, top, left + box.width * width, top + box.height * height, detection.score[0]))
+        return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def s3fd_like(faces_xyxy: Floats) -> Floats:
+    """(n, 4) MediaPipe face boxes -> (n, 4) boxes that start higher, as S3FD's do."""
+    extended = faces_xyxy.copy()
+    extended[:, 1] -= UPWARD * (faces_xyxy[:, 3] - faces_xyxy[:, 1])
+    return extended
+
+
+def body_boxes(faces_xyxy: Floats, width_px: int, height_px: int) -> Floats:
+    """(n, 4) MediaPipe face boxes -> (n, 4) bodies inside the picture."""
+    centre = (faces_xyxy[:, :2] + faces_xyxy[:, 2:]) / 2
+    face_width = faces_xyxy[:, 2:3] - faces_xyxy[:, :1]
+    reach = np.array([-BODY_HALF_WIDTH, -BODY_ABOVE, BODY_HALF_WIDTH, BODY_BELOW], np.float32)
+    bodies = np.concatenate([centre, centre], axis=1) + face_width * reach
+    return np.clip(bodies, 0, np.array([width_px, height_px, width_px, height_px], np.float32))
+
+
+def tiles(width_px: int, height_px: int) -> list[tuple[int, int, int, int]]:
+    """Four overlapping tiles (x, y, right, bottom) that cover the picture."""
+    width, height = round(TILE_WH[0] * width_px), round(TILE_WH[1] * height_px)
+    return [(x, y, x + width, y + height) for y in (0, height_px - height) for x in (0, width_px - width)]
+
+
+def _uncut(faces: Floats, tile: tuple[int, int, int, int], width_px: int, height_px: int) -> Floats:
+    """Without the faces that touch an edge of the tile that is no edge of the picture."""
+    low = np.where(np.array(tile[:2]) > 0, np.array(tile[:2]) + _EDGE_PX, -np.inf)
+    high = np.where(np.array(tile[2:]) < (width_px, height_px), np.array(tile[2:]) - _EDGE_PX, np.inf)
+    return faces[(faces[:, :2] >= low).all(axis=1) & (faces[:, 2:4] <= high).all(axis=1)]
+
+
+@cache
+def backend_name() -> str:
+    """Name, version and weight digest, without importing mediapipe."""
+    try:
+        package = distribution("mediapipe")
+    except PackageNotFoundError:
+        return "mediapipe (missing)"
+    digest = hashlib.sha256(Path(str(package.locate_file(_WEIGHTS))).read_bytes()).hexdigest()
+    return f"mediapipe {package.version} face_detection_full_range {digest[:12]}"

@@ -1,0 +1,140 @@
+"""Looks through one shot, frame by frame in order: faces into tracks, camera motion, change in the faces, light."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mit_builder.config import DetectSettings
+from mit_builder.media.camera import Affine, Grey, background_movement, small_grey
+from mit_builder.media.stillness import compose, face_change
+from mit_builder.models.base import Detections, Floats, Image, PeopleDetector
+from mit_builder.tracking import Track, Tracker, overlaps
+
+MIN_DETECTIONS = 3
+"""Tracks of fewer detections are not kept at all: all single false boxes of the development clips were shorter."""
+SEARCH_WIDTHS = 4.0
+"""Side of the square that is searched again for a face that was lost, in sides of the face."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Per frame of the shot, (n_frames,) float32; NaN where there is no value."""
+
+    camera_motion_pct: Floats
+    brightness: Floats
+    sharpness: Floats
+
+
+@dataclass
+class _Light:
+    motion: list[float] = field(default_factory=list)
+    brightness: list[float] = field(default_factory=list)
+    sharpness: list[float] = field(default_factory=list)
+
+
+class ShotScan:
+    """Takes the frames of one shot in order; nothing is carried over from the shot before."""
+
+    def __init__(self, detector: PeopleDetector, settings: DetectSettings, start_frame: int) -> None:
+        self._detector = detector
+        self._settings = settings
+        self._start_frame = start_frame
+        self._tracker = Tracker(min_iou=settings.track_iou, max_gap_frames=settings.max_gap_frames)
+        self._light = _Light()
+        self._n_frames = 0
+        self._before: Grey | None = None
+        self._repeats = 0
+        self._seen: tuple[Grey, Floats] | None = None
+        self._since_seen: Affine | None = None
+        self._changes: list[tuple[int, Floats, float]] = []
+
+    def add(self, image: Image) -> None:
+        """Take the next frame, (h, w, 3) RGB."""
+        offset = self._n_frames
+        grey = small_grey(image)
+        scale = grey.shape[1] / image.shape[1]
+        self._light.brightness.append(float(grey.mean()))
+        self._light.sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+        self._measure_motion(grey, scale)
+        if offset % self._settings.detect_stride == 0:
+            found = self._detect(image, offset)
+            self._measure_change(grey, scale, self._start_frame + offset, found.face_boxes_xyxy)
+            self._tracker.add(self._start_frame + offset, found.face_boxes_xyxy, found.scores, found.boxes_xyxy)
+        self._n_frames += 1
+
+    def finish(self) -> tuple[list[Track], list[float], Signals]:
+        """Tracks, the stillness of each (NaN where unknown), and the signals of every frame."""
+        tracks = self._tracker.finish(
+            end_frame=self._start_frame + self._n_frames,
+            hold_frames=self._settings.detect_stride,
+            min_detections=MIN_DETECTIONS,
+        )
+        signals = Signals(*(np.array(v, np.float32) for v in vars(self._light).values()))
+        return tracks, [self._stillness(track) for track in tracks], signals
+
+    def _detect(self, image: Image, offset: int) -> Detections:
+        frame = self._start_frame + offset
+        found = self._detector.detect(image, thorough=offset % self._settings.tile_stride == 0)
+        for face in self._tracker.lost(frame, found.face_boxes_xyxy):
+            found = joined(found, self._search(image, face))
+        return found
+
+    def _search(self, image: Image, face_xyxy: Floats) -> Detections:
+        """Detections in the surroundings of a face's last place, in pixels of the whole image."""
+        height, width = image.shape[:2]
+        side = SEARCH_WIDTHS * float(max(face_xyxy[2] - face_xyxy[0], face_xyxy[3] - face_xyxy[1]))
+        centre = (face_xyxy[:2] + face_xyxy[2:]) / 2
+        x, y = np.clip(centre - side / 2, 0, (width - 1, height - 1)).astype(int).tolist()
+        right, bottom = np.clip(centre + side / 2, (x + 1, y + 1), (width, height)).astype(int).tolist()
+        found = self._detector.detect(image[y:bottom, x:right], thorough=False)
+        shift = np.array([x, y, x, y], np.float32)
+        return Detections(found.face_boxes_xyxy + shift, found.scores, found.boxes_xyxy + shift)
+
+    def _measure_motion(self, grey: Grey, scale: float) -> None:
+        """A picture shown several times (a slow source) shares its movement with its repeats."""
+        motion = self._light.motion
+        if self._before is None:
+            motion.append(float("nan"))
+        elif np.array_equal(grey, self._before):
+            self._repeats += 1
+            motion.append(0.0)
+        else:
+            movement = background_movement(self._before, grey, self._tracker.last_boxes() * np.float32(scale))
+            share = float("nan") if movement is None else movement.pct / (self._repeats + 1)
+            motion[len(motion) - self._repeats :] = [share] * (self._repeats + 1)
+            self._repeats = 0
+            if movement is not None:
+                so_far = movement.affine
+                self._since_seen = so_far if self._since_seen is None else compose(so_far, self._since_seen)
+        self._before = grey
+
+    def _measure_change(self, grey: Grey, scale: float, frame: int, faces_xyxy: Floats) -> None:
+        """Compare every face with the frame of the last detection, per frame in between."""
+        if self._seen is not None:
+            for face in faces_xyxy:
+                change = face_change(self._seen[0], grey, self._since_seen, face * np.float32(scale))
+                self._changes.append((frame, face, change / self._settings.detect_stride))
+        self._seen, self._since_seen = (grey, faces_xyxy), None
+
+    def _stillness(self, track: Track) -> float:
+        mine = [
+            change
+            for frame, face, change in self._changes
+            if track.start_frame <= frame < track.end_frame
+            and np.array_equal(face, track.face_boxes_xyxy[frame - track.start_frame])
+        ]
+        return float(np.mean(mine)) if mine else float("nan")
+
+
+def joined(found: Detections, more: Detections) -> Detections:
+    """All of `found`, and what `more` has elsewhere (a face of both is one face)."""
+    new = overlaps(more.face_boxes_xyxy, found.face_boxes_xyxy).max(axis=1, initial=0) < 0.3
+    return Detections(
+        np.concatenate([found.face_boxes_xyxy, more.face_boxes_xyxy[new]]),
+        np.concatenate([found.scores, more.scores[new]]),
+        np.concatenate([found.boxes_xyxy, more.boxes_xyxy[new]]),
+    )

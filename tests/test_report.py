@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_dataset
+import yaml
+
+from mit_builder.dataset import open_dataset
+from mit_builder.errors import MediaError
+from mit_builder.media.frames import read_frames
+from mit_builder.media.probe import probe
+from mit_builder.report.card import dataset_card
+from mit_builder.report.contact_sheet import WIDTH_PX, contact_sheet, write_contact_sheet
+from mit_builder.report.drawing import GUTTER_PX, LISTENS, PERSON_STRIP_PX, SPEAKS, draw_people, score_panel
+from mit_builder.report.overlay import write_overlay
+from mit_builder.report.statistics import COLUMNS, statistics, summarise
+from mit_builder.report.view import ClipView, open_view, view_of_row
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> tiny_dataset.Builder:
+    return tiny_dataset.build(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="module")
+def view(builder: tiny_dataset.Builder, tmp_path_factory: pytest.TempPathFactory) -> ClipView:
+    row = next(open_dataset(builder.root))
+    return view_of_row(row, builder.root / "dataset", tmp_path_factory.mktemp("media"))
+
+
+def blank(view: ClipView) -> np.ndarray:
+    return np.zeros((tiny_dataset.HEIGHT_PX, tiny_dataset.WIDTH_PX, 3), np.uint8)
+
+
+def test_a_view_is_the_same_from_artifacts_and_from_the_dataset(builder: tiny_dataset.Builder, view: ClipView) -> None:
+    labelled = builder.labelled(tiny_dataset.PLANS[0])
+    with open_view(labelled.clip, labelled.pose, labelled.speech, builder.context().local) as other:
+        assert other.mp4.read_bytes() == view.mp4.read_bytes()
+        assert other.flac.read_bytes() == view.flac.read_bytes()
+        for field in dataclasses.fields(ClipView):
+            if field.name not in ("mp4", "flac"):
+                np.testing.assert_array_equal(getattr(other, field.name), getattr(view, field.name))
+
+
+def test_boxes_are_green_exactly_while_their_person_speaks(view: ClipView) -> None:
+    assert {(True, False), (False, True), (False, False)} <= set(map(tuple, view.speaking.T.tolist()))
+    hidden = dataclasses.replace(view, keypoints=np.full_like(view.keypoints, np.nan))
+    for frame in range(0, view.n_frames, 3):
+        image = blank(view)
+        draw_people(image, hidden, frame, zoom=1.0)
+        for person in range(view.n_people):
+            x0, _, x1, y1 = view.boxes_xyxy[person, frame].round().astype(int)
+            expected = SPEAKS if view.speaking[person, frame] else LISTENS
+            assert tuple(image[y1, (x0 + x1) // 2]) == expected
+
+
+def test_points_without_an_estimate_or_with_a_low_score_are_not_drawn(view: ClipView) -> None:
+    low = view.keypoints.copy()
+    low[..., 2] = 0.1
+    none = np.full_like(view.keypoints, np.nan)
+    pictures = []
+    for keypoints in (low, none, view.keypoints):
+        pictures.append(blank(view))
+        draw_people(pictures[-1], dataclasses.replace(view, keypoints=keypoints), 5, zoom=1.0)
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    assert (pictures[1] != pictures[2]).any()
+
+
+def test_points_far_outside_the_picture_do_no_harm(view: ClipView) -> None:
+    far = np.full_like(view.keypoints, 1e12)
+    far[..., 2] = 1
+    draw_people(blank(view), dataclasses.replace(view, keypoints=far), 0, zoom=1.0)
+
+
+def test_strips_are_green_exactly_where_their_person_speaks(view: ClipView) -> None:
+    panel = score_panel(view, 1000)
+    green = tuple(c // 2 for c in SPEAKS)
+    for person in range(view.n_people):
+        strip = panel.image[person * (PERSON_STRIP_PX + 4) : person * (PERSON_STRIP_PX + 4) + PERSON_STRIP_PX]
+        shown = [(strip[:, panel.x_of(frame + 0.5)] == green).all(axis=1).any() for frame in range(view.n_frames)]
+        assert shown == view.speaking[person].tolist()
+
+
+def test_a_strip_spans_the_whole_clip(view: ClipView) -> None:
+    panel = score_panel(view, 1000)
+    assert panel.x_of(0) == GUTTER_PX
+    assert GUTTER_PX < panel.x_of(view.n_frames) < 1000
+
+
+def test_a_contact_sheet_is_a_png_with_frames_above_strips(view: ClipView, tmp_path: Path) -> None:
+    sheet = contact_sheet(view)
+    assert sheet.shape[1:] == (WIDTH_PX, 3)
+    assert sheet.shape[0] > 2 * 0.75 * WIDTH_PX / 4
+    write_contact_sheet(view, tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_contact_sheet_of_a_truncated_clip_is_refused(view: ClipView) -> None:
+    longer = {
+        field.name: np.concatenate([getattr(view, field.name)] * 2, axis=axis)
+        for field, axis in zip(dataclasses.fields(ClipView)[5:], (1, 1, 1, 1, 1, 0), strict=True)
+    }
+    with pytest.raises(MediaError, match="ends before frame"):
+        contact_sheet(dataclasses.replace(view, **longer))
+
+
+def test_an_overlay_has_every_frame_and_sound_and_its_playhead_moves(view: ClipView, tmp_path: Path) -> None:
+    path = tmp_path / "overlay.mp4"
+    write_overlay(view, path)
+    info = probe(path)
+    assert info.has_audio
+    frames = [frame.image for frame in read_frames(path)]
+    assert len(frames) == view.n_frames
+    panel = score_panel(view, info.width_px)
+    between = frames[0].shape[0] - panel.image.shape[0] + PERSON_STRIP_PX + 1
+    heads = [int(frame[between, GUTTER_PX:].sum(axis=1).argmax()) + GUTTER_PX for frame in frames]
+    wanted = [panel.x_of(i + 0.5) for i in range(view.n_frames)]
+    assert np.abs(np.subtract(heads, wanted)).max() <= 3
+
+
+def test_statistics_count_clips_people_and_time(builder: tiny_dataset.Builder) -> None:
+    found = statistics(builder.root)
+    rows = list(open_dataset(builder.root))
+    assert (found["n_clips"], found["n_videos"]) == (3, 2)
+    assert found["hours"] == pytest.approx((40 + 32 + 35) / 25 / 3600, abs=1e-6)
+    assert found["clips_by_n_people"] == {"2": 2, "3": 1}
+    assert found["clips_by_licence"] == {"CC0": 3}
+    assert found["clips_by_label_tier"] == {"heuristic": 3}
+    assert sum(n for counts in found["clips_by_split_and_n_people"].values() for n in counts.values()) == 3
+    shares = [person["talk_share"] for row in rows for person in row["people"]]
+    assert found["talk_share"]["max"] == pytest.approx(max(shares), abs=1e-4)
+    assert found["talk_share"]["mean"] == pytest.approx(np.mean(shares), abs=1e-4)
+    assert found["clip_s"]["median"] == 1.4
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_statistics_read_no_media_and_no_arrays_over_frames() -> None:
+    assert not {"clip", "audio", "people", "voice_activity", "source_frame_index"} & set(COLUMNS)
+
+
+def test_statistics_and_card_of_an_empty_dataset_are_complete() -> None:
+    found = summarise([])
+    assert found["n_clips"] == 0
+    assert found["talk_share"] is None
+    assert "0 clips" in dataset_card(found)
+
+
+def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset.Builder) -> None:
+    card = dataset_card(statistics(builder.root), contact="data@example.org")
+    _, front, body = card.split("---\n", 2)
+    matter = yaml.safe_load(front)
+    assert matter["license"] == "other"
+    assert matter["size_categories"] == ["n<1K"]
+    (config,) = matter["configs"]
+    assert sorted((builder.root / "dataset").glob(config["data_files"])) == sorted(
+        (builder.root / "dataset").glob("*.parquet")
+    )
+    for phrase in ("biometric", "Intended", "Forbidden", "impersonating", "Retention", "data@example.org"):
+        assert phrase in body
+    assert "Sapiens v1 weights are non-commercial" in body.replace("\n", " ")
+    assert "AGPL" in body
+    assert "| CC0 | 3 |" in body
+
+
+def test_text_from_outside_means_nothing_in_the_card(builder: tiny_dataset.Builder) -> None:
+    row = dict(next(open_dataset(builder.root)))
+    row["licence"] = "free\n# Heading | cell <script>alert(1)</script> [x](http://evil)"
+    card = dataset_card(summarise([row]))
+    assert "<script>" not in card
+    assert "\n# Heading" not in card
+    assert "[x](http" not in card
