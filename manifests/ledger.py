@@ -173,5 +173,5 @@ class Ledger:
         """Merge the parts into one when there are many; a crash in between leaves rows twice, which counts once."""
         parts = sorted(self._storage.names(self._folder))
         if len(parts) > COMPACT_ABOVE_PARTS:
-            self._write(f"part-{run_id}-compact", self.table)
+            self._write(f"part-{run_id}-compact", self._load())
             self._storage.delete([key for key in parts if not key.endswith(f"part-{run_id}-compact.parquet")])

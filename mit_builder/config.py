@@ -122,6 +122,7 @@ class ShardsSettings(Section):
     embed_media: bool = Field(True, description="MP4 and FLAC inside the Parquet; false: paths only")
     val_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the val split")
     test_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the test split")
+    contact: str | None = how(None, "who answers requests of the people shown; stands in the dataset card")
 
 
 class RunSettings(Section):

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -33,7 +34,7 @@ def lease(workspace: Workspace) -> Iterator[None]:
     """Hold the workspace while the context is open.
 
     Raises:
-        CannotContinue: another run holds it.
+        CannotContinue: another run holds it, or took it over in between.
     """
     if workspace.root is not None:
         with _file_lock(workspace.root):
@@ -42,6 +43,10 @@ def lease(workspace: Workspace) -> Iterator[None]:
     held = _ObjectLease(workspace)
     try:
         yield
+    except KeyboardInterrupt as interrupt:
+        if held.lost:
+            raise CannotContinue("another run took over this workspace: this one was out of touch with it") from interrupt
+        raise
     finally:
         held.release()
 
@@ -69,7 +74,10 @@ def _taken(holder: str) -> str:
 
 
 class _ObjectLease:
+    """An object that names us; `lost` once it names another run."""
+
     def __init__(self, workspace: Workspace) -> None:
+        self.lost = False
         self._store = workspace.store
         self._nonce = secrets.token_hex(8)
         self._stop = threading.Event()
@@ -98,9 +106,29 @@ class _ObjectLease:
 
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(RENEW_S):
-            self._tag = obstore.put(self._store, KEY, self._body(), mode={"e_tag": self._tag})["e_tag"]
+            try:
+                self._tag = obstore.put(self._store, KEY, self._body(), mode={"e_tag": self._tag})["e_tag"]
+            except obstore.exceptions.PreconditionError:
+                self.lost = not self._refresh_tag()
+            except (obstore.exceptions.BaseError, OSError):
+                continue  # out of touch: the next turn tries again
+            if self.lost:
+                # A signal, because the driver may be waiting in a call that looks at no flag.
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+
+    def _refresh_tag(self) -> bool:
+        """Whether the lease is ours: a renewal that was applied but whose answer was lost looks like another's."""
+        try:
+            found = obstore.get(self._store, KEY)
+        except FileNotFoundError:
+            return False
+        self._tag = found.meta["e_tag"]
+        return bool(json.loads(bytes(found.bytes()))["nonce"] == self._nonce)
 
     def release(self) -> None:
+        """Give the lease up, unless another run has it by now."""
         self._stop.set()
         self._thread.join()
-        obstore.delete(self._store, KEY)
+        if not self.lost and self._refresh_tag():
+            obstore.delete(self._store, KEY)

@@ -24,7 +24,6 @@ class Publisher:
         for s in old.shards if old else ():
             media = tuple(Artifact(f"{FOLDER}/{name}", "", 0) for name in s.media)
             self._shards[s.bucket] = Shard(s.bucket, Artifact(f"{FOLDER}/{s.name}", s.sha256, 0), media, s.n_clips)
-        self._fresh: dict[int, Shard] = {}
 
     def _read(self) -> Index | None:
         try:
@@ -39,15 +38,14 @@ class Publisher:
 
     def add(self, shard: Shard, *, write: bool) -> None:
         """Take a shard into the dataset, replacing the one of its bucket."""
-        self._fresh[shard.bucket] = shard
         known = self._shards.get(shard.bucket)
         self._shards[shard.bucket] = shard
         if write and (known is None or known.parquet.key != shard.parquet.key):
             self._write()
 
-    def finish(self, buckets: set[int]) -> None:
-        """Make the index final: only buckets that have clips stay; then remove files that it does not name."""
-        wanted = {b: s for b, s in self._shards.items() if b in buckets}
+    def finish(self, buckets: set[int] | None) -> None:
+        """Make the index final: only these buckets stay (None: all); then remove files that it does not name."""
+        wanted = {b: s for b, s in self._shards.items() if buckets is None or b in buckets}
         if wanted != self._shards or self._read() is None:
             self._shards = wanted
             self._write()
@@ -56,9 +54,10 @@ class Publisher:
         names = [key.removeprefix(f"{FOLDER}/") for key in self._workspace.names(FOLDER)]
         self._workspace.delete([f"{FOLDER}/{name}" for name in stale_shards(index, names)])
 
-    def n_clips(self, buckets: set[int]) -> int:
-        """Clips in the settled shards of these buckets."""
-        return sum(s.n_clips for b, s in self._fresh.items() if b in buckets)
+    @property
+    def n_clips(self) -> int:
+        """Clips in the dataset."""
+        return sum(s.n_clips for s in self._shards.values())
 
     def _write(self) -> None:
         self._workspace.write(INDEX_KEY, publish_index(self._shards.values(), self.n_buckets).encode())

@@ -108,8 +108,10 @@ class Runner:
         self._engine = engine
         self._on_progress = on_progress
         self._seen: dict[tuple[str, str], str] = {}
-        self._videos: dict[str, tuple[Video, Entry]] = {}
+        self._videos: dict[str, Video] = {}
+        self._copies: dict[str, list[Entry]] = defaultdict(list)
         self._labelled: dict[int, dict[str, Labelled]] = defaultdict(dict)
+        self._changed: set[int] = set()
         self._live: Counter[int] = Counter()
         self._feeding = True
         self._existing: dict[str, set[str]] = {}
@@ -142,10 +144,13 @@ class Runner:
                 if not self._busy() and not self._shards_when_quiet():
                     break
         finally:
+            if self._engine is not None:
+                self.lanes["download"].finished += self._changed_verdicts()
             self._flush()
         if self._engine and "shards" in self._choice.steps:
-            self.publisher.finish({b for b, clips in self._labelled.items() if clips})
-        self.tally.n_dataset = self.publisher.n_clips(set(self._labelled))
+            # Where units are pending nobody knows what a bucket will hold: what is published stays.
+            self.publisher.finish(set(self._labelled) if self.tally.pending == 0 else None)
+        self.tally.n_dataset = self.publisher.n_clips
         return self.tally
 
     def labelled(self) -> list[Labelled]:
@@ -174,6 +179,7 @@ class Runner:
         if isinstance(unit.row, Labelled):
             bucket = self.publisher.bucket(unit.row.video.video_id)
             self._labelled[bucket][unit.row.clip.clip_id] = unit.row
+            self._changed.add(bucket)
             return False
         lane = self.lanes[unit.step]
         task = Task(lane.stage.unit_id(unit.row), self._key(lane, unit.row), unit.row)
@@ -190,8 +196,13 @@ class Runner:
         elif entry is not None and entry.status == "failed":
             self._settle(unit, entry)
         else:
-            self.tally.steps[unit.step].pending += 1
+            self._leave(unit)
         return False
+
+    def _leave(self, unit: Unit) -> None:
+        """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
+        self.tally.steps[unit.step].pending += 1
+        self._count_live(unit, 1)
 
     def _due(self, lane: _Lane, entry: Entry) -> bool:
         if lane.step.name in self._choice.forced:
@@ -231,23 +242,23 @@ class Runner:
         if video is None:
             return entry
         known = self._videos.get(video.video_id)
-        if known and known[0].source_id < video.source_id:
-            return self._verdict(entry, duplicate_of=known[0].source_id)
-        self._videos[video.video_id] = (video, entry)
-        if known and known[0].source_id != video.source_id:
-            self._verdict(known[1], duplicate_of=video.source_id)
-            self.tally.demote(known[0])
-        return self._verdict(entry, duplicate_of=None)
+        self._copies[video.video_id].append(entry)
+        if known and known.source_id < video.source_id:
+            return _verdict(entry, duplicate_of=known.source_id)
+        self._videos[video.video_id] = video
+        if known:
+            self.tally.demote(known)
+            self._changed.add(self.publisher.bucket(video.video_id))
+        return _verdict(entry, duplicate_of=None)
 
-    def _verdict(self, entry: Entry, *, duplicate_of: str | None) -> Entry:
-        """The entry as rejected duplicate, or as done; recorded where that is news."""
-        status, reason, message = ("rejected", "duplicate", f"same video as source {duplicate_of}")
-        if duplicate_of is None:
-            status, reason, message = ("done", None, None)  # type: ignore[assignment]
-        changed = replace(entry, status=status, reason=reason, message=message)  # type: ignore[arg-type]
-        if changed != entry and self._engine is not None:
-            self.lanes["download"].finished.append(changed)
-        return changed
+    def _changed_verdicts(self) -> Iterator[Entry]:
+        """Downloads that are duplicates, or no longer: known for sure only when all sources have arrived."""
+        for video_id, entries in self._copies.items():
+            keeper = self._videos[video_id].source_id
+            for entry in entries:
+                changed = _verdict(entry, duplicate_of=None if entry.unit_id == keeper else keeper)
+                if changed != entry:
+                    yield changed
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
@@ -283,7 +294,7 @@ class Runner:
         while lane.queue:
             waiting = lane.queue.popleft()
             self._count_live(waiting.unit, -1)
-            self.tally.steps[lane.step.name].pending += 1
+            self._leave(waiting.unit)
             self.tally.unavailable[lane.step.name] = problem
 
     def _absorb(self, result: Result) -> None:
@@ -330,16 +341,17 @@ class Runner:
             self._record(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
-        """Queue the shards of buckets that no unit will add to for now; whether any was queued."""
+        """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
         lane = self.lanes["shards"]
         downloads = self.lanes["download"]
         growing = self._feeding or bool(downloads.queue or downloads.running)
         queued = False
-        for bucket, clips in self._labelled.items():
-            recent = time.monotonic() - self._written_at.get(bucket, 0.0) < PUBLISH_S
+        for bucket in sorted(self._changed):
+            recent = time.monotonic() - self._written_at.get(bucket, -PUBLISH_S) < PUBLISH_S
             if self._live[bucket] or (growing and recent) or lane.queue or lane.running:
                 continue
-            row = Bucket(bucket, self.publisher.n_buckets, tuple(self._current(clips)))
+            self._changed.remove(bucket)
+            row = Bucket(bucket, self.publisher.n_buckets, tuple(self._current(self._labelled.get(bucket, {}))))
             if row.clips and self._arrive(Unit("shards", row)):
                 self._written_at[bucket] = time.monotonic()
                 queued = True
@@ -347,7 +359,7 @@ class Runner:
 
     def _current(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
         for _, row in sorted(clips.items()):
-            video = self._videos[row.video.video_id][0]
+            video = self._videos[row.video.video_id]
             if video.media.sha256 == row.video.media.sha256:
                 yield replace(row, video=video)
 
@@ -371,3 +383,10 @@ class Runner:
             lane.ledger.append(lane.finished, run_id=self.run_id)
             lane.finished = []
         self._flushed_at = time.monotonic()
+
+
+def _verdict(entry: Entry, *, duplicate_of: str | None) -> Entry:
+    """A download's entry as rejected duplicate of another source, or as done."""
+    if duplicate_of is None:
+        return replace(entry, status="done", reason=None, message=None)
+    return replace(entry, status="rejected", reason="duplicate", message=f"same video as source {duplicate_of}")

@@ -12,12 +12,16 @@ from mit_builder.config import DetectSettings
 from mit_builder.media.camera import Affine, Grey, background_movement, small_grey
 from mit_builder.media.stillness import compose, face_change
 from mit_builder.models.base import Detections, Floats, Image, PeopleDetector
-from mit_builder.tracking import Track, Tracker, overlaps
+from mit_builder.tracking import Track, Tracker, areas, overlaps
 
 MIN_DETECTIONS = 3
 """Tracks of fewer detections are not kept at all: all single false boxes of the development clips were shorter."""
-SEARCH_WIDTHS = 4.0
-"""Side of the square that is searched again for a face that was lost, in sides of the face."""
+MIN_FACE_PX = 16.0
+"""Root of a face's area below which it is not followed (MIT scripts: 16)."""
+SEARCH_FACES, MIN_SEARCH_PX = 4.0, 128.0
+"""Side of the square that is searched again for a face that was lost, in sides of the face; and at least."""
+SAME_FACE_IOU = 0.3
+"""Detections that overlap by more are one face."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,13 @@ class ShotScan:
         found = self._detector.detect(image, thorough=offset % self._settings.tile_stride == 0)
         for face in self._tracker.lost(frame, found.face_boxes_xyxy):
             found = joined(found, self._search(image, face))
-        return found
+        large = areas(found.face_boxes_xyxy) >= MIN_FACE_PX**2
+        return Detections(found.face_boxes_xyxy[large], found.scores[large], found.boxes_xyxy[large])
 
     def _search(self, image: Image, face_xyxy: Floats) -> Detections:
         """Detections in the surroundings of a face's last place, in pixels of the whole image."""
         height, width = image.shape[:2]
-        side = SEARCH_WIDTHS * float(max(face_xyxy[2] - face_xyxy[0], face_xyxy[3] - face_xyxy[1]))
+        side = max(MIN_SEARCH_PX, SEARCH_FACES * float(max(face_xyxy[2:] - face_xyxy[:2])))
         centre = (face_xyxy[:2] + face_xyxy[2:]) / 2
         x, y = np.clip(centre - side / 2, 0, (width - 1, height - 1)).astype(int).tolist()
         right, bottom = np.clip(centre + side / 2, (x + 1, y + 1), (width, height)).astype(int).tolist()
@@ -132,7 +137,7 @@ class ShotScan:
 
 def joined(found: Detections, more: Detections) -> Detections:
     """All of `found`, and what `more` has elsewhere (a face of both is one face)."""
-    new = overlaps(more.face_boxes_xyxy, found.face_boxes_xyxy).max(axis=1, initial=0) < 0.3
+    new = overlaps(more.face_boxes_xyxy, found.face_boxes_xyxy).max(axis=1, initial=0) < SAME_FACE_IOU
     return Detections(
         np.concatenate([found.face_boxes_xyxy, more.face_boxes_xyxy[new]]),
         np.concatenate([found.scores, more.scores[new]]),

@@ -1,9 +1,9 @@
 """From speaking scores to labels: smoothing, gating by voice, periods, and how the people of a clip interact.
 
-Follows the MIT scripts (smoothing over i-3..i+2, a median filter of 5 frames before periods) with their flaws left out:
-every frame has a score, windows end at the clip's ends instead of running into zeros, periods always partition the clip,
-and merging looks at the periods as they grow. The sign of a median is the majority of the signs, so filtering the flags
-gives the periods of the filtered scores.
+Follows the MIT scripts (smoothing over i-3..i+2, a median filter of 5 frames before periods) with their flaws left
+out: every frame has a score, windows end at the clip's ends instead of running into zeros, periods always partition the
+clip, and merging looks at the periods as they grow. The sign of a median is the majority of the signs, so filtering the
+flags gives the periods of the filtered scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SMOOTH_PAST_FRAMES, SMOOTH_FUTURE_FRAMES = 3, 2
 MEDIAN_FRAMES = 5
 """Width of the median filter before periods (MIT scripts)."""
 VOICE_FRAMES = 9
-"""Frames over which the speech probability is averaged, centred: a detector's dropouts within words do not end speech."""
+"""Frames over which the speech probability is averaged, so that a dropout within words does not end speech."""
 
 
 def smooth(scores: npt.ArrayLike) -> Floats:
@@ -31,7 +31,7 @@ def smooth(scores: npt.ArrayLike) -> Floats:
 
 
 def smooth_voice(probabilities: npt.ArrayLike) -> Floats:
-    """Mean speech probability over the 9 frames around each, as far as they exist: (n_frames,) -> (n_frames,) float32."""
+    """Mean speech probability over the 9 frames around each, as far as they exist: (n_frames,) float32."""
     return _windowed_mean(np.asarray(probabilities, np.float64), VOICE_FRAMES // 2, VOICE_FRAMES // 2)
 
 
@@ -54,9 +54,9 @@ def is_speaking(smoothed: Floats, voice_activity: Floats, min_voice_activity: fl
 
 
 def periods(flags: npt.ArrayLike) -> Periods:
-    """Runs of true frames after a median filter of 5 frames (ends repeated): (n_frames,) bool -> (n, 2) int32 [start, end).
+    """Runs of true frames after a median filter of 5 frames: (n_frames,) bool -> (n, 2) int32 [start, end).
 
-    `periods(flags)` and `periods(~flags)` together partition the clip.
+    The filter repeats the ends. `periods(flags)` and `periods(~flags)` together partition the clip.
     """
     return _runs(_median(np.asarray(flags, bool)))
 
@@ -96,8 +96,8 @@ class InteractionLabels:
     """How the people of one clip talk with one another.
 
     Attributes:
-        n_turns: how often the sole speaker differs from the sole speaker before; frames in which nobody or several speak
-            are passed over.
+        n_turns: how often the sole speaker differs from the sole speaker before; frames in which nobody or several
+            speak are passed over.
         overlap_ratio: frames with at least two speakers / frames with at least one; None if nobody speaks.
         silence_ratio: frames without a speaker / all frames.
     """

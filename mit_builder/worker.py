@@ -88,7 +88,7 @@ class Worker:
         try:
             stage = self._spec.load()
             stage.setup()
-        except (StageUnavailable, ImportError) as error:
+        except (StageUnavailable, ImportError, OSError, RuntimeError, ValueError) as error:
             return _one_line(error)
         self._stage = stage
         return None
@@ -98,13 +98,8 @@ class Worker:
         return [self._run_one(task) for task in tasks]
 
     def _run_one(self, task: Task) -> Entry:
-        tmp = self._workspace.scratch(self._spec.run_id) / f"{os.getpid()}-{task.input_key[:16]}"
-        tmp.mkdir(parents=True, exist_ok=True)
         started_at_s, started, cpu = time.time(), time.monotonic(), _cpu_s()
-        try:
-            outcome = self._outcome(task, tmp)
-        finally:
-            shutil.rmtree(tmp, ignore_errors=True)
+        outcome = self._outcome(task)
         return Entry(
             unit_id=task.unit_id,
             input_key=task.input_key,
@@ -114,10 +109,20 @@ class Worker:
             **outcome,
         )
 
-    def _outcome(self, task: Task, tmp: Path) -> dict[str, Any]:
+    @contextmanager
+    def _tmp(self, task: Task) -> Iterator[Path]:
+        folder = self._workspace.scratch(self._spec.run_id) / f"{os.getpid()}-{task.input_key[:16]}"
+        folder.mkdir(exist_ok=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _outcome(self, task: Task) -> dict[str, Any]:
         assert self._stage is not None, "ready() comes first"
         try:
-            outputs = tuple(self._stage.process(task.row, UnitContext(self._workspace, task.input_key, tmp)))
+            with self._tmp(task) as tmp:
+                outputs = tuple(self._stage.process(task.row, UnitContext(self._workspace, task.input_key, tmp)))
         except Reject as verdict:
             return {
                 "status": "rejected",

@@ -145,7 +145,8 @@ def build(
     portraits: Path | None,
 ) -> None:
     """Write the film and the truth about it."""
-    actors = {person: Actor(portrait) for person, portrait in load_portraits(portraits).items()}
+    people = {seat.person for name in names for seat in PLANS[name].seats}
+    actors = {person: Actor(portrait) for person, portrait in load_portraits(people, portraits).items()}
     shots = stage_shots(names, script, seed)
     rate_hz = espeak().rate_hz
     sound = np.concatenate([shot_sound(shot.spoken, shot.n_frames, rate_hz) for shot in shots])

@@ -35,8 +35,8 @@ ARTIFACTS = ("TRACK", "SIGNALS", "PEOPLE", "POSES", "SPEECH", "VOICE")
 
 INTRODUCTION = f"""# Schema
 
-Generated from `manifests/rows.py` by `scripts/make_schema_docs.py`; change the fields there. Schema version
-{SCHEMA_VERSION}.
+Generated from `manifests/rows.py` by `scripts/make_schema_docs.py`; change the fields there.
+Schema version {SCHEMA_VERSION}.
 
 Conventions: times are seconds (`_s`), sizes pixels (`_px`), intervals half-open, frames 0-based on the clip timeline of
 {rows.TIMELINE_FPS} frames a second. `float32[n][4]` is a list of n (frames) with 4 numbers each. Boxes and keypoints of
@@ -75,8 +75,13 @@ def _row_section(row: type) -> str:
     lines = [f"### {row.__name__}\n", f"{row.__doc__}\n", "| field | type | what it is |", "|---|---|---|"]
     for field in schema:
         kind = _type(field.type) + (" or null" if field.name in optional else "")
-        lines.append(f"| `{field.name}` | {kind} | {field.metadata[b'doc'].decode().replace('|', '/')} |")
+        lines.append(f"| `{field.name}` | {kind} | {_cell(field.metadata[b'doc'].decode())} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text without meaning to Markdown's tables and HTML."""
+    return text.replace("|", "/").replace("<", "&lt;")
 
 
 def _array_section(name: str, doc: str) -> str:

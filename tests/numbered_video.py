@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -39,10 +40,12 @@ def number_in(image: Array) -> int:
 def shown_at(times_s: Sequence[Fraction], last_s: Fraction) -> list[int]:
     """The rule of the clip timeline, word by word: for every k/25 the nearest frame after the first, ties later."""
     relative = [time - times_s[0] for time in times_s]
-    shown = []
+    shown: list[int] = []
     while Fraction(len(shown), 25) < relative[-1] + last_s:
         target = Fraction(len(shown), 25)
-        shown.append(min(range(len(relative)), key=lambda i: (abs(relative[i] - target), -i)))
+        after = bisect_left(relative, target)
+        near = range(max(0, after - 2), min(len(relative), after + 2))
+        shown.append(min(near, key=lambda i: (abs(relative[i] - target), -i)))
     return shown
 
 
@@ -59,7 +62,9 @@ def write_numbered(
     sound_start_s: Fraction = Fraction(0),
 ) -> Path:
     """Write frames 0, 1, ... at the given ticks, with B-frames where the codec has them, a keyframe every 12 frames."""
-    with av.open(str(path), "w") as container:
+    # MP4 rounds start offsets to its movie clock: by default milliseconds, too coarse for samples.
+    muxer = {"movie_timescale": "705600"} if path.suffix in {".mp4", ".mov"} else {}
+    with av.open(str(path), "w", options=muxer) as container:
         video: Any = container.add_stream(codec, rate=30, options=options or {})
         video.width, video.height, video.pix_fmt = WIDTH_PX, HEIGHT_PX, "yuv420p"
         video.codec_context.time_base = time_base

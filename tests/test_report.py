@@ -164,6 +164,7 @@ def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset
     assert "Sapiens v1 weights are non-commercial" in body.replace("\n", " ")
     assert "AGPL" in body
     assert "| CC0 | 3 |" in body
+    assert ", 3 people | 1 |" in body
 
 
 def test_text_from_outside_means_nothing_in_the_card(builder: tiny_dataset.Builder) -> None:

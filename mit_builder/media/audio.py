@@ -24,9 +24,9 @@ from mit_builder.media.probe import audio_stream, decoded_audio, find_audio, ope
 from mit_builder.media.timeline import Timeline, read_timeline
 
 Samples = npt.NDArray[np.int16]
-Waves = npt.NDArray[np.float32]
+Waves = npt.NDArray[np.int32]
 Layout = Literal["mono", "stereo"]
-Number = TypeVar("Number", np.int16, np.float32)
+Number = TypeVar("Number", np.int16, np.int32)
 
 _JITTER_S = Fraction(1, 100)
 """Timestamps this close to the running clock are rounding (Matroska and FLV count milliseconds), not a gap; a lost
@@ -34,9 +34,10 @@ packet is at least 20 ms of Opus, MP3 or AAC."""
 _PRE_ROLL_S = 1
 """Resampling begins this much and up to a second more before a range, at a whole second: there the filter's phase is
 that of a resampler which began at zero, and its memory (some 50 samples) has run in."""
-_MIX = {"rematrix_maxval": "1.0"}
-"""Weights of a mix sum to 1, so that it cannot clip: stereo to mono is (L + R) / 2; surround as ITU-R BS.775 mixes it
-(centre 1, front 0.71, surround 0.5, no LFE; all divided by their sum)."""
+_WAVE_FORMAT = "s32p"
+"""Format between mixing and resampling. libswresample makes the weights of a mix sum to 1 when it writes integers, so
+that nothing clips: stereo to mono is (L + R) / 2; surround is mixed as in ITU-R BS.775 (centre 1, front 0.71, surround
+0.5, no LFE; all divided by their sum)."""
 
 
 def read_samples(
@@ -160,13 +161,13 @@ def _placed(
         clock = at + round(Fraction(frame.samples * rate_hz, frame.sample_rate))
         if clock <= given:
             continue
-        yield from _silence(n_channels, at - given, rate_hz, np.float32)
+        yield from _silence(n_channels, at - given, rate_hz, np.int32)
         given = max(given, at)
         wave = mix(frame)[:, given - at :]
         given += wave.shape[1]
         yield wave
     while True:
-        yield np.zeros((n_channels, rate_hz), np.float32)
+        yield np.zeros((n_channels, rate_hz), np.int32)
 
 
 def _grid_position(frame: AudioFrame, rate_hz: int, zero_s: Fraction, clock: int | None) -> int:
@@ -178,7 +179,7 @@ def _grid_position(frame: AudioFrame, rate_hz: int, zero_s: Fraction, clock: int
 
 
 class _Mixer:
-    """Mixes decoded frames of any format and channel layout to float waves at one rate."""
+    """Mixes decoded frames of any format and channel layout to waves of one rate."""
 
     def __init__(self, rate_hz: int, layout: Layout) -> None:
         self._rate_hz = rate_hz
@@ -199,7 +200,7 @@ class _Mixer:
         return _waves(parts)
 
     def _new(self) -> AudioResampler:
-        return AudioResampler(format="fltp", layout=self._layout, rate=self._rate_hz, options=_MIX)
+        return AudioResampler(format=_WAVE_FORMAT, layout=self._layout, rate=self._rate_hz)
 
 
 def _resampled(waves: Iterable[Waves], rate_hz: int, wanted_hz: int, layout: Layout) -> Iterator[Samples]:
@@ -210,7 +211,7 @@ def _resampled(waves: Iterable[Waves], rate_hz: int, wanted_hz: int, layout: Lay
         pending.append(wave)
         if sum(part.shape[1] for part in pending) < rate_hz:
             continue
-        frame = AudioFrame.from_ndarray(np.concatenate(pending, axis=1), format="fltp", layout=layout)
+        frame = AudioFrame.from_ndarray(np.concatenate(pending, axis=1), format=_WAVE_FORMAT, layout=layout)
         frame.sample_rate = rate_hz
         pending = []
         for part in resampler.resample(frame):
@@ -218,7 +219,7 @@ def _resampled(waves: Iterable[Waves], rate_hz: int, wanted_hz: int, layout: Lay
 
 
 def _waves(parts: Sequence[AudioFrame]) -> Waves:
-    return np.concatenate([np.asarray(part.to_ndarray(), np.float32) for part in parts], axis=1)
+    return np.concatenate([np.asarray(part.to_ndarray(), np.int32) for part in parts], axis=1)
 
 
 def _silence(n_channels: int, n_samples: int, block: int, dtype: type[Number]) -> Iterator[npt.NDArray[Number]]:

@@ -21,7 +21,7 @@ from mit_builder.errors import MediaError
 from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, packets_of, source_rate, video_stream
 
 Entry = tuple[int, int]
-"""Presentation and decoding time of a keyframe, ticks."""
+"""Presentation time of a keyframe, and the time to seek to: that of its decoding where it is known (ticks)."""
 Indices = npt.NDArray[np.int64]
 
 _HEAD_FRAMES = 32
@@ -43,7 +43,7 @@ class Timeline:
     time_base: Fraction
     """Seconds of one tick."""
     keyframes: Indices
-    """(n_keyframes, 2) pts and dts of the packets where decoding can begin, ascending; empty where the file's own times
+    """(n_keyframes, 2) `Entry` of every packet where decoding can begin, ascending; empty where the file's own times
     are of no use, and reading has to count frames from the start."""
     source_fps: Fraction
     """Average rate of the source's frames."""
@@ -134,11 +134,11 @@ def _packet_times(path: Path, head: Sequence[int | None]) -> _Times | None:
         for packet in packets_of(container, video_stream(container, path)):
             if packet.size == 0 or packet.is_discard:
                 continue
-            if packet.pts is None or packet.dts is None or packet.pts in durations:
+            if packet.pts is None or packet.pts in durations:
                 return None
             durations[packet.pts] = packet.duration or None
             if packet.is_keyframe and not packet.is_corrupt:
-                keyframes.append((packet.pts, packet.dts))
+                keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     pts = sorted(durations)
     # What lies before the first decoded frame (a stream that starts between keyframes) is never presented.
     first = head[0] if head[0] in durations else None
@@ -152,11 +152,11 @@ def _decoded_times(path: Path, time_base: Fraction, fps: Fraction) -> _Times:
     """Times by decoding everything.
 
     AVI knows decoding times alone, and libavformat makes presentation times of them that go back and forth where frames
-    are reordered. There the order of decoding times counts from zero, or the average rate where those are no use either.
+    are reordered. There the decoding times count from zero, or the average rate where those are of no use either.
     """
     with open_media(path) as container:
         packets = packets_of(container, video_stream(container, path))
-        keyframes = [(p.pts, p.dts) for p in packets if p.is_keyframe and p.pts is not None and p.dts is not None]
+        keyframes = [(p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe and p.pts is not None]
     with open_media(path) as container:
         frames = decoded_video(container, video_stream(container, path))
         times = [(frame.pts, frame.dts, frame.duration or None) for frame in frames]
@@ -181,14 +181,14 @@ def _rising(ticks: Iterable[int | None]) -> list[int]:
 
 
 def entry_points(timeline: Timeline, rank: int) -> Iterator[Entry | None]:
-    """Keyframes (pts, dts) from which the frame of this rank can be reached, the nearest first; None is the start.
+    """Keyframes from which the frame of this rank can be reached, the nearest first; None is the start.
 
     Each further one lies twice as far back, so that a damaged stretch costs no more than a multiple of its length.
     """
     usable = int(np.searchsorted(timeline.keyframes[:, 0], timeline.source_pts[rank], side="right"))
     back = 1
     while back < usable:
-        pts, dts = (int(value) for value in timeline.keyframes[usable - back])
-        yield pts, dts
+        pts, seek_to = (int(value) for value in timeline.keyframes[usable - back])
+        yield pts, seek_to
         back *= 2
     yield None

@@ -82,9 +82,13 @@ def write_video(
 
 
 def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: int, audio_kbps: int) -> Any:
-    picture = ffmpeg.input(
-        "pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{wh[0]}x{wh[1]}", framerate=fps, thread_queue_size=8
-    ).video.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int")
+    bt709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
+    picture = (
+        ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{wh[0]}x{wh[1]}", framerate=fps)
+        .filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int")
+        .filter("format", "yuv420p")
+        .filter("setparams", range="tv", **bt709)  # newer ffmpegs take the tags from here, older ones from the output
+    )
     streams = [picture] if audio is None else [picture, ffmpeg.input(f"file:{audio.absolute()}").audio]
     sound = {} if audio is None else {"acodec": "aac", "audio_bitrate": f"{audio_kbps}k", "flags:a": "+bitexact"}
     output = ffmpeg.output(
@@ -93,17 +97,14 @@ def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: 
         format="mp4",
         vcodec="libx264",
         crf=crf,
-        pix_fmt="yuv420p",
         g=_GOP_FRAMES,
         threads=1,  # libx264's pixels change with the number of threads
-        colorspace="bt709",
-        color_primaries="bt709",
-        color_trc="bt709",
         color_range="tv",
         movflags="+faststart",
         map_metadata=-1,
         fflags="+bitexact",
         **{"flags:v": "+bitexact+cgop"},
+        **bt709,
         **sound,
     )
     return output.global_args("-nostdin", "-hide_banner", "-loglevel", "error").overwrite_output()

@@ -1,26 +1,30 @@
 """MediaPipe's holistic model and face mesh as an estimator of COCO-WholeBody's 133 keypoints.
 
-Each person is looked at in two windows of their own: the body (holistic: body, feet, hands) and the face (face mesh with
-attention: 68 face points, nose and eyes). In both, the faces of the others are painted over, because holistic starts from
-a face and readily takes the neighbour's: over four crowded clips this brought the share of frames with the right person
-from 0-100% to 99-100%. Trackers belong to one person and one call, so nothing crosses clips.
+Each person is looked at in two windows of their own: the body (holistic: body, feet, hands) and the face (face mesh
+with attention: 68 face points, nose and eyes). In both, the faces of the others are painted over, because holistic
+starts from a face and readily takes the neighbour's: for the worst person of a four-person clip this brought the frames
+with the right body from 0% to 100%. Trackers belong to one person and one call, so nothing crosses clips.
 """
 
 from __future__ import annotations
 
-import os
+import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import N_KEYPOINTS, TIMELINE_FPS
-from mit_builder.errors import StageUnavailable
+from mit_builder.errors import ModelError, StageUnavailable
 from mit_builder.models.base import Floats, Image
 from mit_builder.models.coco_wholebody import BODY, FACE, LEFT_HAND, RIGHT_HAND
+from mit_builder.models.mediapipe_runtime import quiet
 
 Windows = npt.NDArray[np.int64]
 
@@ -40,11 +44,24 @@ _MESH_OF_FACE = (
 """Face mesh vertex for each of iBUG's 68 points, from the left of the image; the jaw's at even steps along the oval."""
 _MESH_OF_HEAD = (4, 473, 468)
 """Tip of the nose, left and right iris: body points 0, 1, 2."""
+_WEIGHTS = tuple(
+    f"mediapipe/modules/{name}.tflite"
+    for name in (
+        "pose_detection/pose_detection",
+        "pose_landmark/pose_landmark_full",
+        "holistic_landmark/hand_recrop",
+        "hand_landmark/hand_landmark_full",
+        "face_detection/face_detection_short_range",
+        "face_landmark/face_landmark_with_attention",
+    )
+)
 _N_MESH = 468
 """Vertices before the irises."""
 
 BODY_WINDOW = (2.2, 1.4, 5.5)
-"""Reach of the body's window from the face's centre in face widths: to each side, up, down (measured on conversations)."""
+"""Reach of the body's window from the face's centre in face widths: to each side, up, down."""
+TIGHT_REACH = 1.3
+"""Reach to each side at the second attempt."""
 FACE_WINDOW = 1.5
 """Side of the face's window in longer sides of the face box."""
 STEADY_FRAMES = TIMELINE_FPS
@@ -52,10 +69,12 @@ STEADY_FRAMES = TIMELINE_FPS
 MAX_NOSE_OFFSET = 0.8
 """A body is this person's if its nose lies within so many face widths of the face's centre."""
 FULL_OVERLAP, MIN_OVERLAP = 0.65, 0.3
-"""Intersection over union of mesh and face box: median for frontal faces, and what only a wrong face falls below (turned
-faces: 0.5-0.58)."""
-RETRY_FRAMES = 12
-"""Frames for which a body is not searched again after both attempts failed."""
+"""Intersection over union of mesh and face box: median for frontal faces (turned faces: 0.5-0.58), and what only a wrong
+face falls below."""
+MESH_CONFIDENCE = 0.3
+"""Detection threshold of the face mesh; that a face is there is known from the box."""
+RETRY_FRAMES = 6
+"""Frames for which nothing is searched after a failure: starting a tracker anew costs as much as several frames."""
 OUTSIDE_FACTOR = 0.1
 """Scores of points outside the picture are guesses: multiplied by this."""
 _GREY = 128
@@ -70,10 +89,10 @@ class MediaPipePose:
         Raises:
             StageUnavailable: mediapipe is not installed.
         """
-        os.environ.setdefault("GLOG_minloglevel", "2")
         try:
-            import mediapipe
-        except ModuleNotFoundError as error:
+            with quiet():
+                import mediapipe
+        except ImportError as error:
             raise StageUnavailable("pose needs mediapipe: pip install 'mit-builder[embedded]'") from error
         self._solutions = mediapipe.solutions
 
@@ -88,10 +107,33 @@ class MediaPipePose:
             people = [_Person(self._solutions, stack) for _ in faces]
             for i, image in enumerate(frames):
                 scene = _Scene(np.asarray(image), faces[:, i])
-                yield np.stack([p.look(scene, n, body_windows[n, i], face_windows[n, i]) for n, p in enumerate(people)])
+                with quiet() if i == 0 else nullcontext():
+                    found = [p.look(scene, n, body_windows[n, i], face_windows[n, i]) for n, p in enumerate(people)]
+                yield np.stack(found)
 
     def close(self) -> None:
         """Nothing outlives a call of `estimate`."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """A square piece of a frame: image and the place of its top left corner in the frame.
+
+    Square, because mediapipe projects landmarks of turned regions rightly only in square images.
+    """
+
+    image: Image
+    left: int
+    top: int
+
+    def pixels(self, landmarks: Any) -> Floats:
+        """Landmarks as (n, 3) float32: x, y in pixels of the frame, visibility 0..1."""
+        side = len(self.image)
+        values = [
+            (self.left + p.x * side, self.top + p.y * side, min(max(p.visibility, 0.0), 1.0))
+            for p in landmarks.landmark
+        ]
+        return np.array(values, np.float32)
 
 
 @dataclass(frozen=True)
@@ -101,29 +143,79 @@ class _Scene:
     image: Image
     faces_xyxy: Floats
 
-    def view(self, person: int, window: Windows) -> Image:
-        """The window's part of the image, the faces of the others painted grey where they are not over the own face."""
-        left, top, right, bottom = window
-        view = self.image[top:bottom, left:right].copy()
-        offset = np.array([left, top, left, top])
-        boxes = np.maximum(np.rint(self.faces_xyxy).astype(np.int64) - offset, 0)
+    def view(self, person: int, window: Windows) -> _View:
+        """What a window shows, filled up to a square in grey.
+
+        The faces of the others are grey too, except where they overlap the own face.
+        """
+        height, width = self.image.shape[:2]
+        x0, y0 = np.clip(window[:2], 0, [width - 1, height - 1])
+        x1, y1 = np.clip(window[2:], [x0 + 1, y0 + 1], [width, height])
+        side = max(x1 - x0, y1 - y0)
+        left, top = x0 - (side - (x1 - x0)) // 2, y0 - (side - (y1 - y0)) // 2
+        square = np.full((side, side, 3), _GREY, np.uint8)
+        square[y0 - top : y1 - top, x0 - left : x1 - left] = self.image[y0:y1, x0:x1]
+        boxes = np.maximum(np.rint(self.faces_xyxy).astype(np.int64) - [left, top, left, top], 0)
         own = boxes[person]
-        kept = view[own[1] : own[3], own[0] : own[2]].copy()
-        for x0, y0, x1, y1 in np.delete(boxes, person, axis=0):
-            view[y0:y1, x0:x1] = _GREY
-        view[own[1] : own[3], own[0] : own[2]] = kept
-        return view
+        kept = square[own[1] : own[3], own[0] : own[2]].copy()
+        for u0, v0, u1, v1 in np.delete(boxes, person, axis=0):
+            square[v0:v1, u0:u1] = _GREY
+        square[own[1] : own[3], own[0] : own[2]] = kept
+        return _View(square, int(left), int(top))
+
+
+class _Tracker:
+    """One of mediapipe's solutions, following one person."""
+
+    def __init__(self, solution: Any) -> None:
+        self._solution = solution
+        self._pause = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget whom it followed. An empty picture lets the native code print what it prints once."""
+        with quiet():
+            self._solution.reset()
+            self.look(np.zeros((64, 64, 3), np.uint8))
+
+    def pause(self) -> None:
+        """Pass over the next frames."""
+        self._pause = RETRY_FRAMES
+
+    def is_pausing(self) -> bool:
+        """Whether this frame is to be passed over; counts it."""
+        if self._pause == 0:
+            return False
+        self._pause -= 1
+        return True
+
+    def look(self, view: Image) -> Any:
+        """What the solution finds.
+
+        Raises:
+            ModelError: the native code failed.
+        """
+        try:
+            return self._solution.process(view)
+        except (RuntimeError, ValueError) as error:
+            raise ModelError(f"mediapipe failed: {' '.join(str(error).split())}") from error
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._solution.close()
 
 
 class _Person:
     """The trackers of one person."""
 
     def __init__(self, solutions: Any, stack: ExitStack) -> None:
-        self._holistic = stack.enter_context(solutions.holistic.Holistic(model_complexity=1))
-        self._mesh = stack.enter_context(
-            solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.3)
-        )
-        self._wait = 0
+        with quiet():
+            holistic = solutions.holistic.Holistic(model_complexity=1)
+            mesh = solutions.face_mesh.FaceMesh(refine_landmarks=True, min_detection_confidence=MESH_CONFIDENCE)
+        self._body = _Tracker(holistic)
+        self._face = _Tracker(mesh)
+        stack.callback(self._body.close)
+        stack.callback(self._face.close)
 
     def look(self, scene: _Scene, person: int, body_window: Windows, face_window: Windows) -> Floats:
         """(133, 3) float32 keypoints of this person."""
@@ -138,34 +230,70 @@ class _Person:
         return keypoints
 
     def _add_body(self, keypoints: Floats, scene: _Scene, person: int, window: Windows) -> None:
-        if self._wait:
-            self._wait -= 1
+        if self._body.is_pausing():
             return
-        for attempt in (window, _tighter(window, scene.faces_xyxy[person])):
-            found = self._holistic.process(scene.view(person, attempt))
+        face = scene.faces_xyxy[person]
+        for attempt in (window, _tighter(window, face)):
+            view = scene.view(person, attempt)
+            found = self._body.look(view.image)
             if found.pose_landmarks is not None:
-                pose = _pixels(found.pose_landmarks, attempt)
-                if _nose_offset(pose[0, :2], scene.faces_xyxy[person]) <= MAX_NOSE_OFFSET:
-                    _fill_body(keypoints, pose, found, attempt)
+                pose = view.pixels(found.pose_landmarks)
+                if _nose_offset(pose[0, :2], face) <= MAX_NOSE_OFFSET:
+                    _fill_body(keypoints, pose, found, view)
                     return
-            self._holistic.reset()
-        self._wait = RETRY_FRAMES
+            self._body.restart()
+        self._body.pause()
 
     def _add_face(self, keypoints: Floats, scene: _Scene, person: int, window: Windows) -> None:
-        found = self._mesh.process(scene.view(person, window)).multi_face_landmarks
+        if self._face.is_pausing():
+            return
+        view = scene.view(person, window)
+        found = self._face.look(view.image).multi_face_landmarks
         if not found:
             return
-        mesh = _pixels(found[0], window)
-        score = _agreement(mesh[:_N_MESH, :2], scene.faces_xyxy[person])
-        if score == 0:
-            self._mesh.reset()
+        mesh = view.pixels(found[0])
+        mesh[:, 2] = _agreement(mesh[:_N_MESH, :2], scene.faces_xyxy[person])
+        if mesh[0, 2] == 0:
+            self._face.restart()
+            self._face.pause()
             return
-        mesh[:, 2] = score
         keypoints[FACE] = mesh[list(_MESH_OF_FACE)]
         keypoints[: len(_MESH_OF_HEAD)] = mesh[list(_MESH_OF_HEAD)]
 
 
-def _fill_body(keypoints: Floats, pose: Floats, found: Any, window: Windows) -> None:
+def _around_bodies(boxes_xyxy: Floats, faces_xyxy: Floats) -> Floats:
+    """(n_people, n_frames, 4) windows that hold body box and the usual reach of arms."""
+    centre = (faces_xyxy[..., :2] + faces_xyxy[..., 2:]) / 2
+    width = faces_xyxy[..., 2] - faces_xyxy[..., 0]
+    side, up, down = (reach * width for reach in BODY_WINDOW)
+    low = centre - np.stack([side, up], axis=-1)
+    high = centre + np.stack([side, down], axis=-1)
+    return np.concatenate([np.minimum(low, boxes_xyxy[..., :2]), np.maximum(high, boxes_xyxy[..., 2:])], axis=-1)
+
+
+def _around_faces(faces_xyxy: Floats) -> Floats:
+    """(n_people, n_frames, 4) squares around the faces."""
+    centre = (faces_xyxy[..., :2] + faces_xyxy[..., 2:]) / 2
+    half = FACE_WINDOW / 2 * (faces_xyxy[..., 2:] - faces_xyxy[..., :2]).max(axis=-1, keepdims=True)
+    return np.concatenate([centre - half, centre + half], axis=-1)
+
+
+def _steady(windows: Floats) -> Windows:
+    """Mean over `STEADY_FRAMES` around each frame (ends repeated), whole pixels: (n_people, n_frames, 4) int64."""
+    half = STEADY_FRAMES // 2
+    padded = np.pad(windows.astype(np.float64), ((0, 0), (half, half), (0, 0)), mode="edge")
+    means = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=1).mean(axis=-1)
+    return np.rint(means).astype(np.int64)
+
+
+def _tighter(window: Windows, face_xyxy: Floats) -> Windows:
+    """The window with less to the sides: where it still held another person's shoulders, it no longer does."""
+    centre, reach = (face_xyxy[0] + face_xyxy[2]) / 2, TIGHT_REACH * (face_xyxy[2] - face_xyxy[0])
+    left, top, right, bottom = window
+    return np.array([max(left, round(centre - reach)), top, min(right, round(centre + reach)), bottom])
+
+
+def _fill_body(keypoints: Floats, pose: Floats, found: Any, view: _View) -> None:
     keypoints[BODY] = pose[list(_POSE_OF_BODY)]
     for point, landmark in _POSE_OF_FOOT.items():
         keypoints[point] = pose[landmark]
@@ -174,18 +302,8 @@ def _fill_body(keypoints: Floats, pose: Floats, found: Any, window: Windows) -> 
         (RIGHT_HAND, found.right_hand_landmarks, _RIGHT_WRIST),
     ):
         if landmarks is not None:
-            keypoints[hand] = _pixels(landmarks, window)
+            keypoints[hand] = view.pixels(landmarks)
             keypoints[hand, 2] = keypoints[wrist, 2]
-
-
-def _pixels(landmarks: Any, window: Windows) -> Floats:
-    """Landmarks of a window as (n, 3) float32: x, y in pixels of the frame, visibility."""
-    left, top, right, bottom = (int(v) for v in window)
-    values = [
-        (left + p.x * (right - left), top + p.y * (bottom - top), min(max(p.visibility, 0.0), 1.0))
-        for p in landmarks.landmark
-    ]
-    return np.array(values, np.float32)
 
 
 def _nose_offset(nose_xy: Floats, face_xyxy: Floats) -> float:
@@ -200,3 +318,16 @@ def _agreement(mesh_xy: Floats, face_xyxy: Floats) -> float:
     union = (high - low).prod() + (face_xyxy[2:] - face_xyxy[:2]).prod() - common
     overlap = float(common / union)
     return min(overlap / FULL_OVERLAP, 1.0) if overlap >= MIN_OVERLAP else 0.0
+
+
+@cache
+def backend_name() -> str:
+    """Name, version and weight digest, without importing mediapipe."""
+    try:
+        package = distribution("mediapipe")
+    except PackageNotFoundError:
+        return "mediapipe (missing)"
+    digest = hashlib.sha256()
+    for weights in _WEIGHTS:
+        digest.update(Path(str(package.locate_file(weights))).read_bytes())
+    return f"mediapipe {package.version} holistic {digest.hexdigest()[:12]}"

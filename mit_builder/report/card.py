@@ -74,13 +74,15 @@ def _people(contact: str | None) -> str:
     who = _plain(contact) if contact else "(the publisher of this copy: name a contact before sharing it)"
     return f"""## People in the footage
 
-**This dataset holds biometric data: faces, voices and body poses of people who were not asked.** It has no names and no
-identity embeddings, and none may be added.
+**This dataset holds biometric data: faces, voices and body poses of people who were not asked.** Nobody shown was
+identified: there are no names beside what a source's title and uploader say, and no identity embeddings. None may be
+added.
 
 - Intended: research on generating and understanding conversations of several people.
 - Forbidden: identifying people, impersonating them, synthesising a real person's face or voice without consent,
   surveillance, and decisions about individuals.
-- Contact: {who}. Whoever is shown, or holds rights, can ask for removal.
+- Contact: {who}.
+  Whoever is shown, or holds rights, can ask for removal.
 - Retention: keep it no longer than the purpose needs; delete clips whose source was withdrawn or whose people object.
 """
 
@@ -125,13 +127,17 @@ def _figures(statistics: Statistics) -> str:
     lines = ["| | min | median | mean | max |", "|---|---|---|---|---|"]
     for name, words in measured.items():
         found = statistics[name]
-        cells = "| | | " if found is None else " | ".join(f"{found[k]:g}" for k in ("min", "median", "mean", "max"))
+        cells = "| | | " if found is None else " | ".join(f"{found[k]:.3g}" for k in ("min", "median", "mean", "max"))
         lines.append(f"| {words} | {cells} |")
     figures = "\n".join(lines)
+    by_split = {
+        f"{split}, {n_people} people": n_clips
+        for split, counts in statistics["clips_by_split_and_n_people"].items()
+        for n_people, n_clips in counts.items()
+    }
     return f"""## Figures
 
-{_table("Split", statistics["clips_by_split"])}
-{_table("People in a clip", statistics["clips_by_n_people"])}
+{_table("Split and people", by_split)}
 {figures}
 """
 

@@ -34,7 +34,8 @@ def studio(width_px: int, height_px: int, wall_rgb: tuple[int, int, int], rng: n
         cv2.rectangle(wall, corner, opposite, rng.uniform(60, 200, 3).tolist(), -1)
         cv2.rectangle(wall, corner, opposite, (30, 30, 30), 3)
     grain = rng.standard_normal((height_px, width_px, 1)) * 1.2
-    return np.clip(cv2.GaussianBlur(wall, (0, 0), 2.0) + grain, 0, 255).astype(np.float32)
+    picture: Canvas = np.clip(cv2.GaussianBlur(wall, (0, 0), 2.0) + grain, 0, 255).astype(np.float32)
+    return picture
 
 
 def landscape(width_px: int, height_px: int, rng: np.random.Generator) -> tuple[Canvas, npt.NDArray[np.bool_], Canvas]:

@@ -24,13 +24,13 @@ class Motion:
     blink: Curve
     mouth: MouthCurves
 
-    def pose(self, frame: int, face_width_px: float, facing: float) -> Pose:
-        """The head at a frame, for a portrait whose face is this wide and turned by `facing` face widths at rest."""
+    def pose(self, frame: int, face_width_px: float) -> Pose:
+        """The head at a frame, for a portrait whose face is this wide."""
         return Pose(
             turn_rad=float(self.turn_rad[frame]),
             shift_x_px=float(self.shift_x[frame]) * face_width_px,
             shift_y_px=float(self.shift_y[frame]) * face_width_px,
-            yaw_px=(float(self.yaw[frame]) + facing) * face_width_px,
+            yaw_px=float(self.yaw[frame]) * face_width_px,
             opening=float(self.mouth.opening[frame]),
             width=float(self.mouth.width[frame]),
             blink=float(self.blink[frame]),
@@ -44,7 +44,8 @@ def random_motion(mouth: MouthCurves, rng: np.random.Generator) -> Motion:
     def drift(period_s: float, amount: float) -> Curve:
         margin = FPS * 4
         noise = smooth(rng.standard_normal(n_frames + 2 * margin), period_s * FPS / 5)[margin : margin + n_frames]
-        return amount * noise / (noise.std() + 1e-9)
+        curve: Curve = amount * noise / (noise.std() + 1e-9)
+        return curve
 
     def gesture(period_s: float, amount: float) -> Curve:
         return drift(period_s, amount) * mouth.activity

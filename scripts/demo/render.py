@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -54,7 +54,12 @@ class Actor:
 
     def pose(self, motion: Motion, frame: int) -> Pose:
         """The head at a frame."""
-        return motion.pose(frame, self.face_width_px, self.portrait.sitter.facing)
+        sitter, pose = self.portrait.sitter, motion.pose(frame, self.face_width_px)
+        return replace(
+            pose,
+            yaw_px=pose.yaw_px + sitter.facing * self.face_width_px,
+            opening=pose.opening * sitter.mouth_gain,
+        )
 
     def draw(self, canvas: Canvas, origin_xy: npt.NDArray[np.float64], scale: float, pose: Pose) -> None:
         """Draw into the canvas; the portrait's upper left corner lies at `origin_xy`."""
@@ -94,14 +99,15 @@ class Actor:
         if not mask.any():
             return colour
         round_arch = np.clip(1.4 * (1 - (inside.u / 0.85) ** 2), 0, 1)
-        teeth = (np.clip((0.085 - (inside.v - inside.line)) / 0.025, 0, 1) * round_arch)[..., None]
+        teeth = (np.clip((0.07 - (inside.v - inside.line)) / 0.025, 0, 1) * round_arch)[..., None]
         tongue = (np.clip((0.09 - inside.above_lower_lip) / 0.05, 0, 1) * np.clip(1 - (inside.u / 0.6) ** 2, 0, 1))[
             ..., None
         ]
         paint = np.array(CAVITY_RGB) * (1 - tongue) + np.array(TONGUE_RGB) * tongue
         paint = paint * (1 - teeth) + np.array(self.portrait.sitter.teeth_rgb) * teeth
         paint *= np.clip(0.45 + inside.below_upper_lip / 0.1, 0.45, 1)[..., None]
-        return (colour * (1 - mask) + paint * mask).astype(np.float32)
+        painted: Canvas = (colour * (1 - mask) + paint * mask).astype(np.float32)
+        return painted
 
     def where(self, origin_xy: npt.NDArray[np.float64], scale: float, pose: Pose) -> dict[str, npt.NDArray[np.float64]]:
         """Fields of `Truth` for one frame."""
@@ -122,7 +128,8 @@ class Actor:
 def _origin(seat: Seat, motion: Motion, frame: int, plan: ShotPlan, face_width_px: float) -> npt.NDArray[np.float64]:
     width = face_width_px * seat.scale
     sway = np.array([motion.sway_x[frame], motion.sway_y[frame]]) * width
-    return np.array([seat.x_px - pan_offset_px(plan, frame), seat.y_px]) + sway
+    origin: npt.NDArray[np.float64] = np.array([seat.x_px - pan_offset_px(plan, frame), seat.y_px]) + sway
+    return origin
 
 
 def draw_shot(

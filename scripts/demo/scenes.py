@@ -95,11 +95,11 @@ PLANS = {
             name="two_shot_pan",
             keep=False,
             reason="camera_motion",
-            seats=(Seat("B", 1.05, 60, 96), Seat("A", 0.86, 690, -12)),
+            seats=(Seat("B", 1.05, 100, 96), Seat("A", 0.86, 690, -12)),
             backdrop="studio",
             wall_rgb=(95, 120, 105),
             desk=False,
-            pan_px=300.0,
+            pan_px=200.0,
             min_s=6.0,
         ),
         ShotPlan(
@@ -172,6 +172,6 @@ def schedule(
     return tuple(spoken), round(max(end_s, plan.min_s) * FPS)
 
 
-def pan_offset_px(plan: ShotPlan, frame: int, period_s: float = 4.0) -> float:
+def pan_offset_px(plan: ShotPlan, frame: int, period_s: float = 3.0) -> float:
     """How far the camera looks to the right at a frame."""
     return plan.pan_px * 0.5 * (1 - float(np.cos(2 * np.pi * frame / (period_s * FPS))))

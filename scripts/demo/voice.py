@@ -94,7 +94,7 @@ class Espeak:
     def _receive(
         self, samples: ctypes._Pointer[ctypes.c_short], n_samples: int, events: ctypes._Pointer[_Event]
     ) -> int:
-        if n_samples > 0 and samples:
+        if n_samples > 0:
             self._chunks.append(np.ctypeslib.as_array(samples, (n_samples,)).copy())
         index = 0
         while events[index].type != _EVENT_END_OF_LIST:

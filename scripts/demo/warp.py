@@ -100,7 +100,8 @@ class FaceWarp:
         self._chin_v = float(self._mouth_px(points[[CHIN]])[0, 1]) / self.mouth_width_px
 
     def _mouth_px(self, xy: Field) -> Field:
-        return (xy - self._mouth) @ self._axes.T
+        across_down: Field = (xy - self._mouth) @ self._axes.T
+        return across_down
 
     def _u(self, across_px: Field) -> Field:
         return np.where(across_px < 0, across_px / self._half_widths[0], across_px / self._half_widths[1])

@@ -251,7 +251,7 @@ def _width(boxes_xyxy: Array) -> Array:
 
 
 def frames_without_everybody(clip: Clip, truth: Sequence[TrueShot]) -> int:
-    """Frames of the clip in which the people are not the true ones: every true face holds the centre of its labelled box."""
+    """Frames in which not every true face holds the centre of its labelled box, or the number of people is wrong."""
     shot = shot_of(clip.start_frame, clip.end_frame, truth)
     if len(clip.people) != len(shot.people):
         return clip.n_frames
@@ -329,7 +329,9 @@ def mirror_error(original: Clip, mirrored: Clip, width_px: int) -> dict[str, flo
     """
     start, end = max(original.start_frame, mirrored.start_frame), min(original.end_frame, mirrored.end_frame)
     first = [_cut_labelled(p, slice(start - original.start_frame, end - original.start_frame)) for p in original.people]
-    second = [_cut_labelled(p, slice(start - mirrored.start_frame, end - mirrored.start_frame)) for p in mirrored.people]
+    second = [
+        _cut_labelled(p, slice(start - mirrored.start_frame, end - mirrored.start_frame)) for p in mirrored.people
+    ]
     boxes = [_mirrored_boxes(person.face_boxes_xyxy, width_px) for person in first]
     distances = []
     for i, j in _match(boxes, [person.face_boxes_xyxy for person in second]):

@@ -120,14 +120,19 @@ def test_open_groups_of_pictures_are_entered_at_the_right_keyframe(tmp_path: Pat
         assert np.array_equal(frame.image, whole[start])
 
 
-def test_packet_times_and_a_full_decode_give_one_timeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks, base = SOURCES["variable"]
-    path = write_numbered(tmp_path / "a.mp4", ticks, base)
-    fast = read_timeline(path)
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
+def test_packet_times_alone_and_a_full_decode_give_one_timeline(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_numbered(tmp_path / name, variable(90, 3, 90), Fraction(1, 1000))
+    with monkeypatch.context() as patch:
+        patch.setattr(timeline_module, "_decoded_times", None)
+        by_packets = read_timeline(path)
     monkeypatch.setattr(timeline_module, "_packet_times", lambda *_: None)
-    slow = read_timeline(path)
-    assert fast.source_pts.tolist() == slow.source_pts.tolist()
-    assert fast.source_frame_index.tolist() == slow.source_frame_index.tolist()
+    by_frames = read_timeline(path)
+    assert by_packets.source_pts.tolist() == by_frames.source_pts.tolist()
+    assert by_packets.source_frame_index.tolist() == by_frames.source_frame_index.tolist()
+    assert by_packets.keyframes.tolist() == by_frames.keyframes.tolist()
 
 
 def test_equally_near_frames_resolve_to_the_later() -> None:

@@ -1,0 +1,316 @@
+"""From a shot's face tracks to candidates: stretches in which the same people are visible, measured and judged.
+
+Pure arithmetic on what filter.detect stored; see `stages.filter` for the reasons a candidate is rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from manifests.rows import TIMELINE_FPS, Candidate, Reason, Tracks, clip_id
+from mit_builder.config import SelectSettings
+from mit_builder.speaking import smooth_voice
+from mit_builder.tracking import Flags, Floats, Interval, areas, overlaps, runs, sweep
+
+LONG_FRAMES, LONG_SCORE = 25, 0.5
+SHORT_FRAMES, SHORT_SCORE = 12, 0.7
+"""A track is a person if it is this long and its detections score this much in the mean (no track at all below 12 frames:
+MIT scripts). False faces (hands, ornaments, backs of heads) in the development clips: under 1 s and under 0.65."""
+MIN_DETECTED = 0.5
+"""Share of a person's frames, of those that were looked at, in which the face was found; sparser tracks are glimpses."""
+MIN_FITTED = 0.1
+"""Share of frames with camera motion below which the candidate has none."""
+MIN_SIGHT_FRAMES = 12
+"""A bystander seen for less does not count."""
+LEAVING_FACES = 0.5
+"""Somebody last seen within this many face sizes of the picture's edge has left it; others have turned away."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A face track as selection sees it.
+
+    Attributes:
+        span: frames of the video in which it is visible.
+        boxes_xyxy: (n_frames, 4) face boxes.
+        areas: (n_frames,) areas of the face boxes, square pixels.
+        stillness: see `TRACK`; None where unknown.
+        is_person: whether it counts as a person; else it is a glimpse, which can only be a bystander.
+    """
+
+    track_id: int
+    span: Interval
+    boxes_xyxy: Floats
+    areas: npt.NDArray[np.float64]
+    stillness: float | None
+    is_person: bool
+
+    def within(self, interval: Interval) -> slice:
+        """Its frames that lie in an interval, as indices into its arrays."""
+        start, end = max(interval[0], self.span[0]), min(interval[1], self.span[1])
+        return slice(start - self.span[0], max(start, end) - self.span[0])
+
+    def mean_area(self, interval: Interval) -> float | None:
+        """Mean face area in an interval, None where it is not visible there."""
+        seen = self.areas[self.within(interval)]
+        return float(seen.mean()) if len(seen) else None
+
+
+@dataclass(frozen=True)
+class ShotSignals:
+    """What was measured in every frame of a shot, (n_frames,) float32 each; NaN where there is no value.
+
+    Attributes:
+        start_frame: the shot's first frame on the video's timeline.
+    """
+
+    start_frame: int
+    camera_motion_pct: Floats
+    voice_activity: Floats
+    brightness: Floats
+    sharpness: Floats
+
+    def voiced(self, threshold: float) -> Flags | None:
+        """(n_frames,) whether somebody speaks (probability averaged over 9 frames); None without audio."""
+        if np.isnan(self.voice_activity).any():
+            return None
+        return np.asarray(smooth_voice(self.voice_activity) > threshold)
+
+
+def sightings(rows: Sequence[Mapping[str, Any]], detect_stride: int) -> list[Sighting]:
+    """Rows of `TRACK` as sightings, without tracks too short to mean anything.
+
+    Args:
+        rows: as `read_arrays` gives them.
+        detect_stride: frames from one detection to the next.
+    """
+    found = []
+    for row in rows:
+        n_frames, detected, scores = len(row["face_detected"]), row["face_detected"], row["face_scores"]
+        score = float(scores[detected].mean())
+        is_long = n_frames >= LONG_FRAMES and score >= LONG_SCORE
+        is_clear = n_frames >= SHORT_FRAMES and score >= SHORT_SCORE
+        is_dense = detected.sum() * detect_stride >= MIN_DETECTED * n_frames
+        if is_clear or n_frames >= LONG_FRAMES:
+            found.append(
+                Sighting(
+                    track_id=row["track_id"],
+                    span=(row["start_frame"], row["start_frame"] + n_frames),
+                    boxes_xyxy=row["face_boxes_xyxy"],
+                    areas=areas(row["face_boxes_xyxy"]),
+                    stillness=row["stillness"],
+                    is_person=bool((is_long or is_clear) and is_dense),
+                )
+            )
+    return found
+
+
+class Selector:
+    """Makes the candidates of one shot."""
+
+    def __init__(self, shot: Tracks, seen: Sequence[Sighting], signals: ShotSignals, settings: SelectSettings) -> None:
+        self._shot = shot
+        self._signals = signals
+        self._settings = settings
+        self._span = (shot.start_frame, shot.end_frame)
+        self._seen = {sighting.track_id: sighting for sighting in seen}
+        self._people = {key: s.span for key, s in self._seen.items() if s.is_person}
+        self._large = {key: span for key, span in self._people.items() if self._is_large(self._seen[key])}
+        self._most = max((len(present) for _, present in sweep(self._people, self._span)), default=0)
+        self._voiced = signals.voiced(settings.voice_threshold)
+
+    def candidates(self) -> Iterator[Candidate]:
+        """All candidates in order; together they cover the shot."""
+        lonely: list[tuple[Interval, tuple[int, ...]]] = []
+        for interval, group in self._groups():
+            if len(group) < self._settings.min_people:
+                lonely.append((interval, group))
+                continue
+            yield from self._joined(lonely)
+            lonely = []
+            for piece in self._pieces(interval):
+                yield self._candidate(piece, group)
+        yield from self._joined(lonely)
+
+    def _groups(self) -> Iterator[tuple[Interval, tuple[int, ...]]]:
+        """Intervals with the same people of sufficient size; where those are too few, with all people."""
+        for interval, group in sweep(self._large, self._span):
+            if len(group) >= self._settings.min_people:
+                yield interval, group
+                continue
+            for part, everyone in sweep(self._people, interval):
+                by_size = sorted(everyone, key=lambda key: -(self._seen[key].mean_area(part) or 0.0))
+                yield part, tuple(by_size[: self._settings.max_people])
+
+    def _joined(self, lonely: Sequence[tuple[Interval, tuple[int, ...]]]) -> Iterator[Candidate]:
+        """One candidate for neighbouring intervals with too few people, with those of the fullest, then longest one."""
+        if lonely:
+            whole = (lonely[0][0][0], lonely[-1][0][1])
+            _, group = max(lonely, key=lambda item: (len(item[1]), item[0][1] - item[0][0]))
+            yield self._candidate(whole, group)
+
+    def _pieces(self, interval: Interval) -> Iterator[Interval]:
+        shortest, longest = self._shortest, math.floor(self._settings.max_clip_s * TIMELINE_FPS)
+        if self._voiced is None:
+            silent = np.zeros(self._span[1] - self._span[0], bool)
+        else:
+            silent = ~self._voiced
+        offset = self._span[0]
+        for start, end in split((interval[0] - offset, interval[1] - offset), silent, shortest, max(shortest, longest)):
+            yield start + offset, end + offset
+
+    @property
+    def _shortest(self) -> int:
+        return math.ceil(self._settings.min_clip_s * TIMELINE_FPS)
+
+    def _is_large(self, sighting: Sighting) -> bool:
+        return bool(math.sqrt(sighting.areas.mean()) >= self._settings.min_face_px)
+
+    def _candidate(self, interval: Interval, group: Sequence[int]) -> Candidate:
+        people = sorted(
+            (self._seen[key] for key in group),
+            key=lambda s: float(s.boxes_xyxy[s.within(interval)][0, [0, 2]].sum()),
+        )
+        sizes = [s.mean_area(interval) or 0.0 for s in people]
+        others = self._bystanders(interval, group)
+        still = [s.stillness for s in people if s.stillness is not None]
+        frames = slice(interval[0] - self._span[0], interval[1] - self._span[0])
+        measured = {
+            "min_face_px": math.sqrt(min(sizes)) if sizes else None,
+            "face_area_ratio": min(sizes) / max(sizes) if sizes else None,
+            "camera_motion_pct": _median(self._signals.camera_motion_pct[frames], MIN_FITTED),
+            "voice_activity": None if self._voiced is None else float(self._voiced[frames].mean()),
+            "stillness": min(still) if still else None,
+            "bystander_area": max(others.values()) / min(sizes) if others and sizes else None,
+            "brightness": float(self._signals.brightness[frames].mean()),
+            "sharpness": _median(self._signals.sharpness[frames], 0.0),
+        }
+        reason = self._reason(interval, sizes, measured)
+        return Candidate(
+            clip_id=clip_id(self._shot.video_id, *interval),
+            video_id=self._shot.video_id,
+            start_frame=interval[0],
+            end_frame=interval[1],
+            track_ids=tuple(s.track_id for s in people),
+            n_people=sum(math.sqrt(size) >= self._settings.min_face_px for size in sizes),
+            tracks=self._shot.tracks,
+            verdict="kept" if reason is None else "rejected",
+            reason=reason,
+            n_bystanders=self._at_once(others, interval),
+            detector=self._shot.detector,
+            **measured,
+        )
+
+    def _reason(self, interval: Interval, sizes: Sequence[float], measured: Mapping[str, float | None]) -> Reason | None:
+        """First test that fails, in the order of `Reason`; what was not measured fails none."""
+        s = self._settings
+
+        def above(name: str, limit: float) -> bool:
+            value = measured[name]
+            return value is not None and value > limit
+
+        def below(name: str, limit: float) -> bool:
+            value = measured[name]
+            return value is not None and value < limit
+
+        tests: list[tuple[Reason, bool]] = [
+            ("too_few_people", len(sizes) < s.min_people),
+            ("too_many_people", len(sizes) > s.max_people),
+            ("face_too_small", below("min_face_px", s.min_face_px)),
+            ("face_sizes_differ", below("face_area_ratio", s.min_face_area_ratio)),
+            ("camera_motion", above("camera_motion_pct", s.max_camera_motion_pct)),
+            ("too_short", interval[1] - interval[0] < self._shortest),
+            ("no_audio", not self._shot.has_audio),
+            ("no_speech", below("voice_activity", s.min_voice_activity)),
+            ("still_picture", below("stillness", s.min_stillness)),
+            ("bystander", above("bystander_area", s.max_bystander_area)),
+        ]
+        return next((reason for reason, fails in tests if fails), None)
+
+    def _bystanders(self, interval: Interval, group: Sequence[int]) -> dict[int, float]:
+        """Mean face area of everybody else who is in the picture during an interval, by track."""
+        others: dict[int, float] = {}
+        for key, sighting in self._seen.items():
+            area = sighting.mean_area(interval)
+            window = sighting.within(interval)
+            if key not in group and area is not None and window.stop - window.start >= MIN_SIGHT_FRAMES:
+                others[key] = area
+        missing = self._most - len(group) - self._at_once(others, interval)
+        turned_away = sorted(self._turned_away(interval, group), key=lambda item: -item[1])
+        return others | dict(turned_away[: max(0, missing)])
+
+    def _turned_away(self, interval: Interval, group: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """People (track, face area) seen before or after an interval who cannot have left the picture meanwhile.
+
+        A head that turns away ends its track, and the person would go uncounted. Somebody close to a member of the group
+        is taken for that member, tracked anew.
+        """
+        for key in self._people:
+            sighting = self._seen[key]
+            if sighting.span[1] <= interval[0]:
+                box, at = sighting.boxes_xyxy[-1], interval[0]
+            elif sighting.span[0] >= interval[1]:
+                box, at = sighting.boxes_xyxy[0], interval[1] - 1
+            else:
+                continue
+            places = [self._seen[k].boxes_xyxy[at - self._seen[k].span[0]] for k in group]
+            is_member = bool(overlaps(_grown(box), np.array(places)).any()) if places else False
+            if not is_member and self._is_inside(box):
+                yield key, float(areas(box)[0])
+
+    def _is_inside(self, box_xyxy: Floats) -> bool:
+        margin = LEAVING_FACES * math.sqrt(float(areas(box_xyxy)[0]))
+        low, high = box_xyxy[:2], np.array([self._shot.width_px, self._shot.height_px]) - box_xyxy[2:]
+        return bool((low >= margin).all() and (high >= margin).all())
+
+    def _at_once(self, others: Mapping[int, float], interval: Interval) -> int:
+        """Largest number of these people in the picture at once; those who turned away are there all the time."""
+        spans = {key: self._seen[key].span for key in others}
+        hidden = sum(not (span[0] < interval[1] and span[1] > interval[0]) for span in spans.values())
+        return hidden + max((len(present) for _, present in sweep(spans, interval)), default=0)
+
+
+def split(interval: Interval, silent: Flags, shortest: int, longest: int) -> Iterator[Interval]:
+    """Cut an interval into pieces of at most `longest` frames, each in the middle of a silence.
+
+    The cut lies in the last third of the longest piece possible, where the silence is longest (of equal ones the last);
+    without a silence there, as late as possible. No piece is shorter than `shortest`, unless no cut leaves both sides
+    that long: then only the last piece is.
+
+    Args:
+        interval: frames, as indices into `silent`.
+        silent: (n_frames,) flags.
+        shortest: frames.
+        longest: frames, at least `shortest`.
+    """
+    start, end = interval
+    while end - start > longest:
+        latest = max(start + shortest, min(start + longest, end - shortest))
+        earliest = min(latest, max(start + shortest, start + longest - longest // 3))
+        quiet = [(first + earliest, last + earliest) for first, last in runs(silent[earliest : latest + 1])]
+        cut = latest
+        if quiet:
+            first, last = max(quiet, key=lambda run: (run[1] - run[0], run[0]))
+            cut = (first + last) // 2
+        yield start, cut
+        start = cut
+    yield start, end
+
+
+def _grown(box_xyxy: Floats) -> Floats:
+    """A box half a face larger on every side."""
+    margin = (box_xyxy[2:] - box_xyxy[:2]) / 2
+    return np.concatenate([box_xyxy[:2] - margin, box_xyxy[2:] + margin])
+
+
+def _median(values: Floats, min_share: float) -> float | None:
+    known = values[~np.isnan(values)]
+    if not len(known) or len(known) < min_share * len(values):
+        return None
+    return float(np.median(known))

@@ -1,0 +1,112 @@
+"""The bundled demo from the command to the Parquet, against its ground truth; the same mirrored and muted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+pytest.importorskip("mediapipe", reason="the embedded backends are not installed")
+
+import demo_truth as dt
+
+from mit_builder.explain import look
+from mit_builder.validate import validate
+from mit_builder.workspace import Workspace
+
+pytestmark = pytest.mark.timeout(1500)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    place: Path
+    output: str
+    shots: list[tuple[int, int]]
+    candidates: list[dt.Candidate]
+    clips: list[dt.Clip]
+
+
+def build(place: Path, *arguments: str) -> Outcome:
+    program = [sys.executable, "-m", "mit_builder.cli", "run", "--stage", "all", "--workspace", str(place)]
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lanes = look(Workspace(place)).lanes
+    shots = [(s.start_frame, s.end_frame) for e in lanes["shots"].ledger.entries() for s in e.outputs]
+    found = [row for e in lanes["filter.select"].ledger.entries() for row in e.outputs]
+    candidates = [dt.Candidate(row.start_frame, row.end_frame, row.reason) for row in found]
+    rows: list[dict[str, Any]] = ds.dataset(sorted((place / "dataset").glob("*.parquet"))).to_table().to_pylist()
+    return Outcome(place, done.stdout, sorted(shots), candidates, [dt.read_clip(row) for row in rows])
+
+
+@pytest.fixture(scope="module")
+def truth(demo_video: Path) -> tuple[dt.TrueShot, ...]:
+    return dt.load_truth(demo_video.with_name("truth.json"))
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return build(tmp_path_factory.mktemp("demo") / "workspace")
+
+
+def test_a_run_without_sources_says_that_it_takes_the_demo(demo: Outcome) -> None:
+    assert "no sources given: running the bundled demo" in demo.output
+
+
+def test_shots_are_within_a_frame_of_the_truth(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
+    assert dt.boundary_error_frames(demo.shots, truth) <= 1
+
+
+def test_exactly_the_steady_two_shots_are_kept(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
+    assert dt.wrong_verdicts(demo.candidates, truth) == []
+
+
+def test_two_people_in_every_frame(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
+    assert len(demo.clips) == 2
+    assert [dt.frames_without_everybody(clip, truth) for clip in demo.clips] == [0, 0]
+
+
+def test_who_speaks_when(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
+    scores = dt.score_speech(demo.clips, truth)
+    assert scores.who_speaks >= 0.9, scores
+    assert scores.sole_speaker >= 0.9, scores
+    assert scores.balanced_accuracy >= 0.88, scores
+
+
+def test_noses_eyes_and_shoulders_are_where_they_belong(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
+    pairs = [pair for clip in demo.clips for pair in dt.pair_people(clip, truth)]
+    assert dt.nose_in_place(pairs) >= 0.95
+    assert dt.on_own_side(pairs, dt.LEFT_EYE, dt.RIGHT_EYE) >= 0.95
+    assert dt.on_own_side(pairs, dt.LEFT_SHOULDER, dt.RIGHT_SHOULDER) >= 0.95
+
+
+def test_the_dataset_is_valid_and_pictures_were_drawn(demo: Outcome) -> None:
+    assert validate(demo.place) == []
+    pictures = {path.suffix for path in (demo.place / "report").iterdir()}
+    assert {".png", ".mp4"} <= pictures
+    assert (demo.place / "dataset" / "README.md").read_text().startswith("---")
+
+
+def test_the_mirrored_demo_gives_mirrored_keypoints(
+    demo: Outcome, truth: tuple[dt.TrueShot, ...], demo_video: Path, tmp_path: Path
+) -> None:
+    mirrored_video = tmp_path / "mirrored.mp4"
+    dt.mirror_video(demo_video, mirrored_video)
+    mirrored = build(tmp_path / "workspace", str(mirrored_video), "--set", "run.overlays=0")
+    assert dt.wrong_verdicts(mirrored.candidates, truth) == []
+    for original, other in zip(demo.clips, mirrored.clips, strict=True):
+        errors = dt.mirror_error(original, other, 1280)
+        assert max(errors.values()) <= 0.1, errors
+
+
+def test_in_the_muted_demo_nobody_speaks(demo_video: Path, tmp_path: Path) -> None:
+    muted_video = tmp_path / "muted.mp4"
+    dt.mute_video(demo_video, muted_video)
+    options = ("--set", "filter.min_voice_activity=0", "--set", "run.overlays=0", "--set", "pose.stride=5")
+    muted = build(tmp_path / "workspace", str(muted_video), *options)
+    assert len(muted.clips) == 2
+    assert dt.talk_share(muted.clips) <= 0.02

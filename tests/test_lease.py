@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import obstore
+import pytest
+
+import mit_builder.lease
+from mit_builder.errors import CannotContinue
+from mit_builder.lease import EXPIRY_S, KEY, lease
+from mit_builder.session import new_run_id
+from mit_builder.workspace import Workspace
+
+
+@pytest.fixture(params=["folder", "memory"])
+def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws" if request.param == "folder" else f"memory://{new_run_id()}")
+
+
+@pytest.fixture
+def in_memory() -> Workspace:
+    return Workspace(f"memory://{new_run_id()}")
+
+
+def hold(workspace: Workspace, *, renewed_at: float) -> None:
+    """Put another run's lease in place."""
+    body = {"nonce": "of another", "holder": "process 7 on elsewhere", "renewed_at": renewed_at}
+    obstore.put(workspace.store, KEY, json.dumps(body).encode())
+
+
+def holder(workspace: Workspace) -> str:
+    return str(json.loads(workspace.read(KEY))["holder"])
+
+
+def test_one_run_at_a_time_holds_a_workspace(workspace: Workspace) -> None:
+    other = Workspace(workspace.uri)
+    with lease(workspace):
+        with pytest.raises(CannotContinue, match=r"another run uses this workspace \(process \d+ on "), lease(other):
+            pass
+    with lease(other):
+        pass
+
+
+def test_a_run_that_fails_lets_go(workspace: Workspace) -> None:
+    with pytest.raises(ZeroDivisionError), lease(workspace):
+        _ = 1 / 0
+    with lease(workspace):
+        pass
+
+
+def test_a_killed_process_lets_go_of_a_folder_at_once(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom mit_builder.lease import lease\nfrom mit_builder.workspace import Workspace\n"
+        "with lease(Workspace(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    root = Path(__file__).resolve().parent.parent
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=root, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        with pytest.raises(CannotContinue, match=f"process {process.pid} "), lease(Workspace(tmp_path)):
+            pass
+        process.kill()
+    with lease(Workspace(tmp_path)):
+        pass
+
+
+def test_on_object_storage_a_lease_that_is_not_renewed_is_taken_over(in_memory: Workspace) -> None:
+    hold(in_memory, renewed_at=time.time() - EXPIRY_S / 2)
+    with pytest.raises(CannotContinue, match="process 7 on elsewhere"), lease(in_memory):
+        pass
+    hold(in_memory, renewed_at=time.time() - EXPIRY_S - 1)
+    with lease(in_memory):
+        assert holder(in_memory) != "process 7 on elsewhere"
+    assert not in_memory.exists(KEY)
+
+
+def test_a_lease_is_renewed_while_it_is_held(in_memory: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
+    with lease(in_memory):
+        first = in_memory.read(KEY)
+        deadline = time.monotonic() + 10
+        while in_memory.read(KEY) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert in_memory.read(KEY) != first
+
+
+def test_a_run_whose_lease_was_taken_over_stops_and_leaves_the_other_its_own(
+    in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
+    with pytest.raises(CannotContinue, match="took over"), lease(in_memory):
+        hold(in_memory, renewed_at=time.time())
+        time.sleep(10)
+    assert holder(in_memory) == "process 7 on elsewhere"
+
+
+def test_storage_that_fails_for_a_while_does_not_end_the_lease(
+    in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
+    put, failures = obstore.put, []
+
+    def failing(*arguments: object, **options: object) -> object:
+        if len(failures) < 3 and options.get("mode") != "create":
+            failures.append(1)
+            raise obstore.exceptions.GenericError("no route to host")
+        return put(*arguments, **options)  # type: ignore[call-overload]
+
+    with lease(in_memory):
+        monkeypatch.setattr(obstore, "put", failing)
+        first = in_memory.read(KEY)
+        deadline = time.monotonic() + 10
+        while in_memory.read(KEY) == first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert in_memory.read(KEY) != first
+    assert len(failures) == 3

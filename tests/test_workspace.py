@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from manifests.rows import Artifact
+from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.session import new_run_id
+from mit_builder.worker import UnitContext
+from mit_builder.workspace import FOLDERS, SCRATCH, Workspace, sha256_of
+
+HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+"""sha256 of "hello"."""
+
+
+@pytest.fixture(params=["folder", "memory"])
+def workspace(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws" if request.param == "folder" else f"memory://{new_run_id()}")
+
+
+def file_with(folder: Path, text: str, name: str = "new.txt") -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_committed_file_is_moved_and_described(workspace: Workspace, tmp_path: Path) -> None:
+    path = file_with(tmp_path, "hello")
+    assert workspace.commit(path, "clips/a.txt") == Artifact("clips/a.txt", HELLO, 5)
+    assert not path.exists()
+    assert workspace.read("clips/a.txt") == b"hello"
+    with workspace.local("clips/a.txt") as local:
+        assert local.read_text() == "hello"
+
+
+def test_committing_the_same_again_changes_nothing_and_other_bytes_replace(workspace: Workspace, tmp_path: Path) -> None:
+    first = workspace.commit(file_with(tmp_path, "hello"), "clips/a.txt")
+    assert workspace.commit(file_with(tmp_path, "hello"), "clips/a.txt") == first
+    assert workspace.names("clips") == {"clips/a.txt"}
+    workspace.commit(file_with(tmp_path, "other"), "clips/a.txt")
+    assert workspace.read("clips/a.txt") == b"other"
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    workspace.commit(file_with(tmp_path, "old"), "clips/a.txt")
+    replaced: list[bytes] = []
+    replace = os.replace
+
+    def watched(source: Path, target: Path) -> None:
+        replaced.append(workspace.read("clips/a.txt") + b" -> " + Path(source).read_bytes())
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watched)
+    workspace.commit(file_with(tmp_path, "new"), "clips/a.txt")
+    workspace.write("clips/a.txt", b"written")
+    assert replaced == [b"old -> new", b"new -> written"]
+    assert workspace.read("clips/a.txt") == b"written"
+
+
+def test_what_is_not_there_says_so(workspace: Workspace) -> None:
+    assert not workspace.exists("clips/none.mp4")
+    assert workspace.names("clips") == set()
+    with pytest.raises(FileNotFoundError):
+        workspace.read("clips/none.mp4")
+    with pytest.raises(FileNotFoundError), workspace.local("clips/none.mp4"):
+        pass
+    workspace.delete(["clips/none.mp4"])
+
+
+def test_names_and_sizes_are_those_below_one_folder(workspace: Workspace) -> None:
+    for key in ("clips/a", "clips/deep/b", "clips2/c", "poses/d"):
+        workspace.write(key, b"12345")
+    assert workspace.names("clips") == {"clips/a", "clips/deep/b"}
+    assert workspace.size_bytes("clips") == 10
+    workspace.delete(["clips/a"])
+    assert workspace.names("clips") == {"clips/deep/b"}
+    assert workspace.exists("clips/deep/b")
+
+
+def test_two_workspaces_of_one_uri_share_their_content(tmp_path: Path) -> None:
+    for uri in (str(tmp_path / "ws"), f"memory://{new_run_id()}"):
+        Workspace(uri).write("a", b"1")
+        assert Workspace(Workspace(uri).uri).read("a") == b"1"
+
+
+def test_an_artifact_is_named_by_its_input_key(workspace: Workspace, tmp_path: Path) -> None:
+    context = UnitContext(workspace, "0123456789abcdef", tmp_path)
+    artifact = context.commit(file_with(tmp_path, "hello", "out.flac"), "clips", "a_000000to000125")
+    assert artifact.key == "clips/a_000000to000125.01234567.flac"
+    with context.local(artifact) as path:
+        assert sha256_of(path) == artifact.sha256 == HELLO
+
+
+def test_another_result_of_one_input_replaces_nothing_that_a_row_may_name(workspace: Workspace, tmp_path: Path) -> None:
+    context = UnitContext(workspace, "0123456789abcdef", tmp_path)
+    first = context.commit(file_with(tmp_path, "hello", "out.txt"), "clips", "a")
+    assert context.commit(file_with(tmp_path, "hello", "out.txt"), "clips", "a") == first
+    other = context.commit(file_with(tmp_path, "hallo", "out.txt"), "clips", "a")
+    assert other.key == f"clips/a.01234567-{other.sha256[:8]}.txt"
+    assert workspace.read(first.key) == b"hello"
+    assert workspace.read(other.key) == b"hallo"
+
+
+def test_artifacts_go_to_known_folders_only(workspace: Workspace, tmp_path: Path) -> None:
+    context = UnitContext(workspace, "0123456789abcdef", tmp_path)
+    for folder in ("manifests", "..", "report"):
+        with pytest.raises(ValueError, match=f"folder must be one of {', '.join(FOLDERS)}"):
+            context.commit(file_with(tmp_path, "x"), folder, "a")
+
+
+def test_unfinished_files_lie_beside_the_finished_ones_and_are_swept(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    folder = workspace.scratch("run-1")
+    assert folder == tmp_path / "ws" / SCRATCH / "run-1"
+    file_with(folder / "unit", "half a file")
+    workspace.write("clips/a", b"1")
+    workspace.sweep()
+    assert not folder.exists()
+    assert workspace.exists("clips/a")
+
+
+@pytest.mark.parametrize("uri", ["nonsense://bucket/x", "s3://"])
+def test_a_workspace_that_cannot_be_is_a_setting_to_correct(uri: str) -> None:
+    with pytest.raises(ConfigError, match="cannot use workspace"):
+        Workspace(uri)
+
+
+def test_a_file_in_the_place_of_a_workspace_is_refused(tmp_path: Path) -> None:
+    path = file_with(tmp_path, "x")
+    with pytest.raises(ConfigError, match="cannot use workspace"):
+        Workspace(path)
+    with pytest.raises(ConfigError, match="cannot use workspace"):
+        Workspace(path / "below")
+
+
+def test_a_full_disk_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
+    Workspace(f"memory://{new_run_id()}").check_space(1e9)
+    workspace = Workspace(tmp_path)
+    workspace.check_space(0.0)
+    with pytest.raises(CannotContinue, match="mit-build gc"):
+        workspace.check_space(1e9)
