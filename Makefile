@@ -63,11 +63,13 @@ $(PAPER_VENV)/.installed: constraints-paper.txt pyproject.toml
 	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+# An environment that is there keeps its interpreter; `make clean` is the way to another one.
 define make-venv
 	@$(or $(PYTHON),false) -c '$(COVERED)' || \
 		{ echo 'mit-builder needs Python 3.10, 3.11 or 3.12 here: make PYTHON=/path/to/python3.11' >&2; exit 1; }
-	@$(PYTHON) -m venv $(1) || \
+	@test -x $(1)/bin/pip || $(PYTHON) -m venv $(1) || \
 		{ echo 'this Python cannot make environments: install its venv package (Debian: python3-venv)' >&2; exit 1; }
+	@echo 'installing into $(1), about a minute or two: 1-3 GB ...'
 endef
 
 # uv marks each line with the environments of [tool.uv]; only the marks that tell Pythons apart are kept.

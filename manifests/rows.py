@@ -289,6 +289,7 @@ SPEECH = pa.schema(
 """`face_box_source` is "pose", "detector" or "interpolated" for every frame."""
 
 VOICE = pa.schema([pa.field("voice_activity", pa.float32(), nullable=False)])
+"""Speech probability 0..1 of every frame of the clip, mean of the 9 frames around each."""
 
 
 @dataclass(frozen=True)
@@ -366,7 +367,7 @@ class DatasetRow:
     audio: Any = doc("FLAC, 16 kHz mono, 640 samples a frame", arrow=MEDIA)
     n_people: int = doc("people in the clip", arrow=pa.int32())
     people: tuple[Person, ...] = doc("the people, by person_id")
-    voice_activity: Any = doc("speech probability a frame", arrow=SCORES)
+    voice_activity: Any = doc("speech probability 0..1, mean of the 9 frames around each", arrow=SCORES)
     n_turns: int = doc("changes of the sole speaker", arrow=pa.int32())
     overlap_ratio: float | None = doc("frames with >= 2 speakers / frames with >= 1; null if nobody speaks")
     silence_ratio: float = doc("frames without a speaker / all frames")

@@ -63,8 +63,11 @@ def url_source(address: str) -> Source:
     Raises:
         SourceListError: no http(s) URL.
     """
-    text = unicodedata.normalize("NFC", address.strip())
-    parts = urlsplit(text)
+    text = _utf8(unicodedata.normalize("NFC", address.strip()))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise SourceListError(f"cannot fetch {text}: {error}") from error
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise SourceListError(f"cannot fetch {text}: only http(s) URLs, files and folders are supported")
     normal = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query, ""))
@@ -72,12 +75,26 @@ def url_source(address: str) -> Source:
 
 
 def file_source(path: Path) -> Source:
-    """A local file's row, named by its content: the same file under two names is one source."""
+    """A local file's row, named by its content: the same file under two names is one source.
+
+    Raises:
+        SourceListError: the file's name is no text.
+    """
+    address = _utf8(str(path.resolve()))
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
-    return Source(source_id=short_id("file", digest.hexdigest()), address=str(path.resolve()), kind="file")
+    return Source(source_id=short_id("file", digest.hexdigest()), address=address, kind="file")
+
+
+def _utf8(text: str) -> str:
+    """The text, which the ledger can hold: names of files may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SourceListError(f"the name {text!r} is not valid UTF-8: rename it") from error
+    return text
 
 
 def read_list(path: Path) -> Iterator[str]:

@@ -196,7 +196,8 @@ def main(arguments: list[str] | None = None) -> Any:
     sys.excepthook = _on_crash
     signal.signal(signal.SIGTERM, _on_terminate)
     try:
-        app(arguments, standalone_mode=True)
+        # Not app(): that would put typer's own hook in the place of ours.
+        typer.main.get_command(app)(arguments)
     except MitBuilderError as error:
         if _state["debug"]:
             traceback.print_exc()

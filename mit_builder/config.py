@@ -161,7 +161,8 @@ def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
             raise ConfigError(f"cannot read settings file {path}: {' '.join(str(error).split())}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"settings file {path} must hold sections like 'filter:', see mit-build init")
-        values = loaded or {}
+        # A section whose lines are all commented out reads as null.
+        values = {key: value for key, value in (loaded or {}).items() if value is not None}
     for override in overrides:
         _apply(values, override)
     return parse(values)

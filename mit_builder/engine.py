@@ -30,7 +30,7 @@ class Result:
 
     Attributes:
         entries: one a task, or None when the worker died.
-        lost: why there are no entries: "crash" and "timeout" count against the units, "memory" and "node" do not.
+        lost: why there are no entries; all but "node" count as an attempt, "memory" ends as a failure of resources.
         message: one line about the loss.
     """
 
@@ -108,7 +108,6 @@ class _Slot:
     tasks: list[Task] = field(default_factory=list)
     deadline: float = 0.0
     timed_out: bool = False
-    idle_since: float = 0.0
 
 
 class RayEngine:
@@ -145,12 +144,17 @@ class RayEngine:
         """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.chdir(self._scratch)
+        if self._address is None:
+            # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         import ray
 
+        users_folder = Path.cwd()
         try:
+            # Workers import from the folder that Ray is started in, and stay in it.
+            os.chdir(self._scratch)
             ray.init(
-                address=self._address,
+                address=self._address or "local",
                 num_cpus=None if self._address else self._cpus_wanted,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -160,6 +164,8 @@ class RayEngine:
             )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise CannotContinue(f"Ray does not start: {str(error).splitlines()[0]}; try --engine serial") from error
+        finally:
+            os.chdir(users_folder)
         self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         remote = ray.remote(Worker)
 
@@ -243,7 +249,7 @@ class RayEngine:
                 self._drop(stage, slot)
             return None
         result = Result(stage, slot.tasks, entries=value)
-        slot.call, slot.tasks, slot.idle_since = None, [], time.monotonic()
+        slot.call, slot.tasks = None, []
         return result
 
     def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:

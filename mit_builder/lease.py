@@ -107,15 +107,19 @@ class _ObjectLease:
     def _renew_until_stopped(self) -> None:
         while not self._stop.wait(RENEW_S):
             try:
-                self._tag = obstore.put(self._store, KEY, self._body(), mode={"e_tag": self._tag})["e_tag"]
-            except obstore.exceptions.PreconditionError:
-                self.lost = not self._refresh_tag()
+                self._renew()
             except (obstore.exceptions.BaseError, OSError):
                 continue  # out of touch: the next turn tries again
             if self.lost:
                 # A signal, because the driver may be waiting in a call that looks at no flag.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
+
+    def _renew(self) -> None:
+        try:
+            self._tag = obstore.put(self._store, KEY, self._body(), mode={"e_tag": self._tag})["e_tag"]
+        except obstore.exceptions.PreconditionError:
+            self.lost = not self._refresh_tag()
 
     def _refresh_tag(self) -> bool:
         """Whether the lease is ours: a renewal that was applied but whose answer was lost looks like another's."""

@@ -128,7 +128,7 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
     if not labelled:
         return []
-    write_summary(workspace, runner.tally.as_dict())
+    write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     reporter.note(f"drawing what is new of {len(labelled)} clips")
     return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
 

@@ -320,7 +320,7 @@ class Runner:
         self._count_live(waiting.unit, -1)
 
     def _lost(self, lane: _Lane, waiting: list[_Waiting], result: Result) -> None:
-        """A worker died. Only a unit that was alone with it can be blamed; only crashes and time-outs count."""
+        """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
         for w in waiting:
             blamed = len(waiting) == 1 and result.lost != "node"
             w.attempts += blamed

@@ -18,12 +18,15 @@ from mit_builder.config import SelectSettings
 from mit_builder.speaking import smooth_voice
 from mit_builder.tracking import Flags, Floats, Interval, areas, overlaps, runs, sweep
 
-LONG_FRAMES, LONG_SCORE = 25, 0.5
-SHORT_FRAMES, SHORT_SCORE = 12, 0.7
-"""A track is a person if it is this long and its detections score this much in the mean (no track at all below 12 frames:
-MIT scripts). False faces (hands, ornaments, backs of heads) in the development clips: under 1 s and under 0.65."""
+LONG_FRAMES, LONG_SCORE = 50, 0.5
+CLEAR_FRAMES, CLEAR_SCORE = 12, 0.7
+"""A track is a person if it is long, or clear: so many frames, and detections that score so much in the mean. False faces
+(hands, ornaments, backs of heads) in the development clips lasted at most 1.1 s and scored at most 0.65. 12 frames are the
+MIT scripts' shortest track."""
 MIN_DETECTED = 0.5
-"""Share of a person's frames, of those that were looked at, in which the face was found; sparser tracks are glimpses."""
+"""Share of a person's frames, of those that were looked at, with a face; a sparser track is a glimpse."""
+GLIMPSE_FRAMES = 25
+"""Shorter tracks that are no person do not count at all."""
 MIN_FITTED = 0.1
 """Share of frames with camera motion below which the candidate has none."""
 MIN_SIGHT_FRAMES = 12
@@ -64,13 +67,8 @@ class Sighting:
 
 @dataclass(frozen=True)
 class ShotSignals:
-    """What was measured in every frame of a shot, (n_frames,) float32 each; NaN where there is no value.
+    """What was measured in every frame of a shot, (n_frames,) float32 each; NaN where there is no value."""
 
-    Attributes:
-        start_frame: the shot's first frame on the video's timeline.
-    """
-
-    start_frame: int
     camera_motion_pct: Floats
     voice_activity: Floats
     brightness: Floats
@@ -83,21 +81,17 @@ class ShotSignals:
         return np.asarray(smooth_voice(self.voice_activity) > threshold)
 
 
-def sightings(rows: Sequence[Mapping[str, Any]], detect_stride: int) -> list[Sighting]:
-    """Rows of `TRACK` as sightings, without tracks too short to mean anything.
-
-    Args:
-        rows: as `read_arrays` gives them.
-        detect_stride: frames from one detection to the next.
-    """
+def sightings(rows: Sequence[Mapping[str, Any]]) -> list[Sighting]:
+    """Rows of `TRACK`, as `read_arrays` gives them, without tracks too short to mean anything."""
     found = []
     for row in rows:
-        n_frames, detected, scores = len(row["face_detected"]), row["face_detected"], row["face_scores"]
-        score = float(scores[detected].mean())
+        n_frames, detected = len(row["face_detected"]), np.flatnonzero(row["face_detected"])
+        stride = int(np.diff(detected).min(initial=n_frames))
+        score = float(row["face_scores"][detected].mean())
         is_long = n_frames >= LONG_FRAMES and score >= LONG_SCORE
-        is_clear = n_frames >= SHORT_FRAMES and score >= SHORT_SCORE
-        is_dense = detected.sum() * detect_stride >= MIN_DETECTED * n_frames
-        if is_clear or n_frames >= LONG_FRAMES:
+        is_clear = n_frames >= CLEAR_FRAMES and score >= CLEAR_SCORE
+        is_dense = len(detected) * stride >= MIN_DETECTED * n_frames
+        if is_clear or n_frames >= GLIMPSE_FRAMES:
             found.append(
                 Sighting(
                     track_id=row["track_id"],
@@ -157,12 +151,10 @@ class Selector:
 
     def _pieces(self, interval: Interval) -> Iterator[Interval]:
         shortest, longest = self._shortest, math.floor(self._settings.max_clip_s * TIMELINE_FPS)
-        if self._voiced is None:
-            silent = np.zeros(self._span[1] - self._span[0], bool)
-        else:
-            silent = ~self._voiced
+        silent = np.zeros(self._span[1] - self._span[0], bool) if self._voiced is None else ~self._voiced
         offset = self._span[0]
-        for start, end in split((interval[0] - offset, interval[1] - offset), silent, shortest, max(shortest, longest)):
+        within = (interval[0] - offset, interval[1] - offset)
+        for start, end in split(within, silent, shortest, max(shortest, longest)):
             yield start + offset, end + offset
 
     @property
@@ -207,7 +199,9 @@ class Selector:
             **measured,
         )
 
-    def _reason(self, interval: Interval, sizes: Sequence[float], measured: Mapping[str, float | None]) -> Reason | None:
+    def _reason(
+        self, interval: Interval, sizes: Sequence[float], measured: Mapping[str, float | None]
+    ) -> Reason | None:
         """First test that fails, in the order of `Reason`; what was not measured fails none."""
         s = self._settings
 
@@ -248,8 +242,8 @@ class Selector:
     def _turned_away(self, interval: Interval, group: Sequence[int]) -> Iterator[tuple[int, float]]:
         """People (track, face area) seen before or after an interval who cannot have left the picture meanwhile.
 
-        A head that turns away ends its track, and the person would go uncounted. Somebody close to a member of the group
-        is taken for that member, tracked anew.
+        A head that turns away ends its track, and the person would go uncounted. Somebody close to a member of the
+        group is taken for that member, tracked anew.
         """
         for key in self._people:
             sighting = self._seen[key]
@@ -259,8 +253,8 @@ class Selector:
                 box, at = sighting.boxes_xyxy[0], interval[1] - 1
             else:
                 continue
-            places = [self._seen[k].boxes_xyxy[at - self._seen[k].span[0]] for k in group]
-            is_member = bool(overlaps(_grown(box), np.array(places)).any()) if places else False
+            places = [self._seen[k].boxes_xyxy[self._seen[k].within((at, at + 1))] for k in group]
+            is_member = bool(overlaps(_grown(box), np.concatenate([box[:0].reshape(0, 4), *places])).any())
             if not is_member and self._is_inside(box):
                 yield key, float(areas(box)[0])
 

@@ -27,6 +27,9 @@ SETTINGS_KEY = "mit-build.yaml"
 SOURCES_KEY = "manifests/sources/sources.parquet"
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
 
+_SECRET = {"download": {"proxy"}}
+"""Settings that may hold a password: neither written down nor said."""
+
 _BOOK = pa.schema(
     [
         pa.field("address", pa.string(), nullable=False),
@@ -79,7 +82,7 @@ class SourceBook:
             for path in lists:
                 for address in read_list(path):
                     found.update(self._expand(address, path.resolve().parent))
-        except SourceListError as error:
+        except (SourceListError, OSError) as error:
             raise ConfigError(str(error)) from error
         if found and str(DEMO) not in found:
             self._known.pop(str(DEMO), None)
@@ -144,12 +147,13 @@ def last_settings(workspace: Workspace) -> Settings | None:
 def save_settings(workspace: Workspace, settings: Settings) -> None:
     """Pin the resolved settings in the workspace."""
     text = "# Settings of the last run here, resolved. Written by mit-build; change them with --set or --config.\n"
-    workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)).encode())
+    values = settings.model_dump(mode="json", exclude=_SECRET)
+    workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(values, sort_keys=False)).encode())
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:
     """`section.key old -> new` for each setting that differs."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    before, after = (settings.model_dump(mode="json", exclude=_SECRET) for settings in (old, new))
     lines = []
     for section, values in after.items():
         if isinstance(values, dict):
@@ -161,7 +165,10 @@ def changed_settings(old: Settings, new: Settings) -> list[str]:
 
 
 def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list[str]]:
-    """Replace every "auto" by what this workspace is pinned to, else by what this machine has; lines that say so."""
+    """Replace every "auto" by what this workspace is pinned to, else by what this machine has; lines that say so.
+
+    A path becomes absolute: workers run in a folder of their own.
+    """
     notes: list[str] = []
     profile = settings.profile
     if profile == "auto":
@@ -176,7 +183,10 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
             model, why = _choose_speech_model()
             notes.append(f"speech model: {model} ({why})")
     speech = settings.speech.model_copy(update={"model": model})
-    return settings.model_copy(update={"profile": profile, "speech": speech}), notes
+    download = settings.download
+    if download.cookies_file is not None:
+        download = download.model_copy(update={"cookies_file": str(Path(download.cookies_file).expanduser().absolute())})
+    return settings.model_copy(update={"profile": profile, "speech": speech, "download": download}), notes
 
 
 def _choose_speech_model() -> tuple[str, str]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from mit_builder.config import DetectSettings
 from mit_builder.media.camera import Affine, Grey, background_movement, small_grey

@@ -5,7 +5,7 @@ Boxes are (n, 4) `xyxy`; intervals are half-open [start, end) in frames.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -19,8 +19,7 @@ Interval = tuple[int, int]
 Key = TypeVar("Key", bound=Any)
 
 LOOSE_IOU = 0.1
-"""Overlap that continues a track while another person's continues well: a head turned quickly. Chosen on a turn with
-0.17; where nobody continues well, the picture was cut."""
+"""Overlap that continues a track while somebody else's continues well: a head turned quickly (0.17 was seen)."""
 
 
 def areas(boxes_xyxy: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -111,8 +110,9 @@ class Tracker:
     """Joins the detections of successive frames by overlap of the faces.
 
     A face continues the track whose last box it overlaps most, at least by `min_iou`, if no more than `max_gap_frames`
-    frames lie in between; pairs are made from the largest overlap down. Where somebody continues like that, so that the
-    picture was not cut, `LOOSE_IOU` is enough for the others.
+    frames lie in between; pairs are made from the largest overlap down. Where somebody continues like that, `LOOSE_IOU`
+    is enough for the others. Where several people were followed and nobody does, the picture jumped (a cut that was not
+    found, a jerk of the camera): all tracks end.
     """
 
     def __init__(self, *, min_iou: float, max_gap_frames: int) -> None:
@@ -124,8 +124,7 @@ class Tracker:
     def lost(self, frame: int, face_boxes_xyxy: Floats) -> Floats:
         """Last boxes (n, 4) of the tracks that none of this frame's faces would continue."""
         active = [trail for trail in self._active if self._is_near(trail, frame)]
-        pairs = self._pairs(active, face_boxes_xyxy)
-        found = {row for row, _ in pairs}
+        found = {row for row, _ in self._pairs(active, face_boxes_xyxy)}
         lost = [trail.boxes[-1][:4] for row, trail in enumerate(active) if row not in found]
         return np.array(lost, np.float32).reshape(-1, 4)
 
@@ -135,10 +134,11 @@ class Tracker:
 
     def add(self, frame: int, face_boxes_xyxy: Floats, scores: Floats, boxes_xyxy: Floats) -> None:
         """Take the detections of a frame later than all before: (n, 4) faces, (n,) scores, (n, 4) bodies."""
-        self._ended += [trail for trail in self._active if not self._is_near(trail, frame)]
-        self._active = [trail for trail in self._active if self._is_near(trail, frame)]
+        self._end(lambda trail: not self._is_near(trail, frame))
         both = np.concatenate([face_boxes_xyxy, boxes_xyxy], axis=1)
         pairs = self._pairs(self._active, face_boxes_xyxy)
+        if not pairs and len(both) > 1 and self._n_followed() > 1:
+            self._end(lambda _: True)
         for row, column in pairs:
             self._active[row].add(frame, both[column], float(scores[column]))
         taken = {column for _, column in pairs}
@@ -155,17 +155,26 @@ class Tracker:
             hold_frames: frames for which a last box stands (the stride of detection: nobody looked before).
             min_detections: tracks of fewer are dropped.
         """
-        trails = [trail for trail in self._ended + self._active if len(trail.frames) >= min_detections]
-        self._active, self._ended = [], []
+        self._end(lambda _: True)
+        trails = [trail for trail in self._ended if len(trail.frames) >= min_detections]
+        self._ended = []
         trails.sort(key=lambda trail: (trail.frames[0], trail.boxes[0].tolist()))
         return [_filled(trail, min(end_frame, trail.frames[-1] + hold_frames)) for trail in trails]
+
+    def _end(self, is_over: Callable[[_Trail], bool]) -> None:
+        self._ended += [trail for trail in self._active if is_over(trail)]
+        self._active = [trail for trail in self._active if not is_over(trail)]
 
     def _is_near(self, trail: _Trail, frame: int) -> bool:
         return frame - trail.frames[-1] - 1 <= self._max_gap_frames
 
+    def _n_followed(self) -> int:
+        """Tracks that were seen at the last look and at the one before."""
+        last = max((trail.frames[-1] for trail in self._active), default=0)
+        return sum(trail.frames[-1] == last and len(trail.frames) > 1 for trail in self._active)
+
     def _pairs(self, trails: Sequence[_Trail], face_boxes_xyxy: Floats) -> list[tuple[int, int]]:
-        last = np.array([trail.boxes[-1][:4] for trail in trails]).reshape(-1, 4)
-        table = overlaps(last, face_boxes_xyxy)
+        table = overlaps(np.array([trail.boxes[-1][:4] for trail in trails]), face_boxes_xyxy)
         pairs = match(table, self._min_iou)
         if not pairs:
             return []
@@ -214,11 +223,11 @@ def sweep(spans: Mapping[Key, Interval], within: Interval) -> Iterator[tuple[Int
     """
     low, high = within
     changes: dict[int, list[tuple[Key, bool]]] = {}
-    for key, (start, end) in spans.items():
-        start, end = max(start, low), min(end, high)
-        if start < end:
-            changes.setdefault(start, []).append((key, True))
-            changes.setdefault(end, []).append((key, False))
+    for key, span in spans.items():
+        arrival, departure = max(span[0], low), min(span[1], high)
+        if arrival < departure:
+            changes.setdefault(arrival, []).append((key, True))
+            changes.setdefault(departure, []).append((key, False))
     present: set[Key] = set()
     for start, end in pairwise(sorted({low, max(low, high), *changes})):
         for key, arrives in changes.get(start, ()):

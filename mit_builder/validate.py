@@ -266,7 +266,7 @@ def _keypoints(row: Row, person: Row) -> Iterator[str]:
     wrong = (~np.isfinite(xy)).any(axis=2) & ~(np.isnan(xy).all(axis=2) & (score == 0))
     if wrong.any():
         yield f"a keypoint in frame {_first(wrong.any(axis=1))} is neither a point nor (NaN, NaN, 0)"
-    inside = (xy >= 0).all(axis=2) & (xy[..., 0] < row["width_px"]) & (xy[..., 1] < row["height_px"])
+    inside = (xy >= 0).all(axis=2) & (xy[..., 0] <= row["width_px"]) & (xy[..., 1] <= row["height_px"])
     visible = float(np.mean((inside & (score >= SEEN_SCORE))[:, BODY]))
     if not np.isclose(visible, person["body_visible_ratio"], atol=SCORE_TOLERANCE):
         yield f"body_visible_ratio is {person['body_visible_ratio']:.4f}, its keypoints say {visible:.4f}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -110,12 +111,9 @@ class Workspace:
     def write(self, key: str, data: bytes) -> None:
         """Put a small object in place, replacing what was there."""
         if self.root:
-            descriptor, name = tempfile.mkstemp(dir=self.scratch("write"))
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            _move_durably(Path(name), self.root / key)
+            path = self.scratch("write") / f"{os.getpid()}-{secrets.token_hex(4)}"
+            path.write_bytes(data)
+            _move_durably(path, self.root / key)
         else:
             obstore.put(self.store, key, data)
 

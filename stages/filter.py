@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -76,7 +76,8 @@ class DetectTracks:
             MediaError: the file cannot be decoded.
             ModelError: a detector failed.
         """
-        assert self._people and self._voice, "setup() comes first"
+        assert self._people is not None
+        assert self._voice is not None
         start, end = row.shots[0].start_frame, row.shots[-1].end_frame
         with ctx.local(row.video.media) as path:
             timeline = read_timeline(path)
@@ -218,9 +219,7 @@ class CutClips:
         start, end = candidate.start_frame, candidate.end_frame
         mp4, flac, people = (ctx.tmp / f"clip{suffix}" for suffix in (".mp4", ".flac", ".parquet"))
         with ctx.local(row.video.media) as source:
-            cut = cut_clip(
-                source, start, end, mp4, flac, crf=self._settings.crf, audio_kbps=self._settings.audio_kbps
-            )
+            cut = cut_clip(source, start, end, mp4, flac, crf=self._settings.crf, audio_kbps=self._settings.audio_kbps)
         with ctx.local(candidate.tracks) as path:
             tracks = {track["track_id"]: track for track in read_arrays(path)}
         write_arrays(people, PEOPLE, people_rows([tracks[key] for key in candidate.track_ids], start, end))

@@ -345,9 +345,9 @@ class BatchedPose(FakePose):
 
 
 class ImpatientPose(FakePose):
-    """A pose stage that is given a second for a clip."""
+    """A pose stage that is given three seconds for a clip."""
 
-    resources: ClassVar[Resources] = Resources(cpus=0.5, timeout_s=1)
+    resources: ClassVar[Resources] = Resources(cpus=0.5, timeout_s=3)
 
 
 CLASSES = {

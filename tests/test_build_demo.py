@@ -204,7 +204,8 @@ def test_shoulders_stay_while_the_head_moves(warp: FaceWarp) -> None:
 def test_forward_undoes_the_warps(warp: FaceWarp) -> None:
     pose = Pose(turn_rad=0.02, shift_x_px=3, shift_y_px=-2, yaw_px=2, opening=0.8, width=0.5)
     points = np.array([[80.0, 80.0], [120.0, 80.0], [100.0, 110.0], [100.0, 200.0]])
-    x, y = warp.head(*warp.forward(points, pose).T, pose)
+    seen = warp.forward(points, pose)
+    x, y = warp.head(seen[:, 0], seen[:, 1], pose)
     x, y, _ = warp.mouth(x, y, pose.opening, pose.width)
     np.testing.assert_allclose(np.stack([x, y], 1), points, atol=0.1)
 

@@ -118,3 +118,18 @@ def test_storage_that_fails_for_a_while_does_not_end_the_lease(
             time.sleep(0.01)
         assert in_memory.read(KEY) != first
     assert len(failures) == 3
+
+
+def test_a_renewal_whose_answer_was_lost_is_recognised_as_our_own(
+    in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
+    with lease(in_memory):
+        ours = json.loads(in_memory.read(KEY))
+        obstore.put(in_memory.store, KEY, json.dumps(ours | {"renewed_at": 0.0}).encode())
+        deadline = time.monotonic() + 10
+        while json.loads(in_memory.read(KEY))["renewed_at"] == 0.0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert json.loads(in_memory.read(KEY))["nonce"] == ours["nonce"]
+        assert json.loads(in_memory.read(KEY))["renewed_at"] > 0.0
+    assert not in_memory.exists(KEY)

@@ -53,8 +53,10 @@ def test_boxes_are_green_exactly_while_their_person_speaks(view: ClipView) -> No
         image = blank(view)
         draw_people(image, hidden, frame, zoom=1.0)
         for person in range(view.n_people):
-            x0, _, x1, y1 = view.boxes_xyxy[person, frame].round().astype(int)
             expected = SPEAKS if view.speaking[person, frame] else LISTENS
+            x0, _, _, y1 = view.boxes_xyxy[person, frame].round().astype(int)
+            assert tuple(image[y1, x0 + 1]) == expected
+            x0, _, x1, y1 = view.face_boxes_xyxy[person, frame].round().astype(int)
             assert tuple(image[y1, (x0 + x1) // 2]) == expected
 
 

@@ -21,8 +21,8 @@ MASK_HALF_WIDTH = 1.6
 """A person's mask around the middle of the face, in widths of the face; it goes down to the picture's bottom."""
 MASK_ABOVE = 0.6
 """How far the mask begins above the face, in heights of the face."""
-_CORNERS = {"maxCorners": MAX_POINTS, "qualityLevel": 0.01, "minDistance": 8, "blockSize": 5}
-_FLOW = {"winSize": (15, 15), "maxLevel": 3}
+_CORNER_QUALITY, _CORNER_DISTANCE_PX, _CORNER_BLOCK_PX = 0.01, 8, 5
+_FLOW_WINDOW_WH, _FLOW_LEVELS = (15, 15), 3
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,19 @@ def background_movement(before: Grey, after: Grey, faces_xyxy: npt.NDArray[np.fl
         faces_xyxy: (n, 4) faces in pixels of these frames; people are masked from there to the bottom.
     """
     height, width = before.shape
-    corners = cv2.goodFeaturesToTrack(before, mask=background_mask((width, height), faces_xyxy), **_CORNERS)
+    corners = cv2.goodFeaturesToTrack(
+        before,
+        MAX_POINTS,
+        _CORNER_QUALITY,
+        _CORNER_DISTANCE_PX,
+        mask=background_mask((width, height), faces_xyxy),
+        blockSize=_CORNER_BLOCK_PX,
+    )
     if corners is None or len(corners) < MIN_POINTS:
         return None
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, np.empty_like(corners), **_FLOW)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(
+        before, after, corners, np.empty_like(corners), winSize=_FLOW_WINDOW_WH, maxLevel=_FLOW_LEVELS
+    )
     tracked = found.ravel() == 1
     if tracked.sum() < MIN_POINTS:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
 
 from mit_builder.errors import MediaError
 from mit_builder.media.probe import Geometry, decoded_video, open_media, video_stream
@@ -64,38 +64,50 @@ def read_frames(
         return
     ranked = _ranked_from(path, timeline, wanted[0])
     shown, following = next(ranked), next(ranked, None)
+    converter = RgbConverter(timeline.geometry, max_side_px)
     image: Image | None = None
     for index, rank in enumerate(wanted, start_frame):
         while following is not None and following[0] <= rank:
             shown, following, image = following, next(ranked, None), None
         if image is None:
-            image = rgb_image(shown[1], timeline.geometry, max_side_px)
+            image = converter.image(shown[1])
         yield Frame(index, shown[0], image)
 
 
-def rgb_image(frame: VideoFrame, shape: Geometry, max_side_px: int | None = None) -> Image:
-    """A decoded frame as an upright RGB image with square pixels, (h, w, 3) uint8, read-only.
+class RgbConverter:
+    """Makes decoded frames of one stream upright RGB images with square pixels.
 
     Where the stream names no colour matrix, pictures wider than 1279 or higher than 576 are BT.709 and others BT.601,
     as players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them.
     """
-    width, height = shape.scaled_wh
-    shrink = 1.0 if max_side_px is None else min(1.0, max_side_px / max(width, height))
-    is_hdr = frame.color_trc in _HDR_CURVES
-    assumed = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
-    converted = frame.reformat(
-        width=max(1, round(width * shrink)),
-        height=max(1, round(height * shrink)),
-        format="rgb24",
-        src_colorspace=assumed if frame.colorspace == _UNSPECIFIED_MATRIX and not frame.format.is_rgb else None,
-        interpolation=Interpolation.AREA if shrink < 1 else Interpolation.BILINEAR,
-        dst_color_trc=ColorTrc.BT709 if is_hdr else None,
-        dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
-        threads=1,
-    )
-    image = shape.upright(np.asarray(converted.to_ndarray(), np.uint8))
-    image.flags.writeable = False
-    return image
+
+    def __init__(self, shape: Geometry, max_side_px: int | None = None) -> None:
+        width, height = shape.scaled_wh
+        shrink = 1.0 if max_side_px is None else min(1.0, max_side_px / max(width, height))
+        self._shape = shape
+        self._wh = max(1, round(width * shrink)), max(1, round(height * shrink))
+        self._interpolation = Interpolation.AREA if shrink < 1 else Interpolation.BILINEAR
+        # Kept for all frames: setting one up costs more than converting a picture, and seconds where it maps HDR.
+        self._reformatter = VideoReformatter()
+
+    def image(self, frame: VideoFrame) -> Image:
+        """(h, w, 3) RGB uint8, read-only."""
+        is_hdr = frame.color_trc in _HDR_CURVES
+        is_unnamed = frame.colorspace == _UNSPECIFIED_MATRIX and not frame.format.is_rgb
+        assumed = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
+        converted = self._reformatter.reformat(
+            frame,
+            *self._wh,
+            format="rgb24",
+            src_colorspace=assumed if is_unnamed else None,
+            interpolation=self._interpolation,
+            dst_color_trc=ColorTrc.BT709 if is_hdr else None,
+            dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
+            threads=1,
+        )
+        image = self._shape.upright(np.asarray(converted.to_ndarray(), np.uint8))
+        image.flags.writeable = False
+        return image
 
 
 def _ranked_from(path: Path, timeline: Timeline, rank: int) -> Iterator[tuple[int, VideoFrame]]:

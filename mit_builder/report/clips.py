@@ -104,7 +104,7 @@ def _draw(drawing: _Drawing) -> None:
         workspace.commit(path, drawing.key)
 
 
-def write_summary(workspace: Workspace, tally: dict[str, Any]) -> None:
+def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str | None) -> None:
     """Write the dataset card (README.md) and statistics.json beside the shards, and the run's funnel to report/."""
     index = parse_index(workspace.read(f"{FOLDER}/{INDEX_NAME}").decode())
 
@@ -115,5 +115,5 @@ def write_summary(workspace: Workspace, tally: dict[str, Any]) -> None:
 
     figures = summarise(rows())
     workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
-    workspace.write(f"{FOLDER}/README.md", dataset_card(figures).encode())
+    workspace.write(f"{FOLDER}/README.md", dataset_card(figures, contact=contact).encode())
     workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())

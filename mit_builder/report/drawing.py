@@ -65,16 +65,25 @@ def draw_people(image: Image, view: ClipView, frame: int, *, zoom: float) -> Non
         _draw_skeleton(image, view.keypoints[person, frame] * (zoom, zoom, 1), person_colour(person), width_px)
     for person in range(view.n_people):
         speaks = bool(view.speaking[person, frame])
-        colour = SPEAKS if speaks else LISTENS
-        _draw_box(image, view.boxes_xyxy[person, frame] * zoom, colour, 2 * width_px if speaks else width_px)
+        colour, thickness = (SPEAKS, 2 * width_px) if speaks else (LISTENS, width_px)
         face = view.face_boxes_xyxy[person, frame] * zoom
-        _draw_box(image, face, colour, width_px)
+        _draw_corners(image, view.boxes_xyxy[person, frame] * zoom, colour, thickness)
+        cv2.rectangle(image, *_corners(face), colour, thickness)
         _draw_label(image, face, f"P{person} speaks" if speaks else f"P{person}", colour)
 
 
-def _draw_box(image: Image, box_xyxy: npt.NDArray[np.float32], colour: Colour, width_px: int) -> None:
+def _corners(box_xyxy: npt.NDArray[np.float32]) -> tuple[tuple[int, int], tuple[int, int]]:
     x0, y0, x1, y1 = (round(float(v)) for v in box_xyxy)
-    cv2.rectangle(image, (x0, y0), (x1, y1), colour, width_px)
+    return (x0, y0), (x1, y1)
+
+
+def _draw_corners(image: Image, box_xyxy: npt.NDArray[np.float32], colour: Colour, width_px: int) -> None:
+    """A body's box by its corners only: in close-ups its sides would run through the faces of others."""
+    (x0, y0), (x1, y1) = _corners(box_xyxy)
+    arm = max(4, round(min(x1 - x0, y1 - y0) / 8))
+    for x, y, along_x, along_y in ((x0, y0, arm, arm), (x1, y0, -arm, arm), (x0, y1, arm, -arm), (x1, y1, -arm, -arm)):
+        cv2.line(image, (x, y), (x + along_x, y), colour, width_px)
+        cv2.line(image, (x, y), (x, y + along_y), colour, width_px)
 
 
 def _draw_label(image: Image, face_xyxy: npt.NDArray[np.float32], words: str, colour: Colour) -> None:

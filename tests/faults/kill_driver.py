@@ -25,8 +25,9 @@ from mit_builder.media.cut import cut_clip
 from mit_builder.workspace import sha256_of
 
 DEMO = Path(__file__).resolve().parents[2] / "manifests" / "demo" / "demo.mp4"
-PARTS = ((305, 430), (660, 730))
-"""Frames of the demo that the two short videos hold: the end of a two-shot and one person; the start of another."""
+PARTS = ((100, 160), (660, 770))
+"""Frames of the demo that the two short videos hold: a piece of a two-shot; the end of the panning shot and the start
+of another two-shot."""
 SETTINGS = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=2")
 WORKERS_GONE_S, ALL_GONE_S = 5.0, 90.0
 

@@ -12,8 +12,8 @@ from av.video.frame import VideoFrame
 from numbered_video import number_in, write_numbered
 
 from mit_builder.errors import MediaError
-from mit_builder.media import frames as frames_module
-from mit_builder.media.frames import read_frames, rgb_image
+from mit_builder.media.frames import RgbConverter, read_frames
+from mit_builder.media.probe import Geometry
 from mit_builder.media.timeline import read_timeline
 
 
@@ -25,12 +25,13 @@ def slow_video(tmp_path: Path) -> Path:
 
 def test_repeated_source_frames_are_converted_once(slow_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
+    convert = RgbConverter.image
 
-    def counted(*args: Any) -> Any:
+    def counted(converter: RgbConverter, frame: VideoFrame) -> Any:
         calls.append(1)
-        return rgb_image(*args)
+        return convert(converter, frame)
 
-    monkeypatch.setattr(frames_module, "rgb_image", counted)
+    monkeypatch.setattr(RgbConverter, "image", counted)
     n_frames = sum(1 for _ in read_frames(slow_video))
     assert (n_frames, len(calls)) == (120, 60)
 
@@ -98,7 +99,18 @@ def test_colours_follow_the_matrix_that_the_stream_names_or_players_assume(
     colours[:, : size[0] // 2], colours[:, size[0] // 2 :] = (200, 40, 60), (30, 180, 90)
     coded = VideoFrame.from_ndarray(colours).reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=1)
     coded.colorspace, coded.color_range = tag, 1
-    shape = frames_module.Geometry(size, 0, False)
-    image = rgb_image(coded, shape)
+    image = RgbConverter(Geometry(size, 0, False)).image(coded)
     assert np.abs(image[10, 10].astype(int) - (200, 40, 60)).max() <= 3
     assert np.abs(image[10, -10].astype(int) - (30, 180, 90)).max() <= 3
+
+
+def test_hdr_pictures_are_brought_to_the_ordinary_curve() -> None:
+    coded = VideoFrame.from_ndarray(np.full((64, 64, 3), 125, np.uint8)).reformat(format="yuv420p10le")
+    coded.colorspace, coded.color_range, coded.color_primaries = 9, 1, 9
+    converter = RgbConverter(Geometry((64, 64), 0, False))
+    coded.color_trc = 1
+    ordinary = converter.image(coded)[5, 5]
+    coded.color_trc = 16
+    mapped = converter.image(coded)[5, 5]
+    assert np.ptp(mapped.astype(int)) <= 3
+    assert mapped.astype(int).mean() > ordinary.astype(int).mean() + 5

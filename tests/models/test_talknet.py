@@ -18,6 +18,7 @@ from mit_builder.errors import StageUnavailable
 from mit_builder.models.asd_windows import n_scored, normalise, scores_per_duration
 from mit_builder.models.talknet import TalkNet, TalkNetNetwork, load_network
 
+torch.set_num_threads(1)  # as in production
 SMALL_FIXTURE = Path(__file__).parent / "data" / "asd_small.npz"
 UNUSED = {
     "model.visualFrontend.resnet.layer1.downsample.weight": (64, 64, 1, 1),
@@ -84,14 +85,14 @@ def test_parity_with_talknet_parity(shared_dir: Path, tmp_path: Path) -> None:
 
 
 def test_parity_with_the_small_fixture_of_this_repository(weights: Path) -> None:
-    fixture = {key: array for key, array in np.load(SMALL_FIXTURE).items()}
+    fixture = np.load(SMALL_FIXTURE)
     video, mfcc = made_up_clip(28)
     check_intermediates(intermediates(load_network(weights), video, mfcc), fixture, "talknet")
     scores = scores_per_duration(TalkNet(weights).network, torch.from_numpy(video), torch.from_numpy(mfcc))
     check_scores(scores, fixture, "talknet")
 
 
-@pytest.mark.parametrize("n_frames", [1, 3, 26, 27, 54, 76])
+@pytest.mark.parametrize("n_frames", [1, 3, 27, 54])
 def test_shared_work_gives_the_scores_of_single_windows(weights: Path, n_frames: int) -> None:
     video, mfcc = made_up_clip(n_frames, seed=n_frames)
     ours = scores_per_duration(TalkNet(weights).network, torch.from_numpy(video), torch.from_numpy(mfcc))

@@ -1,0 +1,70 @@
+"""A local web server for one file, with ranges and the ways in which real ones fail."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class FileServer:
+    """What to serve, and what was asked for.
+
+    Attributes:
+        body: the file.
+        etag: sent and compared with `If-Range`; empty: none.
+        cuts: for the next answers, after how many bytes the connection ends.
+        statuses: statuses of the next answers instead of the file.
+        content_type: as sent.
+        ranges: `Range` of every request, in order.
+    """
+
+    body: bytes = b""
+    etag: str = '"one"'
+    cuts: list[int] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    content_type: str = "application/octet-stream"
+    ranges: list[str | None] = field(default_factory=list)
+    url: str = ""
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[FileServer]:
+    files = FileServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = self.headers.get("Range")
+            files.ranges.append(asked)
+            if files.statuses:
+                self.send_response(files.statuses.pop(0))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            whole = not asked or self.headers.get("If-Range") != files.etag
+            start = 0 if whole else int(asked.removeprefix("bytes=").rstrip("-"))
+            self.send_response(200 if whole else 206)
+            self.send_header("Content-Type", files.content_type)
+            self.send_header("Content-Length", str(len(files.body) - start))
+            if files.etag:
+                self.send_header("ETag", files.etag)
+            self.end_headers()
+            end = start + files.cuts.pop(0) if files.cuts else len(files.body)
+            self.wfile.write(files.body[start:end])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    files.url = f"http://127.0.0.1:{server.server_port}/file.model"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield files
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import pickle
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from file_server import FileServer, serve
+from filled_weights import save_filled
+
+from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
+from mit_builder.models import weights
+from mit_builder.models.weights_table import TABLE, WeightsFile
+
+BODY = bytes(range(256)) * 400
+needs_torch = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="files are known by their tensors only where torch is installed"
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path / "cache" / "weights"))
+    return tmp_path / "cache" / "weights"
+
+
+@pytest.fixture
+def server() -> Iterator[FileServer]:
+    with serve() as files:
+        files.body = BODY
+        yield files
+
+
+def a_file(*urls: str, body: bytes | None = BODY, name: str = "tiny") -> WeightsFile:
+    """An entry whose digest is that of `body`, or unknown; its tensors are those of `tiny_checkpoint`."""
+    digest = None if body is None else hashlib.sha256(body).hexdigest()
+    return WeightsFile(name, f"{name}.model", urls, digest, None, "MIT", "tests", {"a.weight": (2, 3)})
+
+
+def tiny_checkpoint(path: Path, salt: int = 0) -> Path:
+    return save_filled(path, {"a.weight": (2, 3), "a.bias": (2,)}, salt=salt)
+
+
+def test_table_is_consistent() -> None:
+    assert len({file.name for file in TABLE}) == len({file.file_name for file in TABLE}) == len(TABLE)
+    for file in TABLE:
+        assert file.tensors
+        assert file.licence
+        assert all(url.startswith("https://") for url in file.urls)
+        assert file.sha256 is None or re.fullmatch("[0-9a-f]{64}", file.sha256)
+
+
+def test_digests_of_the_table_are_those_of_the_real_files(shared_dir: Path) -> None:
+    for file in TABLE:
+        real = shared_dir / "weights" / file.urls[0].rsplit("/", 1)[-1]
+        if real.exists():
+            assert weights.import_file(real) == file
+            assert weights.find(file.name).stat().st_size == file.n_bytes
+
+
+def test_folder_is_the_platforms_cache_unless_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MIT_BUILDER_WEIGHTS")
+    assert weights.folder().parts[-2:] == ("mit-builder", "weights")
+
+
+def test_nothing_is_found_in_an_empty_cache(folder: Path) -> None:
+    assert weights.find("lr-asd-talkset") is None
+    assert not folder.exists()
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown weights 'sapiens-9b'; there are: lr-asd-talkset, "):
+        weights.find("sapiens-9b")
+
+
+def test_damaged_file_is_never_returned(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / weights.entry("lr-asd-talkset").file_name).write_bytes(b"half a file")
+    with pytest.raises(CannotContinue, match="damaged; get them again: mit-build weights fetch lr-asd-talkset"):
+        weights.find("lr-asd-talkset")
+
+
+def test_fetch_puts_the_verified_file_in_place_and_asks_no_more(server: FileServer, folder: Path) -> None:
+    file = a_file(server.url)
+    server.cuts = [5000]
+    assert weights.fetch(file, pause_s=0).read_bytes() == BODY
+    assert sorted(path.name for path in folder.iterdir()) == ["tiny.model"]
+    n_requests = len(server.ranges)
+    weights.fetch(file, pause_s=0)
+    assert len(server.ranges) == n_requests
+
+
+def test_fetch_replaces_a_damaged_file(server: FileServer, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "tiny.model").write_bytes(b"damaged")
+    assert weights.fetch(a_file(server.url), pause_s=0).read_bytes() == BODY
+
+
+def test_wrong_bytes_are_thrown_away_and_say_what_to_do(server: FileServer, folder: Path) -> None:
+    server.body = BODY[:-1] + b"?"
+    with pytest.raises(CannotContinue, match=r"^cannot fetch tiny: another file .* mit-build weights import FILE$"):
+        weights.fetch(a_file(server.url), pause_s=0)
+    assert list(folder.iterdir()) == []
+
+
+def test_next_address_is_tried(server: FileServer) -> None:
+    missing = "http://127.0.0.1:9/file.model"
+    assert weights.fetch(a_file(missing, server.url), pause_s=0).read_bytes() == BODY
+
+
+def test_all_reasons_are_given_in_one_line(server: FileServer) -> None:
+    server.statuses = [404]
+    with pytest.raises(CannotContinue, match=r"cannot reach 127.0.0.1:9 .*; 127.0.0.1:\d+ answers 404") as caught:
+        weights.fetch(a_file("http://127.0.0.1:9/file.model", server.url), pause_s=0)
+    assert "\n" not in str(caught.value)
+
+
+@needs_torch
+def test_digest_that_nobody_published_is_required_from_the_first_fetch_on(
+    server: FileServer, folder: Path, tmp_path: Path
+) -> None:
+    server.body = tiny_checkpoint(tmp_path / "one.model").read_bytes()
+    path = weights.fetch(a_file(server.url, body=None), pause_s=0)
+    assert json.loads((folder / weights.RECORD_NAME).read_text()) == {"tiny": hashlib.sha256(server.body).hexdigest()}
+    path.unlink()
+    server.body, server.etag = tiny_checkpoint(tmp_path / "two.model", salt=1).read_bytes(), '"two"'
+    with pytest.raises(CannotContinue, match="another file than expected"):
+        weights.fetch(a_file(server.url, body=None), pause_s=0)
+
+
+@needs_torch
+def test_file_without_published_digest_must_have_the_right_tensors(server: FileServer, tmp_path: Path) -> None:
+    server.body = save_filled(tmp_path / "other.model", {"b.weight": (2, 3)}).read_bytes()
+    with pytest.raises(CannotContinue, match="another file than expected"):
+        weights.fetch(a_file(server.url, body=None), pause_s=0)
+
+
+def test_file_put_there_by_hand_is_recorded_on_first_use(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "tiny.model").write_bytes(BODY)
+    assert weights.state(a_file(body=None)) == "ok"
+    (folder / "tiny.model").write_bytes(BODY + b"!")
+    assert weights.state(a_file(body=None)) == "damaged"
+
+
+def test_damaged_record_is_named(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "tiny.model").write_bytes(BODY)
+    (folder / weights.RECORD_NAME).write_text("{")
+    with pytest.raises(CannotContinue, match=r"digests\.json is damaged; delete it"):
+        weights.state(a_file())
+
+
+def test_import_knows_a_file_by_its_digest(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "renamed.bin").write_bytes(BODY)
+    table = [a_file(name="other", body=b"x"), a_file()]
+    assert weights.import_file(tmp_path / "renamed.bin", table=table).name == "tiny"
+    assert (folder / "tiny.model").read_bytes() == BODY
+    assert not (folder / weights.RECORD_NAME).exists()
+
+
+@needs_torch
+def test_import_knows_a_file_by_its_tensors(folder: Path, tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path / "renamed.bin")
+    assert weights.import_file(path, table=[a_file(body=None)]).name == "tiny"
+    assert (folder / "tiny.model").read_bytes() == path.read_bytes()
+    assert "tiny" in json.loads((folder / weights.RECORD_NAME).read_text())
+
+
+@needs_torch
+def test_import_takes_another_digest_only_on_trust(folder: Path, tmp_path: Path) -> None:
+    path, table = tiny_checkpoint(tmp_path / "tuned.model"), [a_file()]
+    with pytest.raises(CannotContinue, match="has the tensors of tiny but another digest; --trust"):
+        weights.import_file(path, table=table)
+    assert not (folder / "tiny.model").exists()
+    weights.import_file(path, trust=True, table=table)
+    assert weights.state(table[0]) == "ok"
+    (folder / "tiny.model").write_bytes(BODY)
+    assert weights.state(table[0]) == "damaged"
+
+
+@needs_torch
+def test_import_asks_which_where_several_fit(folder: Path, tmp_path: Path) -> None:
+    path, table = tiny_checkpoint(tmp_path / "tuned.model"), [a_file(body=None), a_file(body=None, name="other")]
+    with pytest.raises(CannotContinue, match="fits tiny or other: say which with --name"):
+        weights.import_file(path, table=table)
+    assert weights.import_file(path, name="other", table=table).name == "other"
+
+
+@needs_torch
+def test_import_refuses_tensors_of_no_known_kind(tmp_path: Path) -> None:
+    path = save_filled(tmp_path / "mystery.model", {"b.weight": (2, 3)})
+    with pytest.raises(CannotContinue, match="none of the weights that are used here"):
+        weights.import_file(path)
+
+
+def test_import_names_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CannotContinue, match="no such file"):
+        weights.import_file(tmp_path / "nowhere.model")
+
+
+class Malicious:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.trace,))
+
+
+def hostile_files(folder: Path) -> list[Path]:
+    """A pickle, the same in torch's two formats, a TorchScript program, and noise."""
+    import torch
+
+    trap = Malicious(folder / "executed")
+    paths = [folder / f"{kind}.model" for kind in ("pickle", "torch", "legacy", "script", "noise", "number")]
+    paths[0].write_bytes(pickle.dumps(trap))
+    torch.save({"a.weight": torch.zeros(2, 3), "trap": trap}, paths[1])
+    torch.save({"a.weight": torch.zeros(2, 3), "trap": trap}, paths[2], _use_new_zipfile_serialization=False)
+    buffer = torch.zeros(2, 3)
+    graph = torch._C.Graph()
+    graph.registerOutput(graph.insertConstant(buffer))
+    torch._C._create_function_from_graph("forward", graph).save(str(paths[3]))
+    paths[4].write_bytes(b"\x80\x02noise" * 50)
+    torch.save(3.5, paths[5])
+    return paths
+
+
+@needs_torch
+@pytest.mark.parametrize("trust", [False, True])
+def test_nothing_but_tensors_is_ever_loaded(tmp_path: Path, trust: bool) -> None:
+    from mit_builder.models.lr_asd import LrAsd
+    from mit_builder.models.talknet import TalkNet
+
+    for path in hostile_files(tmp_path):
+        for load in (lambda path: weights.import_file(path, trust=trust), LrAsd, TalkNet):
+            with pytest.raises(StageUnavailable, match=f"{path.name} are refused"):
+                load(path)
+    assert not (tmp_path / "executed").exists()

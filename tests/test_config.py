@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from manifests.rows import content_hash
+from mit_builder import config
+from mit_builder.config import Section, Settings
+from mit_builder.errors import ConfigError
+from mit_builder.init_file import commented_settings
+from mit_builder.pipeline import STEPS
+
+
+def test_overrides_go_on_top_of_the_file_which_goes_on_top_of_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("filter:\n  min_face_px: 48\n  min_people: 3\n")
+    settings = config.load(path, ["filter.min_people=4", "shots.threshold=2.5"])
+    assert (settings.filter.min_face_px, settings.filter.min_people, settings.filter.max_people) == (48, 4, 4)
+    assert settings.shots.threshold == 2.5
+    assert config.load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("filter.min_face_px=36", 36.0),
+        ("filter.min_face_px=3.6e1", 36.0),
+        ("shots.threshold=null", None),
+        ("shots.threshold=", None),
+        ("shards.embed_media=false", False),
+        ("shots.detector=content", "content"),
+        ("download.format=b[height<=720]", "b[height<=720]"),
+        ("download.proxy=http://user:pw@host:1/?a=b", "http://user:pw@host:1/?a=b"),
+        ("profile=embedded", "embedded"),
+    ],
+)
+def test_values_are_read_as_yaml(override: str, value: object) -> None:
+    found: object = config.load(None, [override])
+    for name in override.partition("=")[0].split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_the_last_override_of_a_key_counts() -> None:
+    assert config.load(None, ["run.cpus=1", "run.cpus=2"]).run.cpus == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("filter.min_face=3", r"unknown setting filter\.min_face; mit-build init lists"),
+        ("fliter.min_face_px=3", "unknown setting fliter"),
+        ("filter.deep.key=3", r"filter\.deep|setting filter"),
+        ("filter.min_face_px", "must look like filter.min_face_px=48"),
+        ("=3", "must look like"),
+        ("filter.min_face_px=wide", r"setting filter\.min_face_px: .*number.*'wide'"),
+        ("filter.min_face_px=-1", r"setting filter\.min_face_px: .*greater than or equal to 0"),
+        ("filter.min_face_px=.nan", r"setting filter\.min_face_px"),
+        ("filter.min_people=2.5", r"setting filter\.min_people"),
+        ("shots.detector=magic", r"setting shots\.detector: .*'adaptive', 'content'"),
+        ("pose=3", "setting pose"),
+        ("pose.stride.x=3", "setting pose.stride|stride is not a section"),
+        ("profile=huge", "setting profile"),
+        ("pose.stride=[1", "the value is not readable"),
+        ("pose.stride=3: 4: 5", "the value is not readable"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line_with_its_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        config.load(None, [override])
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("filter: [1\n", "cannot read settings file"),
+        ("- a\n", "must hold sections"),
+        ("just text", "must hold sections"),
+        ("filter:\n  nonsense: 1\n", r"unknown setting filter\.nonsense"),
+        ("filter: 3\n", "setting filter"),
+    ],
+)
+def test_a_damaged_settings_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as refused:
+        config.load(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_files_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read settings file"):
+        config.load(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read settings file"):
+        config.load(tmp_path / "binary.yaml")
+
+
+def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    for text in ("", "# nothing\n", "filter:\npose: {}\n", "filter:\n  # min_face_px: 3\n"):
+        path.write_text(text)
+        assert config.load(path) == Settings()
+        assert config.load(path, ["filter.min_people=3"]).filter.min_people == 3
+
+
+def test_settings_cannot_be_changed_in_place() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().pose.stride = 3
+
+
+def keys(settings: Settings) -> dict[str, str]:
+    return {step.name: content_hash(step.settings(settings).key_values()) for step in STEPS}
+
+
+def test_how_work_is_done_does_not_change_the_input_key() -> None:
+    how = [
+        "download.cookies_file=jar.txt",
+        "download.proxy=http://proxy",
+        "download.rate_limit_kbps=100",
+        "download.timeout_s=5",
+        "download.per_host=9",
+        "filter.run_s=60",
+        "run.cpus=1",
+        "run.max_crashes=1",
+    ]
+    assert keys(config.load(None, how)) == keys(Settings())
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"),
+    [
+        ("download.format=b", {"download"}),
+        ("shots.min_shot_frames=30", {"shots"}),
+        ("filter.face_confidence=0.5", {"filter.detect"}),
+        ("filter.min_clip_s=8", {"filter.select"}),
+        ("filter.crf=20", {"filter.cut"}),
+        ("pose.stride=2", {"pose"}),
+        ("speech.min_voice_activity=0.5", {"speech"}),
+        ("shards.val_share=0.2", {"shards"}),
+    ],
+)
+def test_a_setting_changes_the_keys_of_the_steps_that_read_it_and_no_others(override: str, steps: set[str]) -> None:
+    before, after = keys(Settings()), keys(config.load(None, [override]))
+    assert {name for name in before if before[name] != after[name]} == steps
+
+
+def test_no_filter_setting_is_read_by_two_steps_or_by_none() -> None:
+    read = [name for step in STEPS if step.name.startswith("filter.") for name in step_fields(step.name)]
+    assert sorted(read) == sorted(config.FilterSettings.model_fields)
+
+
+def step_fields(name: str) -> list[str]:
+    section = next(step.settings(Settings()) for step in STEPS if step.name == name)
+    return list(type(section).model_fields)
+
+
+def test_the_commented_file_names_every_setting_with_its_default_and_what_it_does() -> None:
+    text = commented_settings()
+    assert Settings.model_validate(yaml.safe_load(text)) == Settings()
+    for name, info in Settings.model_fields.items():
+        section = getattr(Settings(), name)
+        fields = type(section).model_fields if isinstance(section, Section) else {name: info}
+        for key, field in fields.items():
+            assert field.description
+            assert any(line.strip().startswith(f"{key}: ") and field.description in line for line in text.splitlines())

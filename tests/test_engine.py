@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import fakes
+import pytest
+
+from manifests.ledger import Entry
+from mit_builder import config
+from mit_builder.dataset import parse_index
+from mit_builder.engine import RayEngine, SerialEngine
+from mit_builder.publish import INDEX_KEY
+from mit_builder.runner import Runner, worker_specs
+from mit_builder.stage import Resources
+from mit_builder.worker import WorkerSpec
+from mit_builder.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKERS_PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+SETTINGS = config.load(None, ["shards.n_buckets=2", "run.max_crashes=2"])
+STEPS = fakes.steps(pose="ImpatientPose")
+SOURCES = [
+    "a",
+    "killer?pose=crash&lengths=200",
+    "sleeper?pose=sleep&lengths=200",
+    "bug?shots=bug",
+    "refused?shots=reject",
+    "e",
+]
+
+
+@dataclass
+class OnRay:
+    """One Ray for all tests of this module, with what a run on it left."""
+
+    engine: RayEngine
+    runner: Runner
+    workspace: Workspace
+    folder_before: Path
+
+    def failed(self) -> dict[str, Entry]:
+        return {fakes.FAILURES.get(step, step): entry for step, entry in self.runner.failures}
+
+
+@pytest.fixture(scope="module")
+def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
+    workspace = Workspace(tmp_path_factory.mktemp("ray") / "ws")
+    specs = worker_specs(SETTINGS, workspace, "run", STEPS)
+    specs |= {kind: WorkerSpec(f"fakes:{kind}", SETTINGS.pose, workspace.uri, "run") for kind in ("BrokenPose", "CarelessPose")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", WORKERS_PATH)
+        before = Path.cwd()
+        engine = RayEngine(specs, fakes.resources(specs), scratch=workspace.scratch("run"), cpus=2)
+        runner = Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS)
+        runner.run(map(fakes.source, SOURCES))
+        yield OnRay(engine, runner, workspace, before)
+        engine.close()
+
+
+def test_a_run_on_ray_ends_with_the_dataset_of_a_serial_run(on_ray: OnRay) -> None:
+    workspace = Workspace("memory://serial")
+    engine = SerialEngine(worker_specs(SETTINGS, workspace, "serial", STEPS))
+    Runner(workspace, SETTINGS, run_id="serial", engine=engine, steps=STEPS).run(map(fakes.source, ["a", "e"]))
+    on_ray_index, serial = (parse_index(w.read(INDEX_KEY).decode()) for w in (on_ray.workspace, workspace))
+    assert on_ray_index == serial
+    assert on_ray.runner.tally.n_dataset == 4
+
+
+def test_a_unit_that_kills_its_worker_again_and_again_is_poison(on_ray: OnRay) -> None:
+    entries = {entry.message: entry for step, entry in on_ray.runner.failures if step == "pose"}
+    (crashed,) = (entry for message, entry in entries.items() if message and "took longer" not in message)
+    assert (crashed.failure_class, crashed.attempts) == ("poison", 2)
+    assert crashed.message is not None
+    assert crashed.message.startswith("the worker died 2 times: ")
+
+
+def test_a_unit_that_takes_too_long_is_stopped_and_counts_as_an_attempt(on_ray: OnRay) -> None:
+    (slow,) = (entry for _, entry in on_ray.runner.failures if "took longer" in (entry.message or ""))
+    assert (slow.failure_class, slow.attempts) == ("poison", 2)
+    assert slow.message == "the worker died 2 times: took longer than 3 s"
+
+
+def test_failures_and_verdicts_come_back_from_workers_as_entries(on_ray: OnRay) -> None:
+    tally = on_ray.runner.tally.steps["shots"]
+    assert dict(tally.failed) == {"permanent": 1}
+    assert dict(tally.rejected) == {"told_to": 1}
+    (bug,) = (entry for step, entry in on_ray.runner.failures if step == "shots")
+    assert bug.message == "told to have a bug"
+    assert "ZeroDivisionError" in (bug.traceback or "")
+
+
+def test_a_second_run_finds_everything_done(on_ray: OnRay) -> None:
+    again = Runner(on_ray.workspace, SETTINGS, run_id="again", engine=on_ray.engine, steps=STEPS)
+    again.run(map(fakes.source, SOURCES))
+    assert sum(tally.worked_on for tally in again.tally.steps.values()) == 0
+    assert again.tally.failed == 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("BrokenPose", "no weights: mit-build weights fetch nothing"), ("CarelessPose", "the library found no device")],
+)
+def test_a_stage_that_cannot_be_set_up_is_reported_with_one_line(on_ray: OnRay, kind: str, message: str) -> None:
+    deadline = time.monotonic() + 60
+    while kind not in on_ray.engine.unavailable() and time.monotonic() < deadline:
+        assert not on_ray.engine.offer(kind)
+        on_ray.engine.wait(1.0)
+    assert on_ray.engine.unavailable()[kind] == message
+    assert not on_ray.engine.offer(kind)
+
+
+def test_the_driver_stays_in_the_users_folder(on_ray: OnRay) -> None:
+    assert Path.cwd() == on_ray.folder_before
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Addresses that processes accept connections on, as the kernel writes them."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(descriptor))
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                found.add(fields[1].partition(":")[0])
+    return found
+
+
+def family(pid: int) -> set[int]:
+    """All descendants of a process."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parents = dict(tuple(map(int, line.split())) for line in listed.splitlines())
+    found: set[int] = set()
+    while new := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= new
+    return found
+
+
+def test_ray_listens_on_loopback_only(on_ray: OnRay) -> None:
+    addresses = listening(family(os.getpid()))
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+def test_ray_is_not_started_for_a_run_with_nothing_to_do(tmp_path: Path) -> None:
+    engine = RayEngine({}, {}, scratch=tmp_path)
+    assert engine.wait(0.0) == []
+    engine.close()
+    workspace = Workspace(f"memory://{tmp_path.name}")
+    specs = worker_specs(SETTINGS, workspace, "run", STEPS)
+    engine = RayEngine(specs, fakes.resources(specs), scratch=tmp_path / "none")
+    Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS).run([])
+    engine.close()
+
+
+def test_stages_that_wait_do_not_take_the_place_of_stages_that_compute(tmp_path: Path) -> None:
+    engine = RayEngine(
+        {name: WorkerSpec("fakes:FakePose", SETTINGS.pose, "memory://none", "run") for name in "abc"},
+        {"a": Resources(cpus=2), "b": Resources(cpus=1), "c": Resources(cpus=0.25)},
+        scratch=tmp_path,
+        cpus=2,
+    )
+    assert [engine._fits(name) for name in "abc"] == [True, True, True]
+    busy = engine._slots["b"]
+    busy.append(type("Slot", (), {"call": object(), "starting": None})())  # type: ignore[arg-type]
+    assert [engine._fits(name) for name in "abc"] == [False, True, True]
+
+
+DRIVER = """
+import os, subprocess, sys
+import fakes
+from mit_builder import config
+from mit_builder.engine import RayEngine, check_layout
+from mit_builder.worker import Task
+from mit_builder.runner import worker_specs
+from mit_builder.workspace import Workspace
+
+check_layout()
+workspace, settings = Workspace(sys.argv[1]), config.load()
+specs = {"download": worker_specs(settings, workspace, "run", fakes.steps())["download"]}
+engine = RayEngine(specs, fakes.resources(specs), scratch=workspace.scratch("run"), cpus=1)
+while not engine.offer("download"):
+    engine.wait(1.0)
+engine.submit("download", [Task("a", "0123456789abcdef", fakes.source("a"))])
+results = []
+while not results:
+    results = engine.wait(1.0)
+family = [os.getpid()]
+for pid in family:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    family += map(int, found.stdout.split())
+print(results[0].entries[0].status, *family[1:])
+"""
+
+
+def test_a_users_folder_named_stages_hides_nothing_and_nothing_runs_on_after_the_driver(tmp_path: Path) -> None:
+    for package in ("stages", "manifests", "mit_builder"):
+        (tmp_path / "mine" / package).mkdir(parents=True)
+        (tmp_path / "mine" / package / "__init__.py").write_text("raise ImportError('not ours')\n")
+    script = tmp_path / "driver" / "driver.py"
+    script.parent.mkdir()
+    script.write_text(DRIVER)
+    done = subprocess.run(
+        [sys.executable, str(script), "ws"],
+        cwd=tmp_path / "mine",
+        env=os.environ | {"PYTHONPATH": WORKERS_PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    status, *family = done.stdout.split()
+    assert status == "done"
+    assert len(family) > 3
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []

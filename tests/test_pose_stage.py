@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_dataset
+
+from manifests.arrays import read_arrays
+from manifests.rows import N_KEYPOINTS, Clip, Pose
+from mit_builder.config import PoseSettings
+from mit_builder.errors import MediaError
+from mit_builder.models import mediapipe_pose
+from stages.pose import EstimatePose, between, body_visible_ratio, posed_frames
+
+
+class FaceCentres:
+    """An estimator whose points all lie in the face's centre, the last of the body's without an estimate."""
+
+    def estimate(
+        self, frames: Iterable[np.ndarray], boxes_xyxy: np.ndarray, face_boxes_xyxy: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        for i, image in enumerate(frames):
+            assert image.shape == (tiny_dataset.HEIGHT_PX, tiny_dataset.WIDTH_PX, 3)
+            keypoints = np.full((len(face_boxes_xyxy), N_KEYPOINTS, 3), 0.8, np.float32)
+            centre = (face_boxes_xyxy[:, i, :2] + face_boxes_xyxy[:, i, 2:]) / 2
+            keypoints[:, :, :2] = centre[:, None]
+            keypoints[:, 16] = (np.nan, np.nan, 0)
+            yield keypoints
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory: pytest.TempPathFactory) -> tiny_dataset.Builder:
+    return tiny_dataset.Builder(tmp_path_factory.mktemp("pose"))
+
+
+@pytest.fixture(scope="module")
+def clip(builder: tiny_dataset.Builder) -> Clip:
+    return builder.labelled(tiny_dataset.PLANS[0]).clip
+
+
+@pytest.fixture
+def fake_estimator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mediapipe_pose, "MediaPipePose", FaceCentres)
+
+
+def run(builder: tiny_dataset.Builder, clip: Clip, stride: int = 1) -> tuple[Pose, list[dict[str, np.ndarray]]]:
+    stage = EstimatePose(PoseSettings(stride=stride))
+    stage.setup()
+    (pose,) = stage.process(clip, builder.context(f"{stride:08d}"))
+    return pose, read_arrays(builder.root / pose.poses.key)
+
+
+def test_every_person_has_keypoints_in_every_frame(
+    builder: tiny_dataset.Builder, clip: Clip, fake_estimator: None
+) -> None:
+    pose, rows = run(builder, clip)
+    faces = [p["face_boxes_xyxy"] for p in read_arrays(builder.root / clip.people.key)]
+    assert [row["person_id"] for row in rows] == [0, 1]
+    for row, face in zip(rows, faces, strict=True):
+        assert row["keypoints"].shape == (clip.n_frames, N_KEYPOINTS, 3)
+        assert row["keypoints"].dtype == np.float32
+        np.testing.assert_allclose(row["keypoints"][:, 0, :2], (face[:, :2] + face[:, 2:]) / 2)
+        assert row["body_visible_ratio"] == pytest.approx(16 / 17)
+    assert pose.poses.key == f"poses/{clip.clip_id}.00000001.parquet"
+    assert pose.clip_id == clip.clip_id
+    assert pose.mean_keypoint_score == pytest.approx(0.8 * 16 / 17)
+
+
+def test_strided_pose_follows_slow_movement_and_keeps_the_last_frame(
+    builder: tiny_dataset.Builder, clip: Clip, fake_estimator: None
+) -> None:
+    _, dense = run(builder, clip)
+    _, strided = run(builder, clip, stride=3)
+    for every, some in zip(dense, strided, strict=True):
+        assert some["keypoints"].shape == every["keypoints"].shape
+        np.testing.assert_array_equal(some["keypoints"][-1], every["keypoints"][-1])
+        np.testing.assert_array_equal(some["keypoints"][::3], every["keypoints"][::3])
+        np.testing.assert_allclose(some["keypoints"][..., :2], every["keypoints"][..., :2], atol=0.1)
+
+
+def test_media_with_too_few_frames_is_an_error(
+    builder: tiny_dataset.Builder, clip: Clip, fake_estimator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longer = builder.labelled(tiny_dataset.PLANS[0]).clip
+    shorter = builder.labelled(tiny_dataset.PLANS[1]).clip
+    with pytest.raises(MediaError, match=r"32 of 40 frames"):
+        run(builder, replace(longer, mp4=shorter.mp4))
+
+
+def test_equal_clips_give_equal_files(builder: tiny_dataset.Builder, clip: Clip, fake_estimator: None) -> None:
+    first, _ = run(builder, clip)
+    second, _ = run(builder, clip)
+    assert first == second
+
+
+def test_posed_frames_end_with_the_last() -> None:
+    assert posed_frames(10, 1) == list(range(10))
+    assert posed_frames(10, 4) == [0, 4, 8, 9]
+    assert posed_frames(1, 3) == [0]
+
+
+def test_points_without_an_estimate_stay_so_up_to_the_next_posed_frame() -> None:
+    posed = np.zeros((1, 3, N_KEYPOINTS, 3), np.float32)
+    posed[0, :, 0] = [(0, 0, 1), (np.nan, np.nan, 0), (8, 4, 1)]
+    posed[0, :, 1] = [(0, 0, 1), (2, 4, 0.5), (10, 0, 1)]
+    keypoints = between(posed, [0, 2, 4])
+    assert keypoints.shape == (1, 5, N_KEYPOINTS, 3)
+    np.testing.assert_array_equal(np.isnan(keypoints[0, :, 0, 0]), [False, True, True, True, False])
+    np.testing.assert_array_equal(keypoints[0, :, 0, 2], [1, 0, 0, 0, 1])
+    np.testing.assert_allclose(keypoints[0, 1, 1], (1, 2, 0.75))
+    np.testing.assert_allclose(keypoints[0, 3, 1], (6, 2, 0.75))
+
+
+def test_body_points_count_as_visible_inside_the_picture_with_a_score_of_at_least_three_tenths() -> None:
+    keypoints = np.zeros((2, N_KEYPOINTS, 3), np.float32)
+    keypoints[:, :17] = (50, 50, 0.3)
+    keypoints[:, 0] = (np.nan, np.nan, 0)
+    keypoints[:, 1] = (-1, 50, 0.9)
+    keypoints[:, 2] = (50, 101, 0.9)
+    keypoints[0, 3] = (50, 50, 0.29)
+    assert body_visible_ratio(keypoints, 100, 100) == pytest.approx((13 + 14) / 34)
+
+
+def test_backend_names_version_and_weights_without_loading_them() -> None:
+    pytest.importorskip("mediapipe")
+    backend = EstimatePose(PoseSettings()).backend()
+    assert backend.startswith("mediapipe 0.10")
+    assert len(backend.split()[-1]) == 12

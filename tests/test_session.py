@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import mit_builder.session
+from manifests.sources import file_source
+from mit_builder import config
+from mit_builder.config import Settings
+from mit_builder.errors import ConfigError
+from mit_builder.session import (
+    DEMO,
+    SETTINGS_KEY,
+    SourceBook,
+    changed_settings,
+    last_settings,
+    new_run_id,
+    open_sources,
+    resolve,
+    save_settings,
+)
+from mit_builder.workspace import Workspace
+
+
+@pytest.fixture
+def workspace() -> Workspace:
+    return Workspace(f"memory://{new_run_id()}")
+
+
+def video(folder: Path, name: str, text: str | None = None) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text or name)
+    return path
+
+
+def test_a_workspace_remembers_every_source_in_the_order_given(workspace: Workspace, tmp_path: Path) -> None:
+    book = SourceBook(workspace)
+    assert book.add([str(video(tmp_path, "b.mp4")), "http://host/x"]) == 2
+    book.save()
+    again = SourceBook(workspace)
+    assert again.add([str(video(tmp_path, "a.mp4")), "http://host/x"]) == 2
+    names = [source.address.rpartition("/")[2] for source in again.sources()]
+    assert names == ["b.mp4", "x", "a.mp4"]
+    assert [source.address.rpartition("/")[2] for source in again.sources(limit=2)] == ["b.mp4", "x"]
+
+
+def test_relative_paths_of_a_list_start_from_the_list(workspace: Workspace, tmp_path: Path) -> None:
+    path = video(tmp_path, "lists/mine.txt", "../videos\nhttp://host/x\n")
+    video(tmp_path, "videos/a.mp4")
+    book = SourceBook(workspace)
+    assert book.add([], [path]) == 2
+    assert [source.address for source in book.sources()] == [str(tmp_path / "videos" / "a.mp4"), "http://host/x"]
+
+
+def test_files_with_equal_content_are_one_source_whatever_the_order(workspace: Workspace, tmp_path: Path) -> None:
+    pair = [str(video(tmp_path, name, "same")) for name in ("b.mp4", "a.mp4")]
+    for order in (pair, pair[::-1]):
+        book = SourceBook(workspace)
+        book.add(order)
+        assert [source.address for source in book.sources()] == [pair[1]]
+
+
+def test_an_unchanged_file_is_not_read_again(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = video(tmp_path, "a.mp4")
+    book = SourceBook(workspace)
+    book.add([str(path)])
+    book.save()
+    before = book.sources()
+    monkeypatch.setattr(mit_builder.session, "file_source", None)
+    again = SourceBook(workspace)
+    again.add([str(path)])
+    assert again.sources() == before
+
+
+def test_a_file_that_changed_is_another_source(workspace: Workspace, tmp_path: Path) -> None:
+    path = video(tmp_path, "a.mp4", "first")
+    book = SourceBook(workspace)
+    book.add([str(path)])
+    book.save()
+    path.write_text("second version")
+    again = SourceBook(workspace)
+    again.add([str(path)])
+    assert again.sources() == [file_source(path)]
+
+
+@pytest.mark.parametrize("address", ["none.mp4", "ftp://x/y", "x" * 300, "a\0b"])
+def test_an_address_that_cannot_be_used_is_a_setting_to_correct(workspace: Workspace, address: str) -> None:
+    with pytest.raises(ConfigError):
+        SourceBook(workspace).add([address])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_a_setting_to_correct(workspace: Workspace, tmp_path: Path) -> None:
+    path = video(tmp_path, "a.mp4")
+    path.chmod(0)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        SourceBook(workspace).add([str(path)])
+
+
+def test_without_sources_a_run_takes_the_demo_and_leaves_it_when_there_are_own_ones(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    book = SourceBook(workspace)
+    sources, line = open_sources(book, [], [], None)
+    assert [source.address for source in sources] == [str(DEMO)]
+    assert "demo" in line
+    book.save()
+    again = SourceBook(workspace)
+    assert open_sources(again, [], [], None)[0] == sources
+    own, line = open_sources(again, [str(video(tmp_path, "a.mp4"))], [], None)
+    assert [Path(source.address).name for source in own] == ["a.mp4"]
+    assert line == "1 sources given, 1 in this workspace"
+    assert open_sources(again, [], [], None)[0] == own
+
+
+def test_a_list_that_is_missing_or_empty_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such source list"):
+        open_sources(SourceBook(workspace), [], [tmp_path / "none.txt"], None)
+    with pytest.raises(ConfigError, match="no sources in"):
+        open_sources(SourceBook(workspace), [], [video(tmp_path, "l.txt", "# nothing\n")], None)
+
+
+def test_settings_are_pinned_in_the_workspace(workspace: Workspace) -> None:
+    assert last_settings(workspace) is None
+    settings = config.load(None, ["filter.min_face_px=36", "speech.model=lips"])
+    save_settings(workspace, settings)
+    assert last_settings(workspace) == settings
+
+
+def test_damaged_pinned_settings_are_refused(workspace: Workspace) -> None:
+    for text in (b"a: [1", b"\x00\x01", b"just text", b"filter:\n  nonsense: 1\n"):
+        workspace.write(SETTINGS_KEY, text)
+        with pytest.raises(ConfigError):
+            last_settings(workspace)
+
+
+def test_a_changed_setting_is_named_with_both_values(workspace: Workspace) -> None:
+    before = config.load(None, ["profile=embedded"])
+    after = config.load(None, ["filter.min_face_px=36", "pose.stride=2"])
+    assert changed_settings(before, after) == [
+        "profile embedded -> auto",
+        "filter.min_face_px 64.0 -> 36.0",
+        "pose.stride 1 -> 2",
+    ]
+    assert changed_settings(after, after) == []
+
+
+def test_a_proxys_password_is_neither_said_nor_written_down(workspace: Workspace) -> None:
+    proxied = config.load(None, ["download.proxy=http://user:secret@host:1"])
+    assert changed_settings(Settings(), proxied) == []
+    save_settings(workspace, proxied)
+    assert b"secret" not in workspace.read(SETTINGS_KEY)
+    assert last_settings(workspace) == Settings()
+
+
+def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mit_builder.session, "_choose_speech_model", lambda: ("lips", "here"))
+    first, notes = resolve(Settings(), None)
+    assert (first.profile, first.speech.model) == ("embedded", "lips")
+    assert any(note == "speech model: lips (here)" for note in notes)
+    monkeypatch.setattr(mit_builder.session, "_choose_speech_model", lambda: ("lr-asd", "now"))
+    assert resolve(Settings(), first)[0] == first
+    assert resolve(Settings(), None)[0].speech.model == "lr-asd"
+    asked = config.load(None, ["speech.model=lr-asd"])
+    assert resolve(asked, first)[0].speech.model == "lr-asd"
+
+
+def test_a_relative_cookie_file_is_the_one_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Workers run in another folder.
+    settings, _ = resolve(config.load(None, ["download.cookies_file=jar.txt"]), None)
+    assert settings.download.cookies_file == str(tmp_path / "jar.txt")
+
+
+def test_run_names_sort_by_time_and_never_repeat() -> None:
+    names = [new_run_id() for _ in range(50)]
+    assert len(set(names)) == 50
+    assert [name[:15] for name in names] == sorted(name[:15] for name in names)
