@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from manifests.rows import Source
 from mit_builder.config import Settings
+from mit_builder.errors import MediaError
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.workspace import Workspace
 
@@ -47,7 +48,10 @@ def _python() -> Check:
 
 
 def _ffmpeg() -> Check:
-    return Check("ffmpeg", "ok", ffmpeg_executable())
+    try:
+        return Check("ffmpeg", "ok", ffmpeg_executable())
+    except MediaError as error:
+        return Check("ffmpeg", "failed", str(error))
 
 
 def _embedded_models() -> list[Check]:

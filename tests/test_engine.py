@@ -122,12 +122,11 @@ def test_the_driver_stays_in_the_users_folder(on_ray: OnRay) -> None:
 
 def listening(pids: set[int]) -> set[str]:
     """Addresses that processes accept connections on, as the kernel writes them."""
-    sockets = set()
+    sockets: set[str] = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(OSError):
-                sockets.add(os.readlink(descriptor))
-    found = set()
+        with contextlib.suppress(OSError):  # a process that is gone by now
+            sockets |= {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    found: set[str] = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()

@@ -78,7 +78,7 @@ class RgbConverter:
     """Makes decoded frames of one stream upright RGB images with square pixels.
 
     Where the stream names no colour matrix, pictures wider than 1279 or higher than 576 are BT.709 and others BT.601,
-    as players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them.
+    as players assume. PQ and HLG (HDR) are brought to BT.709 as libswscale maps them (from PyAV 18 on).
     """
 
     def __init__(self, shape: Geometry, max_side_px: int | None = None) -> None:

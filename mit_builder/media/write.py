@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,15 +23,22 @@ _GOP_FRAMES = 25
 """A keyframe at least every second of the clip timeline, so that any frame is reached quickly."""
 
 
-@lru_cache(maxsize=1)
+_PRESET = "veryfast"
+"""A third of the time of x264's default for a file a few per cent larger at the same quality setting."""
+
+
 def ffmpeg_executable() -> str:
-    """The system's ffmpeg where it has libx264, else the binary that imageio-ffmpeg brings."""
-    system = shutil.which("ffmpeg")
-    if system is not None:
-        listed = subprocess.run([system, "-hide_banner", "-encoders"], capture_output=True, text=True, check=False)
-        if "libx264" in listed.stdout:
-            return system
-    return str(imageio_ffmpeg.get_ffmpeg_exe())
+    """The binary that imageio-ffmpeg brings, the system's where it brings none.
+
+    The pinned one comes first: libx264's pixels differ between versions, and a dataset must not depend on the machine.
+
+    Raises:
+        MediaError: there is neither.
+    """
+    try:
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise MediaError("no ffmpeg: pip install imageio-ffmpeg, or install ffmpeg with libx264") from error
 
 
 def write_video(
@@ -97,6 +102,7 @@ def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: 
         format="mp4",
         vcodec="libx264",
         crf=crf,
+        preset=_PRESET,
         g=_GOP_FRAMES,
         threads=1,  # libx264's pixels change with the number of threads
         color_range="tv",

@@ -7,7 +7,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from e2e.demo_truth import (
+from demo_truth import (
     LEFT_EYE,
     LEFT_SHOULDER,
     MIRROR,

@@ -1,0 +1,392 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import fakes
+import pytest
+import yaml
+
+import mit_builder.run
+from mit_builder import __version__
+from mit_builder.cli import main
+from mit_builder.config import Settings
+from mit_builder.dataset import parse_index
+from mit_builder.doctor import Check
+from mit_builder.errors import StageUnavailable
+from mit_builder.lease import lease
+from mit_builder.pipeline import STAGES, STEPS
+from mit_builder.publish import INDEX_KEY
+from mit_builder.workspace import Workspace
+
+ROOT = Path(__file__).resolve().parent.parent
+A, E = "http://fake.test/a", "http://fake.test/e"
+BAD = "http://fake.test/bad?pose=fail"
+
+
+class Cli(Protocol):
+    """Exit code, standard output and standard error of `mit-build ARGUMENTS`."""
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]: ...
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Cli]:
+    """The program in an empty folder, with fake stages in the place of ours; pictures are not drawn."""
+    modules: dict[str, Any] = defaultdict(lambda: types.ModuleType("fake"))
+    for step in STEPS:
+        module, _, name = step.stage.partition(":")
+        setattr(modules[module], name, fakes.CLASSES[step.name])
+    for module, fake in modules.items():
+        monkeypatch.setitem(sys.modules, module, fake)
+    monkeypatch.setattr(mit_builder.run, "check_all", lambda *arguments: [])
+    monkeypatch.setattr(mit_builder.run, "_report", lambda *arguments: [])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        out, err = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, out, err
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(cli: Cli, *arguments: str) -> tuple[int, str, str]:
+    return cli("run", "--engine", "serial", "-w", "ws", "--set", "shards.n_buckets=2", *arguments)
+
+
+def ledger_rows(stage: str) -> int:
+    import pyarrow.parquet as pq
+
+    return sum(pq.read_metadata(part).num_rows for part in Path("ws/manifests", stage).glob("*.parquet"))
+
+
+def test_a_run_says_where_everything_is_and_a_second_one_does_nothing(cli: Cli) -> None:
+    code, out, err = run(cli, A, E)
+    assert (code, err) == (0, "")
+    assert "2 sources given, 2 in this workspace" in out
+    assert "2 sources -> 2 videos" in out
+    assert "4 clips in the dataset" in out
+    assert "make sure that you may download and use them" in out
+    code, out, _ = run(cli)
+    assert code == 0
+    assert "no sources given: going on with the 2 of this workspace" in out
+    assert "0 units worked on: everything was done already" in out
+    assert "make sure" not in out
+
+
+def test_a_failed_item_makes_exit_code_1_and_is_listed(cli: Cli) -> None:
+    code, out, err = run(cli, A, BAD)
+    assert (code, err) == (1, "")
+    assert "2 pose failed (permanent)" in out
+    code, out, _ = cli("status", "-w", "ws", "--failed")
+    assert code == 0
+    assert "pose (permanent): told to fail: fail\n  2 units: " in out
+    assert "Traceback" not in out
+    assert run(cli)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--stage", "poses"), f"no stage 'poses': choose all, or of {', '.join(STAGES)}"),
+        (("--force-stage", "x"), "no stage 'x'"),
+        (("--set", "filter.min_face=3"), "unknown setting filter.min_face"),
+        (("--set", "nonsense"), "must look like"),
+        (("--set", "filter.min_face_px=wide"), "setting filter.min_face_px"),
+        (("--config", "none.yaml"), "cannot read settings file none.yaml"),
+        (("--profile", "huge"), "setting profile"),
+        (("--engine", "spark"), "--engine must be ray or serial, not spark"),
+        (("--sources", "none.txt"), "no such source list: none.txt"),
+        (("none.mp4",), "no such file, folder or URL: none.mp4"),
+        (("ftp://host/a",), "cannot fetch ftp://host/a"),
+        (("-w", "file"), "cannot use workspace"),
+        (("-w", "nonsense://x"), "cannot use workspace nonsense://x"),
+    ],
+)
+def test_a_request_that_cannot_be_is_one_line_and_exit_code_2(
+    cli: Cli, arguments: tuple[str, ...], message: str
+) -> None:
+    Path("file").touch()
+    code, out, err = cli("run", "--engine", "serial", "-w", "ws", *arguments)
+    assert code == 2
+    assert err.startswith("mit-build: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("run", "--limit", "0"), ("run", "--nonsense"), ("nonsense",), ("why",), ("run", "--sources")]
+)
+def test_wrong_usage_is_exit_code_2(cli: Cli, arguments: tuple[str, ...]) -> None:
+    code, _, err = cli(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("status",), ("why", "x"), ("gc",), ("preview", "x"), ("status", "--json"), ("status", "--failed")]
+)
+def test_a_workspace_that_does_not_exist_is_not_made(cli: Cli, arguments: tuple[str, ...]) -> None:
+    code, _, err = cli(*arguments, "-w", "none")
+    assert code == 2
+    assert "no workspace at none: give --workspace, or start with mit-build run --stage all" in err
+    assert not Path("none").exists()
+
+
+def test_a_folder_in_which_nothing_was_run_says_so(cli: Cli) -> None:
+    Path("empty").mkdir()
+    code, _, err = cli("status", "-w", "empty")
+    assert code == 2
+    assert "nothing was run in" in err
+    assert list(Path("empty").iterdir()) == []
+
+
+def test_missing_weights_are_exit_code_3_and_leave_the_units_pending(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_weights(self: fakes.FakePose) -> None:
+        raise StageUnavailable("no weights: mit-build weights fetch it")
+
+    monkeypatch.setattr(fakes.FakePose, "setup", without_weights)
+    code, out, err = run(cli, A)
+    assert code == 3
+    assert err == "mit-build: stage pose cannot start: no weights: mit-build weights fetch it\n"
+    assert "2 pose pending: no weights" in out
+    monkeypatch.undo()
+
+
+def test_what_will_fail_is_said_before_anything_is_done(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [Check("a", "ok", "fine"), Check("disk", "failed", "full"), Check("b", "failed", "gone")]
+    monkeypatch.setattr(mit_builder.run, "check_all", lambda *arguments: checks)
+    assert run(cli, A)[::2] == (3, "mit-build: disk: full; b: gone\n")
+    assert not Path("ws/manifests/download").exists()
+
+
+def test_a_full_disk_is_exit_code_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mit_builder.runner.CHECK_SPACE_S", 0.0)
+    code, _, err = run(cli, A, "--set", "run.min_free_gb=1e9")
+    assert code == 3
+    assert "mit-build gc" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_workspace_in_use_is_exit_code_3(cli: Cli) -> None:
+    run(cli, A)
+    with lease(Workspace("ws")):
+        for arguments in (("run", "--engine", "serial", "-w", "ws"), ("gc", "-w", "ws")):
+            code, _, err = cli(*arguments)
+            assert code == 3
+            assert err.startswith("mit-build: another run uses this workspace (process ")
+        assert cli("status", "-w", "ws")[0] == 0
+
+
+def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: fakes.FakePose, text: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fakes.FakePose, "obey", interrupted)
+        code, _, err = run(cli, A)
+    assert (code, err) == (130, "mit-build: interrupted; run again to go on\n")
+    assert ledger_rows("filter.cut") > 0
+    assert run(cli)[0] == 0
+    assert ledger_rows("filter.cut") == 2
+
+
+def test_json_output_is_one_object_a_line_and_ends_with_the_result(cli: Cli) -> None:
+    code, out, err = run(cli, A, BAD, "--json")
+    assert (code, err) == (1, "")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert {line["event"] for line in lines} <= {"note", "progress", "end"}
+    end = lines[-1]
+    assert end["event"] == "end"
+    assert (end["sources"], end["videos"], end["dataset_clips"]) == (2, 2, 2)
+    assert end["stages"]["pose"]["failed"] == {"permanent": 2}
+    _, out, _ = cli("status", "-w", "ws", "--json")
+    (line,) = out.splitlines()
+    assert json.loads(line)["candidates"] == {"kept": 4, "too_short": 2}
+    _, out, _ = cli("status", "-w", "ws", "--failed", "--json")
+    (group,) = json.loads(out)
+    assert (group["stage"], group["class"], len(group["units"])) == ("pose", "permanent", 2)
+
+
+def test_chosen_stages_run_and_the_others_wait(cli: Cli) -> None:
+    code, out, _ = run(cli, A, "--stage", "download,shots", "--stage", "filter.detect")
+    assert code == 0
+    assert "3 filter.select pending" in out
+    assert ledger_rows("filter.detect") == 1
+    code, out, _ = run(cli, "--stage", "filter")
+    assert "2 pose pending" in out
+    assert ledger_rows("filter.cut") == 2
+    assert not Path("ws/dataset").exists()
+    assert run(cli, "--stage", "all")[0] == 0
+    assert (ledger_rows("filter.detect"), ledger_rows("pose")) == (1, 2)
+
+
+def test_a_forced_stage_is_done_again(cli: Cli) -> None:
+    run(cli, A)
+    code, out, _ = run(cli, "--force-stage", "filter")
+    assert code == 0
+    assert "6 units worked on" in out
+    assert (ledger_rows("filter.select"), ledger_rows("pose")) == (6, 2)
+
+
+def test_limit_takes_the_first_sources(cli: Cli) -> None:
+    Path("list.txt").write_text(f"{A}\n{E}\n")
+    _, out, _ = run(cli, "--sources", "list.txt", "--limit", "1", "--json")
+    assert json.loads(out.splitlines()[-1])["videos"] == 1
+    _, out, _ = run(cli, "--json")
+    assert json.loads(out.splitlines()[-1])["videos"] == 2
+
+
+def test_retry_failed_does_the_failed_units_of_the_chosen_stage_again(cli: Cli) -> None:
+    Path("flag").touch()
+    bad = f"http://fake.test/bad?pose=fail&while={Path('flag').absolute()}"
+    assert run(cli, A, bad)[0] == 1
+    Path("flag").unlink()
+    assert run(cli)[0] == 1
+    _, out, _ = run(cli, "--stage", "pose", "--retry-failed")
+    assert "2 units worked on" in out
+    assert run(cli)[0] == 0
+
+
+def test_a_changed_setting_is_said(cli: Cli) -> None:
+    run(cli, A)
+    _, out, _ = run(cli, "--set", "filter.min_clip_s=8")
+    assert "setting changed since the last run here: filter.min_clip_s 5.0 -> 8.0" in out
+    assert "1 clips in the dataset" in out
+
+
+def test_narrow_misses_are_named_with_the_setting_that_would_let_them_in(cli: Cli) -> None:
+    _, out, _ = run(cli, A, "--set", "filter.min_clip_s=7")
+    assert "1 candidate too_short: missed min_clip_s=7 by < 20%: try --set filter.min_clip_s=5.97" in out
+
+
+def test_init_writes_a_file_that_a_run_takes_and_never_overwrites(cli: Cli) -> None:
+    code, out, _ = cli("init", "mine.yaml")
+    assert (code, "mit-build run --config mine.yaml" in out) == (0, True)
+    assert Settings.model_validate(yaml.safe_load(Path("mine.yaml").read_text())) == Settings()
+    Path("mine.yaml").write_text("filter:\n  min_clip_s: 8\n")
+    code, _, err = cli("init", "mine.yaml")
+    assert (code, err) == (2, "mit-build: mine.yaml exists: give another name, or delete it first\n")
+    assert run(cli, A, "--config", "mine.yaml")[0] == 0
+    assert "1 clips in the dataset" in cli("status", "-w", "ws")[1]
+    assert cli("init", "no/such/folder.yaml")[0] == 2
+
+
+@pytest.mark.parametrize("by", ["address", "source", "video", "clip"])
+def test_why_tells_the_story_of_a_source_a_video_or_a_clip(cli: Cli, by: str) -> None:
+    run(cli, A, BAD)
+    video_id = fakes.short_id("content", "bad")
+    clip = fakes.clip_id(video_id, 50, 200)
+    wanted = {"address": BAD, "source": fakes.source("bad?pose=fail").source_id, "video": video_id, "clip": clip}
+    code, out, _ = cli("why", wanted[by], "-w", "ws")
+    assert code == 0
+    assert f"pose {clip}: failed (permanent): told to fail: fail" in out
+    assert f"{clip}: kept" in out
+    stories = [line.partition(" ")[0] for line in out.splitlines() if not line.startswith(" ")]
+    assert [name for name in stories if name in ("download", "shots")] == ["download", "shots"]
+    assert fakes.short_id("content", "a") not in out
+    assert "Traceback" not in out
+    assert "Traceback" in cli("--debug", "why", wanted[by], "-w", "ws")[1]
+
+
+def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: Cli) -> None:
+    run(cli, A)
+    clip = fakes.clip_id(fakes.short_id("content", "a"), 0, 50)
+    _, out, _ = cli("why", clip, "-w", "ws")
+    assert f"{clip}: rejected too_short {{" in out
+    assert "'min_face_px': 100.0" in out
+
+
+def test_why_tells_verdicts_and_duplicates(cli: Cli) -> None:
+    run(cli, "http://fake.test/x?shots=reject", "http://fake.test/y?video=same", "http://fake.test/z?video=same")
+    assert 'rejected: told_to {"answer": 42}' in cli("why", fakes.short_id("content", "x"), "-w", "ws")[1]
+    keeper, copy = sorted(fakes.source(f"{name}?video=same").source_id for name in "yz")
+    assert f"rejected: duplicate same video as source {keeper}" in cli("why", copy, "-w", "ws")[1]
+
+
+def test_why_of_something_unknown_is_exit_code_2(cli: Cli) -> None:
+    run(cli, A)
+    code, _, err = cli("why", "nothing", "-w", "ws")
+    assert (code, err) == (2, "mit-build: nothing named nothing here; mit-build status shows what there is\n")
+
+
+def test_gc_removes_orphans_only(cli: Cli) -> None:
+    run(cli, A)
+    run(cli, "--set", "filter.min_clip_s=8")
+    workspace = Workspace("ws")
+    before = workspace.names("")
+    for key in ("clips/orphan.mp4", "poses/deep/orphan.parquet", ".scratch/killed/half"):
+        path = Path("ws", key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    assert cli("gc", "-w", "ws", "--dry-run")[:2] == (0, "2 files would go\n")
+    assert Path("ws/clips/orphan.mp4").exists()
+    assert cli("gc", "-w", "ws")[:2] == (0, "2 files removed\n")
+    # What only an older setting's rows name stays: moved back, it is found again.
+    assert workspace.names("") == before
+    assert not Path("ws/.scratch/killed").exists()
+    assert set(json.loads(run(cli, "--json")[1].splitlines()[-1])["stages"]) >= {"pose"}
+    assert parse_index(workspace.read(INDEX_KEY).decode()).shards[0].n_clips == 2
+
+
+def test_describe_names_every_step_with_its_rows(cli: Cli) -> None:
+    code, out, _ = cli("describe")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [step.name for step in STEPS]
+    assert "  makes Clip: clip_id: string" in out
+
+
+def test_doctor_says_what_is_wrong_with_its_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mit_builder.cli.check_all", lambda *arguments: [Check("disk", "ok", "fine")])
+    assert cli("doctor", "-w", "ws") == (0, "ok       disk             fine\n", "")
+    monkeypatch.setattr("mit_builder.cli.check_all", lambda *arguments: [Check("disk", "failed", "full")])
+    code, out, _ = cli("doctor", "-w", "ws", "--json")
+    assert (code, json.loads(out)) == (3, [{"name": "disk", "verdict": "failed", "text": "full"}])
+
+
+def test_the_version_is_shown(cli: Cli) -> None:
+    assert cli("--version") == (0, f"mit-build {__version__}\n", "")
+
+
+def program(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mit_builder.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_bug_of_ours_is_one_line_unless_asked_for_more(tmp_path: Path) -> None:
+    Workspace(tmp_path / "ws").write("mit-build.yaml", b"profile: embedded\n")
+    Workspace(tmp_path / "ws").write("manifests/sources/sources.parquet", b"damaged")
+    done = program("status", "-w", "ws", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mit-build: internal error: ArrowInvalid: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" in program("--debug", "status", "-w", "ws", folder=tmp_path).stderr
+
+
+def test_a_users_folder_named_stages_is_reported_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages" / "__init__.py").write_text("")
+    done = program("run", "-w", "ws", folder=tmp_path)
+    assert done.returncode == 3
+    assert done.stderr == f"mit-build: a folder named stages in {tmp_path} hides ours: start from another folder\n"
