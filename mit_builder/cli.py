@@ -83,7 +83,12 @@ def run(
         engine=engine,
         as_json=as_json,
     )
-    raise typer.Exit(run_pipeline(request, _console()))
+    try:
+        code = run_pipeline(request, _console())
+    except KeyboardInterrupt:  # typer would end the program its own way, which differs between its versions
+        print("mit-build: interrupted; run again to go on", file=sys.stderr)
+        code = 130
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -203,9 +208,6 @@ def main(arguments: list[str] | None = None) -> Any:
             traceback.print_exc()
         print(f"mit-build: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, CannotContinue) else 2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt:
-        print("mit-build: interrupted; run again to go on", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

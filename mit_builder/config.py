@@ -86,7 +86,7 @@ class SelectSettings(Section):
     max_clip_s: float = Field(30.0, gt=0, description="longer ones are split in silences")
     min_voice_activity: float = Field(0.1, ge=0, le=1, description="share of frames with speech: no_speech")
     voice_threshold: float = Field(0.25, ge=0, le=1, description="speech probability of a frame with speech")
-    min_stillness: float = Field(0.0, ge=0, description="less change in a face than this: still_picture")
+    min_stillness: float = Field(0.25, ge=0, description="less change in a face (grey levels a frame): still_picture")
     max_bystander_area: float = Field(0.5, ge=0, description="bystander's face / smallest person's: bystander")
 
 

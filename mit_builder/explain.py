@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.rows import arrow_schema, artifacts
+from manifests.rows import Video, arrow_schema, artifacts
 from mit_builder import config
 from mit_builder.doctor import Check
 from mit_builder.errors import ConfigError
@@ -95,7 +95,8 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
             if entry is None or not (unit_id in names or _about(unit_id, entry, names)):
                 continue
             found = True
-            names |= {row.video_id for row in entry.outputs if step.name == "download" and hasattr(row, "video_id")}
+            if unit_id in names:
+                names |= {row.video_id for row in entry.outputs if isinstance(row, Video)}
             _tell(step.name, entry, wanted, tracebacks=tracebacks)
     if not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
@@ -103,6 +104,8 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
 
 def _about(unit_id: str, entry: Entry, names: set[str]) -> bool:
     if any(unit_id.startswith(f"{name}_") or name.startswith(f"{unit_id}_") for name in names):
+        return True
+    if any(isinstance(row, Video) and name.partition("_")[0] == row.video_id for row in entry.outputs for name in names):
         return True
     rows = (vars(row) for row in entry.outputs)
     return any(row.get("clip_id") in names or row.get("source_id") in names for row in rows)

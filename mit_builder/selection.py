@@ -20,17 +20,17 @@ from mit_builder.tracking import Flags, Floats, Interval, areas, overlaps, runs,
 
 LONG_FRAMES, LONG_SCORE = 50, 0.5
 CLEAR_FRAMES, CLEAR_SCORE = 12, 0.7
-"""A track is a person if it is long, or clear: so many frames, and detections that score so much in the mean. False faces
-(hands, ornaments, backs of heads) in the development clips lasted at most 1.1 s and scored at most 0.65. 12 frames are the
-MIT scripts' shortest track."""
+"""A track is a person if it is long, or clear: so many frames, and detections that score so much in the mean. The
+MIT scripts follow faces for at least 12 frames. False faces (hands, ornaments, backs of heads) in the development clips
+lasted at most 1.1 s and scored at most 0.65."""
 MIN_DETECTED = 0.5
 """Share of a person's frames, of those that were looked at, with a face; a sparser track is a glimpse."""
 GLIMPSE_FRAMES = 25
 """Shorter tracks that are no person do not count at all."""
 MIN_FITTED = 0.1
 """Share of frames with camera motion below which the candidate has none."""
-MIN_SIGHT_FRAMES = 12
-"""A bystander seen for less does not count."""
+MIN_SIGHT_FRAMES, MIN_GLIMPSE_SHARE = 12, 0.1
+"""Somebody counts if seen for so many frames of the candidate; a glimpse, if seen for this share of them."""
 LEAVING_FACES = 0.5
 """Somebody last seen within this many face sizes of the picture's edge has left it; others have turned away."""
 
@@ -120,7 +120,12 @@ class Selector:
         self._voiced = signals.voiced(settings.voice_threshold)
 
     def candidates(self) -> Iterator[Candidate]:
-        """All candidates in order; together they cover the shot."""
+        """All candidates in order; changes of people within 12 frames make none."""
+        for interval, group in self._stretches():
+            if interval[1] - interval[0] >= MIN_SIGHT_FRAMES:
+                yield self._candidate(interval, group)
+
+    def _stretches(self) -> Iterator[tuple[Interval, tuple[int, ...]]]:
         lonely: list[tuple[Interval, tuple[int, ...]]] = []
         for interval, group in self._groups():
             if len(group) < self._settings.min_people:
@@ -129,7 +134,7 @@ class Selector:
             yield from self._joined(lonely)
             lonely = []
             for piece in self._pieces(interval):
-                yield self._candidate(piece, group)
+                yield piece, group
         yield from self._joined(lonely)
 
     def _groups(self) -> Iterator[tuple[Interval, tuple[int, ...]]]:
@@ -142,12 +147,12 @@ class Selector:
                 by_size = sorted(everyone, key=lambda key: -(self._seen[key].mean_area(part) or 0.0))
                 yield part, tuple(by_size[: self._settings.max_people])
 
-    def _joined(self, lonely: Sequence[tuple[Interval, tuple[int, ...]]]) -> Iterator[Candidate]:
-        """One candidate for neighbouring intervals with too few people, with those of the fullest, then longest one."""
+    def _joined(self, lonely: Sequence[tuple[Interval, tuple[int, ...]]]) -> Iterator[tuple[Interval, tuple[int, ...]]]:
+        """One stretch for neighbouring intervals with too few people, with those of the fullest, then longest one."""
         if lonely:
             whole = (lonely[0][0][0], lonely[-1][0][1])
             _, group = max(lonely, key=lambda item: (len(item[1]), item[0][1] - item[0][0]))
-            yield self._candidate(whole, group)
+            yield whole, group
 
     def _pieces(self, interval: Interval) -> Iterator[Interval]:
         shortest, longest = self._shortest, math.floor(self._settings.max_clip_s * TIMELINE_FPS)
@@ -231,9 +236,9 @@ class Selector:
         """Mean face area of everybody else who is in the picture during an interval, by track."""
         others: dict[int, float] = {}
         for key, sighting in self._seen.items():
-            area = sighting.mean_area(interval)
-            window = sighting.within(interval)
-            if key not in group and area is not None and window.stop - window.start >= MIN_SIGHT_FRAMES:
+            window, area = sighting.within(interval), sighting.mean_area(interval)
+            least = MIN_SIGHT_FRAMES if sighting.is_person else MIN_GLIMPSE_SHARE * (interval[1] - interval[0])
+            if key not in group and area is not None and window.stop - window.start >= least:
                 others[key] = area
         missing = self._most - len(group) - self._at_once(others, interval)
         turned_away = sorted(self._turned_away(interval, group), key=lambda item: -item[1])

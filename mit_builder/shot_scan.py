@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,8 +17,6 @@ MIN_DETECTIONS = 3
 """Tracks of fewer detections are not kept at all: all single false boxes of the development clips were shorter."""
 MIN_FACE_PX = 16.0
 """Root of a face's area below which it is not followed (MIT scripts: 16)."""
-SEARCH_FACES, MIN_SEARCH_PX = 4.0, 128.0
-"""Side of the square that is searched again for a face that was lost, in sides of the face; and at least."""
 SAME_FACE_IOU = 0.3
 """Detections that overlap by more are one face."""
 
@@ -32,13 +30,6 @@ class Signals:
     sharpness: Floats
 
 
-@dataclass
-class _Light:
-    motion: list[float] = field(default_factory=list)
-    brightness: list[float] = field(default_factory=list)
-    sharpness: list[float] = field(default_factory=list)
-
-
 class ShotScan:
     """Takes the frames of one shot in order; nothing is carried over from the shot before."""
 
@@ -47,21 +38,23 @@ class ShotScan:
         self._settings = settings
         self._start_frame = start_frame
         self._tracker = Tracker(min_iou=settings.track_iou, max_gap_frames=settings.max_gap_frames)
-        self._light = _Light()
+        self._motion: list[float] = []
+        self._brightness: list[float] = []
+        self._sharpness: list[float] = []
         self._n_frames = 0
         self._before: Grey | None = None
         self._repeats = 0
-        self._seen: tuple[Grey, Floats] | None = None
+        self._seen: Grey | None = None
         self._since_seen: Affine | None = None
-        self._changes: list[tuple[int, Floats, float]] = []
+        self._changes: dict[tuple[int, bytes], float] = {}
 
     def add(self, image: Image) -> None:
         """Take the next frame, (h, w, 3) RGB."""
         offset = self._n_frames
         grey = small_grey(image)
         scale = grey.shape[1] / image.shape[1]
-        self._light.brightness.append(float(grey.mean()))
-        self._light.sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
+        self._brightness.append(float(grey.mean()))
+        self._sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
         self._measure_motion(grey, scale)
         if offset % self._settings.detect_stride == 0:
             found = self._detect(image, offset)
@@ -76,31 +69,25 @@ class ShotScan:
             hold_frames=self._settings.detect_stride,
             min_detections=MIN_DETECTIONS,
         )
-        signals = Signals(*(np.array(v, np.float32) for v in vars(self._light).values()))
+        signals = Signals(
+            camera_motion_pct=np.array(self._motion, np.float32),
+            brightness=np.array(self._brightness, np.float32),
+            sharpness=np.array(self._sharpness, np.float32),
+        )
         return tracks, [self._stillness(track) for track in tracks], signals
 
     def _detect(self, image: Image, offset: int) -> Detections:
         frame = self._start_frame + offset
         found = self._detector.detect(image, thorough=offset % self._settings.tile_stride == 0)
-        for face in self._tracker.lost(frame, found.face_boxes_xyxy):
-            found = joined(found, self._search(image, face))
+        lost = self._tracker.lost(frame, found.face_boxes_xyxy)
+        if len(lost):
+            found = joined(found, self._detector.look_again(image, lost))
         large = areas(found.face_boxes_xyxy) >= MIN_FACE_PX**2
         return Detections(found.face_boxes_xyxy[large], found.scores[large], found.boxes_xyxy[large])
 
-    def _search(self, image: Image, face_xyxy: Floats) -> Detections:
-        """Detections in the surroundings of a face's last place, in pixels of the whole image."""
-        height, width = image.shape[:2]
-        side = max(MIN_SEARCH_PX, SEARCH_FACES * float(max(face_xyxy[2:] - face_xyxy[:2])))
-        centre = (face_xyxy[:2] + face_xyxy[2:]) / 2
-        x, y = np.clip(centre - side / 2, 0, (width - 1, height - 1)).astype(int).tolist()
-        right, bottom = np.clip(centre + side / 2, (x + 1, y + 1), (width, height)).astype(int).tolist()
-        found = self._detector.detect(image[y:bottom, x:right], thorough=False)
-        shift = np.array([x, y, x, y], np.float32)
-        return Detections(found.face_boxes_xyxy + shift, found.scores, found.boxes_xyxy + shift)
-
     def _measure_motion(self, grey: Grey, scale: float) -> None:
         """A picture shown several times (a slow source) shares its movement with its repeats."""
-        motion = self._light.motion
+        motion = self._motion
         if self._before is None:
             motion.append(float("nan"))
         elif np.array_equal(grey, self._before):
@@ -120,17 +107,15 @@ class ShotScan:
         """Compare every face with the frame of the last detection, per frame in between."""
         if self._seen is not None:
             for face in faces_xyxy:
-                change = face_change(self._seen[0], grey, self._since_seen, face * np.float32(scale))
-                self._changes.append((frame, face, change / self._settings.detect_stride))
-        self._seen, self._since_seen = (grey, faces_xyxy), None
+                change = face_change(self._seen, grey, self._since_seen, face * np.float32(scale))
+                self._changes[frame, face.tobytes()] = change / self._settings.detect_stride
+        self._seen, self._since_seen = grey, None
 
     def _stillness(self, track: Track) -> float:
-        mine = [
-            change
-            for frame, face, change in self._changes
-            if track.start_frame <= frame < track.end_frame
-            and np.array_equal(face, track.face_boxes_xyxy[frame - track.start_frame])
-        ]
+        frames = track.start_frame + np.flatnonzero(track.detected)
+        faces = track.face_boxes_xyxy[track.detected]
+        keys = [(frame, face.tobytes()) for frame, face in zip(frames.tolist(), faces, strict=True)]
+        mine = [self._changes[key] for key in keys if key in self._changes]
         return float(np.mean(mine)) if mine else float("nan")
 
 

@@ -74,7 +74,7 @@ class Track:
 
     Attributes:
         start_frame: frame of the first box.
-        face_boxes_xyxy: (n_frames, 4) float32, one for every frame; linear between detections, held after the last.
+        face_boxes_xyxy: (n_frames, 4) float32, one for every frame; linear between detections, held to the shot's end.
         boxes_xyxy: (n_frames, 4) float32, the whole body in the same way.
         scores: (n_frames,) float32 score of the detection, 0 in frames without one.
         detected: (n_frames,) whether a face was detected in the frame.
@@ -151,15 +151,16 @@ class Tracker:
         """All tracks by first frame, then from left to right; the tracker is empty afterwards.
 
         Args:
-            end_frame: no track goes past it.
-            hold_frames: frames for which a last box stands (the stride of detection: nobody looked before).
+            end_frame: frame after the last.
+            hold_frames: a track last seen no more than this before the end (the stride of detection) goes on to it.
             min_detections: tracks of fewer are dropped.
         """
         self._end(lambda _: True)
         trails = [trail for trail in self._ended if len(trail.frames) >= min_detections]
         self._ended = []
         trails.sort(key=lambda trail: (trail.frames[0], trail.boxes[0].tolist()))
-        return [_filled(trail, min(end_frame, trail.frames[-1] + hold_frames)) for trail in trails]
+        last = end_frame - hold_frames
+        return [_filled(trail, end_frame if trail.frames[-1] >= last else trail.frames[-1] + 1) for trail in trails]
 
     def _end(self, is_over: Callable[[_Trail], bool]) -> None:
         self._ended += [trail for trail in self._active if is_over(trail)]
@@ -201,7 +202,7 @@ def match(scores: npt.NDArray[np.float64], minimum: float) -> list[tuple[int, in
 
 def _filled(trail: _Trail, end_frame: int) -> Track:
     start = trail.frames[0]
-    every = np.arange(start, max(end_frame, trail.frames[-1] + 1))
+    every = np.arange(start, end_frame)
     known = np.array(trail.boxes, np.float64)
     boxes = np.stack([np.interp(every, trail.frames, column) for column in known.T], axis=1).astype(np.float32)
     scores = np.zeros(len(every), np.float32)

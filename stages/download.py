@@ -104,9 +104,8 @@ class Download:
         if not path.is_file():
             raise SourceError(f"yt-dlp fetched nothing from {row.address}: {log.first or 'no file'}")
         self._check_size(path.stat().st_size)
-        # The generic extractor's ids are file names; only the content tells whether two are the same video.
-        generic = str(info.get("extractor_key", "Generic")) == "Generic"
-        name = ("content", sha256_of(path)) if generic else (str(info["extractor_key"]).lower(), str(info["id"]))
+        extractor = str(info.get("extractor_key", "Generic"))
+        name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
         yield self._video(row, ctx, path, short_id(*name), info)
 
     def _options(self, tmp: Path, log: _FirstError) -> dict[str, Any]:
@@ -183,6 +182,13 @@ class _FirstError:
 
     def error(self, message: str) -> None:
         self.first = self.first or message
+
+
+def _of_a_site(extractor_key: str) -> bool:
+    """Whether the extractor's ids name videos: those of pages in general are file names, which others have too."""
+    from yt_dlp.extractor import get_info_extractor
+
+    return extractor_key != "Generic" and bool(get_info_extractor(extractor_key)._VALID_URL)
 
 
 def _entries(info: dict[str, Any], row: Source) -> Iterator[Source]:

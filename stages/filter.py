@@ -107,7 +107,7 @@ def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx
             "face_scores": track.scores,
             "face_detected": track.detected,
             "boxes_xyxy": track.boxes_xyxy,
-            "stillness": still,
+            "stillness": None if np.isnan(still) else still,
         }
         for track_id, (track, still) in enumerate(zip(tracks, stillness, strict=True))
     ]

@@ -18,4 +18,6 @@ def shared_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def demo_video() -> Path:
-    return Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
+    """The bundled demo, or another one that MIT_BUILDER_TEST_DEMO names; its truth.json lies beside it."""
+    bundled = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
+    return Path(os.environ.get("MIT_BUILDER_TEST_DEMO") or bundled).resolve()

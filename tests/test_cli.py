@@ -196,11 +196,12 @@ def test_a_workspace_in_use_is_exit_code_3(cli: Cli) -> None:
         assert cli("status", "-w", "ws")[0] == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def interrupted(self: fakes.FakePose, text: str) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         patch.setattr(fakes.FakePose, "obey", interrupted)

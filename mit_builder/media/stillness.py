@@ -13,20 +13,21 @@ PATCH_PX = 32
 
 
 def face_change(before: Grey, after: Grey, background: Affine | None, face_xyxy: npt.NDArray[np.float32]) -> float:
-    """Mean absolute difference of a face's pixels between two frames, grey levels, after undoing the camera's movement.
+    """Mean absolute difference of a face's pixels between two frames, grey levels.
+
+    The smaller of two: at the same place, and where the background went (a picture on a wall under a moving camera).
 
     Args:
         before: (h, w) grey.
         after: a later frame of the same size.
-        background: (2, 3) movement of the background between them; None for none.
+        background: (2, 3) movement of the background between them; None where unknown.
         face_xyxy: the face in the later frame, in pixels of these frames.
     """
     left, top, right, bottom = (float(value) for value in face_xyxy)
-    # A half-size linear filter (INTER_AREA has no warp) is not needed: both patches are sampled in the same way.
-    to_face = np.array([[(right - left) / PATCH_PX, 0, left], [0, (bottom - top) / PATCH_PX, top]])
-    to_before = to_face if background is None else compose(invert(background), to_face)
-    change = cv2.absdiff(_patch(before, to_before), _patch(after, to_face))
-    return float(change.mean())
+    place = np.array([[(right - left) / PATCH_PX, 0, left], [0, (bottom - top) / PATCH_PX, top]])
+    face = _patch(after, place)
+    places = [place] if background is None else [place, compose(invert(background), place)]
+    return min(float(cv2.absdiff(_patch(before, origin), face).mean()) for origin in places)
 
 
 def compose(second: Affine, first: Affine) -> Affine:
@@ -42,6 +43,7 @@ def invert(affine: Affine) -> Affine:
 
 
 def _patch(image: Grey, to_image: Affine) -> npt.NDArray[np.float32]:
+    """(32, 32) pixels of the image at the places to which a map takes the patch's."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     patch = cv2.warpAffine(
         image.astype(np.float32), to_image, (PATCH_PX, PATCH_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE

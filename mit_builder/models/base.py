@@ -40,6 +40,10 @@ class PeopleDetector(Protocol):
         """Detect; `thorough` spends more (tiles) on small and turned faces."""
         ...
 
+    def look_again(self, image: Image, face_boxes_xyxy: Floats) -> Detections:
+        """Search closely around places (n, 4) where faces were; what is found may be anyone's face there."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -29,11 +29,17 @@ BODY_HALF_WIDTH, BODY_ABOVE, BODY_BELOW = 2.2, 1.4, 5.5
 """Body around the centre of MediaPipe's face box, in widths of the face."""
 TILE_WH = (0.55, 0.7)
 """Size of a tile, in shares of the picture; four of them overlap."""
+WINDOW_FACES, MIN_WINDOW_PX = 4.0, 128.0
+"""Side of the square in which a lost face is searched again, in sides of the face; and at least."""
 MAX_IOU = 0.3
 MAX_INSIDE = 0.6
 """Two boxes that share more belong to one face (found in the whole picture and in a tile)."""
 _EDGE_PX = 2
-"""A face this close to a tile's inner edge may be cut by it; the whole picture or another tile has it complete."""
+"""How close to a part's inner edge a face counts as touching it."""
+_NO_FACES = np.empty((0, 5), np.float32)
+
+Part = tuple[int, int, int, int]
+"""x, y, right, bottom of a part of an image, whole pixels."""
 
 
 class MediapipePeople:
@@ -61,36 +67,48 @@ class MediapipePeople:
         Face boxes may leave the picture, body boxes do not.
         """
         height, width = image.shape[:2]
-        found = self._faces(image, (0, 0))
-        n_whole = len(found)
-        if thorough:
-            for x, y, right, bottom in tiles(width, height):
-                inside = self._faces(image[y:bottom, x:right], (x, y))
-                found = np.concatenate([found, _uncut(inside, (x, y, right, bottom), width, height)])
-        # Tiles frame a face a little differently: one found in the whole picture keeps that box, so tracks are smooth.
-        rank = found[:, 4] + (np.arange(len(found)) < n_whole)
-        found = found[suppress(found[:, :4], rank, max_iou=MAX_IOU, max_inside=MAX_INSIDE)]
-        faces = found[:, :4]
-        return Detections(s3fd_like(faces), found[:, 4].copy(), body_boxes(faces, width, height))
+        whole = self._faces(image, (0, 0, width, height))
+        parts = [self._faces(image, tile) for tile in tiles(width, height)] if thorough else []
+        return _detections(whole, parts, (width, height))
+
+    def look_again(self, image: Image, face_boxes_xyxy: Floats) -> Detections:
+        """Faces in a square around each box; the same kinds of boxes as `detect`."""
+        height, width = image.shape[:2]
+        windows = [window(box, width, height) for box in face_boxes_xyxy]
+        return _detections(_NO_FACES, [self._faces(image, part) for part in windows], (width, height))
 
     def close(self) -> None:
         """Free the graph."""
         self._graph.close()
 
-    def _faces(self, image: Image, offset_xy: tuple[int, int]) -> Floats:
-        """(n, 5) float32: MediaPipe's boxes in pixels, moved by the offset, and their scores."""
-        height, width = image.shape[:2]
+    def _faces(self, image: Image, part: Part) -> Floats:
+        """(n, 5) float32: MediaPipe's boxes of a part of the image, in pixels of the whole, and their scores.
+
+        Faces that touch an edge of the part that is none of the image are left out: they may be cut.
+        """
+        x, y, right, bottom = part
         try:
-            result = self._graph.process({"image": np.ascontiguousarray(image)})
+            result = self._graph.process({"image": np.ascontiguousarray(image[y:bottom, x:right])})
         except (RuntimeError, ValueError) as error:
             raise ModelError(f"mediapipe's face detector failed: {' '.join(str(error).split())}") from error
-        x, y = offset_xy
         rows = []
         for detection in result.detections or ():
             box = detection.location_data.relative_bounding_box
-            left, top = x + box.xmin * width, y + box.ymin * height
-            rows.append((left, top, left + box.width * width, top + box.height * height, detection.score[0]))
-        return np.array(rows, np.float32).reshape(-1, 5)
+            left, top = x + box.xmin * (right - x), y + box.ymin * (bottom - y)
+            size = box.width * (right - x), box.height * (bottom - y)
+            rows.append((left, top, left + size[0], top + size[1], detection.score[0]))
+        faces = np.array(rows, np.float32).reshape(-1, 5)
+        low = np.where(np.array(part[:2]) > 0, np.array(part[:2]) + _EDGE_PX, -np.inf)
+        high = np.where(np.array(part[2:]) < image.shape[1::-1], np.array(part[2:]) - _EDGE_PX, np.inf)
+        return np.asarray(faces[(faces[:, :2] >= low).all(axis=1) & (faces[:, 2:4] <= high).all(axis=1)])
+
+
+def _detections(whole: Floats, parts: list[Floats], wh: tuple[int, int]) -> Detections:
+    """Each face once. Parts frame a face a little differently: one that the whole image shows keeps that box."""
+    found = np.concatenate([whole, *parts])
+    rank = found[:, 4] + (np.arange(len(found)) < len(whole))
+    found = found[suppress(found[:, :4], rank, max_iou=MAX_IOU, max_inside=MAX_INSIDE)]
+    return Detections(s3fd_like(found[:, :4]), found[:, 4].copy(), body_boxes(found[:, :4], *wh))
 
 
 def s3fd_like(faces_xyxy: Floats) -> Floats:
@@ -110,17 +128,19 @@ def body_boxes(faces_xyxy: Floats, width_px: int, height_px: int) -> Floats:
     return np.asarray(np.clip(bodies, 0, limits))
 
 
-def tiles(width_px: int, height_px: int) -> list[tuple[int, int, int, int]]:
-    """Four overlapping tiles (x, y, right, bottom) that cover the picture."""
+def tiles(width_px: int, height_px: int) -> list[Part]:
+    """Four overlapping tiles that cover the picture."""
     width, height = round(TILE_WH[0] * width_px), round(TILE_WH[1] * height_px)
     return [(x, y, x + width, y + height) for y in (0, height_px - height) for x in (0, width_px - width)]
 
 
-def _uncut(faces: Floats, tile: tuple[int, int, int, int], width_px: int, height_px: int) -> Floats:
-    """Without the faces that touch an edge of the tile that is no edge of the picture."""
-    low = np.where(np.array(tile[:2]) > 0, np.array(tile[:2]) + _EDGE_PX, -np.inf)
-    high = np.where(np.array(tile[2:]) < (width_px, height_px), np.array(tile[2:]) - _EDGE_PX, np.inf)
-    return np.asarray(faces[(faces[:, :2] >= low).all(axis=1) & (faces[:, 2:4] <= high).all(axis=1)])
+def window(face_xyxy: Floats, width_px: int, height_px: int) -> Part:
+    """The square around a face, as far as it lies in the picture; at least one pixel."""
+    side = max(MIN_WINDOW_PX, WINDOW_FACES * float(max(face_xyxy[2:] - face_xyxy[:2])))
+    centre = (face_xyxy[:2] + face_xyxy[2:]) / 2
+    x, y = (int(v) for v in np.clip(centre - side / 2, 0, (width_px - 1, height_px - 1)))
+    right, bottom = (int(v) for v in np.clip(centre + side / 2, (x + 1, y + 1), (width_px, height_px)))
+    return x, y, right, bottom
 
 
 @cache

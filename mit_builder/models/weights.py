@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -87,18 +88,18 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
         return target
     if file.sha256 is None:
         import mit_builder.models.torch_backend  # noqa: F401 - says before the download that torch is needed
-    _make_folder()
     part = target.with_name(target.name + ".part")
     reasons = []
     for url in file.urls:
-        try:
-            download(url, part, progress=progress, pause_s=pause_s)
-            _accept_download(file, part)
-        except DownloadFailed as error:
-            reasons.append(str(error))
-            continue
-        _put_in_place(part, target)
-        return target
+        with _writing():
+            try:
+                download(url, part, progress=progress, pause_s=pause_s)
+                _accept_download(file, part)
+                _put_in_place(part, target)
+            except DownloadFailed as error:
+                reasons.append(str(error))
+            else:
+                return target
     by_hand = f"get {file.urls[0]} by hand, then: mit-build weights import FILE"
     raise CannotContinue(f"cannot fetch {file.name}: {'; '.join(reasons)}; {by_hand}")
 
@@ -140,11 +141,11 @@ def import_file(
     choice = [entry(name, table)] if name else list(table)
     by_digest = [file for file in choice if digest == _wanted(file)]
     file = by_digest[0] if by_digest else _by_tensors(path, choice, trust=trust)
-    _make_folder()
     target = folder() / file.file_name
     part = target.with_name(target.name + ".import")
-    shutil.copyfile(path, part)
-    _put_in_place(part, target)
+    with _writing():
+        shutil.copyfile(path, part)
+        _put_in_place(part, target)
     _record(file.name, None if digest == file.sha256 else digest)
     return file
 
@@ -195,18 +196,21 @@ def _record(name: str, digest: str | None) -> None:
     if digest is not None:
         after[name] = digest
     if after != before:
-        with tempfile.NamedTemporaryFile("w", dir=folder(), suffix=".json", delete=False) as file:
-            json.dump(after, file, indent=2, sort_keys=True)
-        os.replace(file.name, folder() / RECORD_NAME)
+        with _writing():
+            with tempfile.NamedTemporaryFile("w", dir=folder(), suffix=".json", delete=False) as file:
+                json.dump(after, file, indent=2, sort_keys=True)
+            os.replace(file.name, folder() / RECORD_NAME)
 
 
-def _make_folder() -> None:
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Makes the folder, and one line of what goes wrong while writing to it."""
     try:
         folder().mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise CannotContinue(
-            f"cannot make {folder()}: {error.strerror}; {FOLDER_VARIABLE} names another place"
-        ) from error
+        reason = f"{error.strerror}; {FOLDER_VARIABLE} names another place"
+        raise CannotContinue(f"cannot write to {folder()}: {reason}") from error
 
 
 def _put_in_place(part: Path, target: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from manifests.rows import N_KEYPOINTS
 from mit_builder.models.base import SpeakerScorer, SpeechInput
 from mit_builder.models.coco_wholebody import CHIN, FACE, INNER_LIP_LOWER, INNER_LIP_UPPER, NOSE_BRIDGE
-from mit_builder.models.lips import UNSEEN_LOGIT, Lips, lip_opening
+from mit_builder.models.lips import MAX_LEAD, SLOPE, UNSEEN_LOGIT, Lips, lip_opening
 
 N_FRAMES = 150
 FACE_HEIGHT_PX = 100.0
@@ -91,20 +93,42 @@ def test_a_smile_that_comes_or_goes_is_not_speech() -> None:
     assert (Lips().score(make_input(smile)) > 0).mean() < 0.05
 
 
-def test_scores_do_not_depend_on_voice_or_on_the_others() -> None:
+def test_scores_do_not_depend_on_voice() -> None:
     given = make_input(talking(), closed())
-    silent = SpeechInput(
-        given.frames, given.samples * 0, given.voice_activity * 0, given.keypoints[1:], given.face_boxes_xyxy[1:]
+    silent = replace(given, samples=given.samples * 0, voice_activity=given.voice_activity * 0)
+    np.testing.assert_array_equal(Lips().score(silent), Lips().score(given))
+
+
+def test_whoever_moves_most_gains_and_the_others_lose_nothing() -> None:
+    faint = closed() + 0.1 * (talking() - closed())
+    alone, among_still, among_talkers = (
+        Lips().score(make_input(faint, *others))[0] for others in ((), (closed() * 0,), (talking(), talking()))
     )
-    np.testing.assert_array_equal(Lips().score(silent)[0], Lips().score(given)[1])
+    gain = among_still - alone
+    assert gain.max() <= SLOPE * MAX_LEAD + 1e-4
+    assert gain.min() > 1
+    np.testing.assert_array_equal(among_talkers, alone)
+
+
+def test_two_who_talk_at_once_both_speak() -> None:
+    louder, softer = talking(), closed() + 0.6 * (talking() - closed())
+    assert (Lips().score(make_input(louder, softer)) > 0).all()
+
+
+def test_nobody_leads_over_lips_that_are_not_seen() -> None:
+    given = make_input(closed() * 3, closed() * 0)
+    keypoints = given.keypoints.copy()
+    keypoints[1, :, FACE] = (np.nan, np.nan, 0)
+    hidden = Lips().score(replace(given, keypoints=keypoints))
+    np.testing.assert_array_equal(hidden[0], Lips().score(make_input(closed() * 3))[0])
+    assert (hidden[1] == UNSEEN_LOGIT).all()
 
 
 def test_scores_do_not_depend_on_the_size_of_the_face() -> None:
     given = make_input(talking())
     large = given.keypoints.copy()
     large[..., :2] *= 3
-    bigger = SpeechInput(given.frames, given.samples, given.voice_activity, large, given.face_boxes_xyxy)
-    np.testing.assert_allclose(Lips().score(bigger), Lips().score(given), atol=1e-2)
+    np.testing.assert_allclose(Lips().score(replace(given, keypoints=large)), Lips().score(given), atol=1e-2)
 
 
 def test_unseen_lips_are_probably_silent_with_little_confidence() -> None:
@@ -112,15 +136,12 @@ def test_unseen_lips_are_probably_silent_with_little_confidence() -> None:
     keypoints = given.keypoints.copy()
     keypoints[:, 40:90, FACE] = (np.nan, np.nan, 0)
     keypoints[:, 120:126, FACE] = (np.nan, np.nan, 0)
-    score = Lips().score(
-        SpeechInput(given.frames, given.samples, given.voice_activity, keypoints, given.face_boxes_xyxy)
-    )[0]
+    score = Lips().score(replace(given, keypoints=keypoints))[0]
     assert (score[40:90] == UNSEEN_LOGIT).all()
     assert (score[120:126] > 0).all(), "a short gap is bridged"
     nothing = np.full_like(keypoints, np.nan)
     nothing[..., 2] = 0
-    unseen = SpeechInput(given.frames, given.samples, given.voice_activity, nothing, given.face_boxes_xyxy)
-    assert (Lips().score(unseen) == UNSEEN_LOGIT).all()
+    assert (Lips().score(replace(given, keypoints=nothing)) == UNSEEN_LOGIT).all()
 
 
 def test_lip_opening_is_measured_in_face_heights() -> None:

@@ -203,6 +203,13 @@ def test_import_names_a_missing_file(tmp_path: Path) -> None:
         weights.import_file(tmp_path / "nowhere.model")
 
 
+def test_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    folder.parent.write_text("a file where the folder should be")
+    (tmp_path / "tiny.model").write_bytes(BODY)
+    with pytest.raises(CannotContinue, match=r"cannot write to .*Not a directory; MIT_BUILDER_WEIGHTS names"):
+        weights.import_file(tmp_path / "tiny.model", table=[a_file()])
+
+
 class Malicious:
     def __init__(self, trace: Path) -> None:
         self.trace = trace

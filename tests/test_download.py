@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yt_dlp
+
+from manifests.rows import Source, Video, short_id
+from manifests.sources import file_source, url_source
+from mit_builder import config
+from mit_builder.config import DownloadSettings
+from mit_builder.errors import MediaError, SourceError
+from mit_builder.media.write import write_video
+from mit_builder.stage import Reject
+from mit_builder.worker import UnitContext
+from mit_builder.workspace import Workspace, sha256_of
+from stages.download import Download, failure_of
+
+PAGE = "<html><head><title>{title}</title></head><body>{body}</body></html>"
+LONG = "<p>words</p>" * 200
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Two videos of a second."""
+    folder = tmp_path_factory.mktemp("videos")
+    made = {}
+    for i, name in enumerate(("a.mp4", "b.mp4")):
+        picture = np.full((48, 64, 3), 60 + 80 * i, np.uint8)
+        write_video(folder / name, [picture] * 25, width_px=64, height_px=48)
+        made[name] = (folder / name).read_bytes()
+    return made
+
+
+class Site(BaseHTTPRequestHandler):
+    """Pages and videos, and ways to fail."""
+
+    videos: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0].strip("/")
+        self.asked.append(name)
+        if name in self.videos:
+            self._answer(self.videos[name], "video/mp4")
+        elif name.isdigit():
+            self.send_error(int(name))
+        elif name == "cut.mp4":
+            self._answer(self.videos["a.mp4"][:700], "video/mp4", claimed=len(self.videos["a.mp4"]))
+        elif name == "page.mp4":
+            self._answer(PAGE.format(title="x", body=LONG).encode(), "video/mp4")
+        elif name == "broken.mp4":
+            self._answer(b"\0\0\0\x18ftypmp42" + bytes(5000), "video/mp4")
+        elif name in self._pages():
+            self._answer(self._pages()[name].encode(), "text/html")
+        else:
+            self.send_error(404)
+
+    def _pages(self) -> dict[str, str]:
+        video = '<video src="/{}" controls></video>'
+        return {
+            "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
+            "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
+            "none": PAGE.format(title="No video", body=LONG),
+        }
+
+    def _answer(self, body: bytes, kind: str, *, claimed: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(claimed or len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def site(videos: dict[str, bytes]) -> Iterator[str]:
+    handler = type("ThisSite", (Site,), {"videos": videos, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+Fetch = Callable[..., list[Video | Source]]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws")
+
+
+@pytest.fixture
+def fetch(workspace: Workspace, tmp_path: Path) -> Fetch:
+    """What download makes of a source, in an empty folder."""
+
+    def fetch(source: Source, **settings: Any) -> list[Video | Source]:
+        stage = Download(DownloadSettings(**{"timeout_s": 10.0, **settings}))
+        stage.setup()
+        tmp = tmp_path / "tmp"
+        tmp.mkdir()
+        return list(stage.process(source, UnitContext(workspace, "0123456789abcdef", tmp)))
+
+    return fetch
+
+
+def one_video(rows: list[Video | Source]) -> Video:
+    (video,) = rows
+    assert isinstance(video, Video)
+    return video
+
+
+def test_a_direct_link_is_fetched_and_described(
+    fetch: Fetch, site: str, workspace: Workspace, videos: dict[str, bytes]
+) -> None:
+    source = url_source(f"{site}/a.mp4")
+    video = one_video(fetch(source))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert video.media.key == f"videos/{video.video_id}.01234567.mp4"
+    assert video.video_id == short_id("content", video.media.sha256)
+    assert (video.source_id, video.source_url, video.title) == (source.source_id, f"{site}/a.mp4", "a")
+    assert (video.n_frames, video.duration_s, video.source_fps) == (25, 1.0, "25")
+    assert (video.width_px, video.height_px, video.has_audio) == (64, 48, False)
+    assert (video.access, video.uploader, video.licence) == ("public", None, None)
+
+
+def test_a_page_with_one_video_gives_it_with_the_pages_title_in_one_line(
+    fetch: Fetch, site: str, workspace: Workspace, videos: dict[str, bytes]
+) -> None:
+    video = one_video(fetch(url_source(f"{site}/one")))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert video.title == 'A talk of "two" (1)'
+    assert video.source_url == f"{site}/one"
+
+
+def test_a_page_and_the_file_on_it_are_one_video(fetch: Fetch, site: str, tmp_path: Path) -> None:
+    page = one_video(fetch(url_source(f"{site}/one")))
+    (tmp_path / "tmp").rename(tmp_path / "tmp1")
+    assert one_video(fetch(url_source(f"{site}/a.mp4"))).video_id == page.video_id
+
+
+def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: str) -> None:
+    rows = fetch(url_source(f"{site}/several"))
+    assert rows == [url_source(f"{site}/a.mp4"), url_source(f"{site}/b.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("name", "failure_class", "message"),
+    [
+        ("404", "permanent", "404"),
+        ("410", "permanent", "410"),
+        ("500", "transient", "500"),
+        ("503", "transient", "503"),
+        ("429", "transient", "429"),
+        ("403", "auth", "set download.cookies_file"),
+        ("401", "auth", "set download.cookies_file"),
+        ("none", "permanent", "Unsupported URL"),
+        ("cut.mp4", "transient", None),
+    ],
+)
+def test_what_goes_wrong_has_a_failure_class_and_one_line(
+    fetch: Fetch, site: str, name: str, failure_class: str, message: str | None
+) -> None:
+    with pytest.raises(SourceError, match=message) as failed:
+        fetch(url_source(f"{site}/{name}"))
+    assert failed.value.failure_class == failure_class
+    assert "\n" not in str(failed.value)
+    assert "ERROR" not in str(failed.value)
+    assert "\x1b" not in str(failed.value)
+
+
+def test_a_host_that_does_not_answer_is_tried_again_later(fetch: Fetch) -> None:
+    with pytest.raises(SourceError) as failed:
+        fetch(url_source("http://127.0.0.1:9/a.mp4"))
+    assert failed.value.failure_class == "transient"
+
+
+@pytest.mark.parametrize("name", ["page.mp4", "broken.mp4"])
+def test_what_is_no_video_is_a_permanent_failure(fetch: Fetch, site: str, name: str, workspace: Workspace) -> None:
+    with pytest.raises((SourceError, MediaError)) as failed:
+        fetch(url_source(f"{site}/{name}"))
+    assert failed.value.failure_class == "permanent"
+    assert workspace.names("videos") == set()
+
+
+def test_a_local_file_is_copied_and_stays_where_it_is(
+    fetch: Fetch, tmp_path: Path, videos: dict[str, bytes], workspace: Workspace
+) -> None:
+    path = tmp_path / "My\ttalk\n (1).MP4"
+    path.write_bytes(videos["a.mp4"])
+    video = one_video(fetch(file_source(path)))
+    assert path.read_bytes() == workspace.read(video.media.key) == videos["a.mp4"]
+    assert video.title == "My talk (1)"
+    assert video.source_url == "file:My talk (1).MP4"
+    assert video.media.key.endswith(".mp4")
+
+
+def test_a_local_file_and_the_same_file_from_a_site_are_one_video(
+    fetch: Fetch, tmp_path: Path, site: str, videos: dict[str, bytes]
+) -> None:
+    (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
+    local = one_video(fetch(file_source(tmp_path / "x.mp4")))
+    (tmp_path / "tmp").rename(tmp_path / "tmp1")
+    assert one_video(fetch(url_source(f"{site}/a.mp4"))).video_id == local.video_id
+
+
+def test_a_local_file_that_is_gone_or_changed_is_tried_again_later(
+    fetch: Fetch, tmp_path: Path, videos: dict[str, bytes]
+) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(videos["a.mp4"])
+    source = file_source(path)
+    path.write_bytes(videos["b.mp4"])
+    with pytest.raises(SourceError, match="changed while the run went on") as failed:
+        fetch(source)
+    assert failed.value.failure_class == "transient"
+    path.unlink()
+    (tmp_path / "tmp").rename(tmp_path / "tmp1")
+    with pytest.raises(SourceError, match="is gone") as failed:
+        fetch(source)
+    assert failed.value.failure_class == "transient"
+
+
+@pytest.mark.parametrize("content", [b"", b"no video at all", b"<html></html>"])
+def test_a_local_file_that_is_no_video_fails_for_good(fetch: Fetch, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.mp4"
+    path.write_bytes(content)
+    with pytest.raises(MediaError) as failed:
+        fetch(file_source(path))
+    assert failed.value.failure_class == "permanent"
+
+
+@pytest.mark.parametrize("kind", ["file", "url"])
+@pytest.mark.parametrize(
+    ("settings", "reason"), [({"max_duration_s": 0.9}, "too_long"), ({"max_file_gb": 1e-7}, "too_large")]
+)
+def test_limits_reject_with_what_was_measured(
+    fetch: Fetch, tmp_path: Path, site: str, videos: dict[str, bytes], kind: str, settings: dict[str, float], reason: str
+) -> None:
+    (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
+    source = file_source(tmp_path / "x.mp4") if kind == "file" else url_source(f"{site}/a.mp4")
+    with pytest.raises(Reject) as verdict:
+        fetch(source, **settings)
+    assert verdict.value.reason == reason
+    assert list(verdict.value.measurements.values()) in ([1.0], [len(videos["a.mp4"])])
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        ({"is_live": True}, "live"),
+        ({"live_status": "is_upcoming"}, "live"),
+        ({"age_limit": 18}, "age_limited"),
+        ({"duration": 1e6}, "too_long"),
+    ],
+)
+def test_what_a_site_says_beforehand_is_judged_before_anything_is_fetched(
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], reason: str
+) -> None:
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", lambda *a, **k: {"id": "x", **info})
+    with pytest.raises(Reject) as verdict:
+        fetch(url_source("http://127.0.0.1:9/x"))
+    assert verdict.value.reason == reason
+
+
+def test_entries_of_a_playlist_that_cannot_be_fetched_are_left_out(
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [
+        {"url": "https://host/1"},
+        None,
+        {},
+        {"url": "ftp://host/2"},
+        {"webpage_url": "https://host/3"},
+        {"url": "https://host/list"},
+        {"formats": [{"url": "https://host/low"}, {"url": "https://host/high"}]},
+    ]
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", lambda *a, **k: {"_type": "playlist", "entries": entries})
+    rows = fetch(url_source("https://host/list"))
+    assert [row.address for row in rows if isinstance(row, Source)] == [
+        "https://host/1",
+        "https://host/3",
+        "https://host/high",
+    ]
+
+
+def test_a_sites_video_is_named_by_its_extractor_and_id(
+    fetch: Fetch, site: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    original = yt_dlp.YoutubeDL.extract_info
+
+    def pretend(self: yt_dlp.YoutubeDL, url: str, **options: Any) -> dict[str, Any]:
+        info: dict[str, Any] = original(self, url, **options)
+        told = {
+            "extractor_key": "Vimeo",
+            "id": "abc",
+            "uploader": "Some\x00one\n",
+            "channel_id": "C1",
+            "upload_date": "20200102",
+            "license": "CC-BY",
+            "title": "<i>x</i>\x1b[31m",
+        }
+        return {**info, **told}
+
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", pretend)
+    (tmp_path / "jar.txt").write_text("# Netscape HTTP Cookie File\n")
+    video = one_video(fetch(url_source(f"{site}/a.mp4"), cookies_file=str(tmp_path / "jar.txt")))
+    assert video.video_id == short_id("vimeo", "abc")
+    assert (video.uploader, video.channel_id, video.upload_date, video.licence) == ("Some one", "C1", "20200102", "CC-BY")
+    assert video.title == "<i>x</i> [31m"
+    assert video.access == "authenticated"
+    assert (tmp_path / "jar.txt").read_text() == "# Netscape HTTP Cookie File\n"
+
+
+def test_the_limit_of_a_source_is_its_host() -> None:
+    stage = Download(config.Settings().download)
+    assert stage.limit_key(url_source("https://Host.org:81/a")) == "host.org"
+    assert stage.limit_key(Source("s", "/a/b.mp4", "file")) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "failure_class"),
+    [
+        ("ERROR: [youtube] x: Sign in to confirm you're not a bot. Use --cookies", "auth"),
+        ("Private video. Sign in if you've been granted access", "auth"),
+        ("Join this channel to get access to members-only content", "auth"),
+        ("Video unavailable. This video has been removed by the uploader", "permanent"),
+        ("Requested format is not available", "permanent"),
+        ("The uploader has not made this video available in your country", "permanent"),
+    ],
+)
+def test_what_a_site_says_decides_the_failure_class(text: str, failure_class: str) -> None:
+    failure = failure_of(yt_dlp.utils.DownloadError(text))
+    assert failure.failure_class == failure_class
+    assert ("cookies_file" in str(failure)) is (failure_class == "auth")
+    assert not str(failure).startswith("ERROR")
+
+
+def test_an_error_of_the_network_deep_inside_is_transient() -> None:
+    inner = yt_dlp.networking.exceptions.TransportError("timed out")
+    outer = yt_dlp.utils.DownloadError("Unable to download", exc_info=(type(inner), inner, None))
+    assert failure_of(outer).failure_class == "transient"
+
+
+def test_the_first_thing_that_went_wrong_is_what_is_told() -> None:
+    failure = failure_of(yt_dlp.utils.DownloadError("clean-up failed"), first="ERROR: \n no such  video")
+    assert str(failure) == "no such video"
+
+
+def test_the_file_that_is_committed_is_the_one_that_was_probed(fetch: Fetch, site: str, workspace: Workspace) -> None:
+    video = one_video(fetch(url_source(f"{site}/b.mp4")))
+    with workspace.local(video.media.key) as path:
+        assert sha256_of(path) == video.media.sha256
+        assert path.stat().st_size == video.media.n_bytes
