@@ -66,6 +66,14 @@ _PLAIN = pa.schema(
 )
 
 
+def read_parquet(data: bytes) -> pa.Table:
+    """A Parquet file from memory, read by this thread alone.
+
+    Arrow's read-ahead threads may let go of Python's buffer while the interpreter shuts down, which aborts the process.
+    """
+    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
+
+
 class Storage(Protocol):
     """What the ledger needs of a workspace."""
 
@@ -103,7 +111,7 @@ class Ledger:
         return pa.concat_tables(parts) if parts else self.schema.empty_table()
 
     def _read_part(self, key: str) -> pa.Table:
-        table = pq.read_table(io.BytesIO(self._storage.read(key)))
+        table = read_parquet(self._storage.read(key))
         if table.schema.remove_metadata().equals(self.schema.remove_metadata()):
             return table.cast(self.schema)
         # Written by a version with other rows: the history stays readable, the units are due again.

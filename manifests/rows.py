@@ -179,7 +179,9 @@ class Candidate:
     reason: Reason | None = doc("first test that failed", identity=False)
     min_face_px: float | None = doc("smallest person's face: square root of its mean area", identity=False)
     face_area_ratio: float | None = doc("smallest mean face area / largest", identity=False)
-    camera_motion_pct: float | None = doc("median background movement a frame, % of width", identity=False)
+    camera_motion_pct: float | None = doc(
+        "background's movement a frame, % of the width: median of means over 5 frames", identity=False
+    )
     voice_activity: float | None = doc("share of frames with speech", identity=False)
     stillness: float | None = doc("smallest stillness of the people's tracks", identity=False)
     n_bystanders: int = doc("visible people whose face does not qualify", identity=False)
@@ -453,7 +455,7 @@ def _restore(annotation: Any, value: Any) -> Any:
 def content(row: Any, *, everything: bool = False) -> Any:
     """The part of a row that counts as its content, as JSON-ready values (see the module's docstring).
 
-    With `everything`, all fields count except where artifacts lie: for a unit that copies the whole row into its output.
+    With `everything`, all fields count except where artifacts lie: for a unit whose output is a copy of the whole row.
     """
     if dataclasses.is_dataclass(row) and not isinstance(row, type):
         whole = everything and not isinstance(row, Artifact)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -149,7 +150,7 @@ class RayEngine:
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         import ray
 
-        users_folder = Path.cwd()
+        users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
         try:
             # Workers import from the folder that Ray is started in, and stay in it.
             os.chdir(self._scratch)
@@ -166,6 +167,7 @@ class RayEngine:
             raise CannotContinue(f"Ray does not start: {str(error).splitlines()[0]}; try --engine serial") from error
         finally:
             os.chdir(users_folder)
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
         self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         remote = ray.remote(Worker)
 

@@ -97,7 +97,7 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
             found = True
             if unit_id in names:
                 names |= {row.video_id for row in entry.outputs if isinstance(row, Video)}
-            _tell(step.name, entry, wanted, tracebacks=tracebacks)
+            _tell(step.name, entry, names, tracebacks=tracebacks)
     if not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
 
@@ -105,13 +105,14 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
 def _about(unit_id: str, entry: Entry, names: set[str]) -> bool:
     if any(unit_id.startswith(f"{name}_") or name.startswith(f"{unit_id}_") for name in names):
         return True
-    if any(isinstance(row, Video) and name.partition("_")[0] == row.video_id for row in entry.outputs for name in names):
+    videos = {name.partition("_")[0] for name in names}
+    if any(isinstance(row, Video) and row.video_id in videos for row in entry.outputs):
         return True
     rows = (vars(row) for row in entry.outputs)
     return any(row.get("clip_id") in names or row.get("source_id") in names for row in rows)
 
 
-def _tell(step: str, entry: Entry, wanted: str, *, tracebacks: bool) -> None:
+def _tell(step: str, entry: Entry, names: set[str], *, tracebacks: bool) -> None:
     took = f"{entry.duration_s:.1f} s" + (f", attempt {entry.attempts}" if entry.attempts > 1 else "")
     line = f"{step} {entry.unit_id}: {entry.status}"
     if entry.status == "failed":
@@ -121,7 +122,7 @@ def _tell(step: str, entry: Entry, wanted: str, *, tracebacks: bool) -> None:
     print(f"{line}  [{took}]")
     for row in entry.outputs:
         values: dict[str, Any] = asdict(row)
-        if "verdict" in values and (wanted in (values["clip_id"], values["video_id"]) or "_" not in wanted):
+        if "verdict" in values and names & {values["clip_id"], values["video_id"]}:
             measured = {k: round(v, 4) for k, v in values.items() if isinstance(v, float)}
             print(f"  {values['clip_id']}: {values['verdict']} {values['reason'] or ''} {measured}")
     if tracebacks and entry.traceback:

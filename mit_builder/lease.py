@@ -45,7 +45,9 @@ def lease(workspace: Workspace) -> Iterator[None]:
         yield
     except KeyboardInterrupt as interrupt:
         if held.lost:
-            raise CannotContinue("another run took over this workspace: this one was out of touch with it") from interrupt
+            raise CannotContinue(
+                "another run took over this workspace while this one could not reach it"
+            ) from interrupt
         raise
     finally:
         held.release()

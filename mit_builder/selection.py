@@ -27,6 +27,9 @@ MIN_DETECTED = 0.5
 """Share of a person's frames, of those that were looked at, with a face; a sparser track is a glimpse."""
 GLIMPSE_FRAMES = 25
 """Shorter tracks that are no person do not count at all."""
+MOTION_FRAMES = 5
+"""Camera motion is averaged over so many frames before the median: sources repeat pictures (a webcam that drops frames,
+24 shown as 30), so that single frames jump between nothing and too much."""
 MIN_FITTED = 0.1
 """Share of frames with camera motion below which the candidate has none."""
 MIN_SIGHT_FRAMES, MIN_GLIMPSE_SHARE = 12, 0.1
@@ -181,7 +184,7 @@ class Selector:
         measured = {
             "min_face_px": math.sqrt(min(sizes)) if sizes else None,
             "face_area_ratio": min(sizes) / max(sizes) if sizes else None,
-            "camera_motion_pct": _median(self._signals.camera_motion_pct[frames], MIN_FITTED),
+            "camera_motion_pct": _median(_steadied(self._signals.camera_motion_pct[frames]), MIN_FITTED),
             "voice_activity": None if self._voiced is None else float(self._voiced[frames].mean()),
             "stillness": min(still) if still else None,
             "bystander_area": max(others.values()) / min(sizes) if others and sizes else None,
@@ -306,6 +309,15 @@ def _grown(box_xyxy: Floats) -> Floats:
     """A box half a face larger on every side."""
     margin = (box_xyxy[2:] - box_xyxy[:2]) / 2
     return np.concatenate([box_xyxy[:2] - margin, box_xyxy[2:] + margin])
+
+
+def _steadied(values: Floats) -> Floats:
+    """Mean over the 5 frames around each that has a value, as far as they have one; NaN stays."""
+    known = ~np.isnan(values)
+    window = np.ones(MOTION_FRAMES)
+    totals = np.convolve(np.where(known, values, 0), window)[MOTION_FRAMES // 2 :][: len(values)]
+    counts = np.convolve(known, window)[MOTION_FRAMES // 2 :][: len(values)]
+    return np.where(known, totals / np.maximum(counts, 1), np.nan).astype(np.float32)
 
 
 def _median(values: Floats, min_share: float) -> float | None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from manifests.ledger import read_parquet
 from manifests.rows import Source
 from manifests.sources import SourceListError, expand, file_source, read_list, url_source
 from mit_builder import config
@@ -60,7 +61,7 @@ class SourceBook:
         self._workspace = workspace
         self._known: dict[str, _Known] = {}
         try:
-            rows = pq.read_table(io.BytesIO(workspace.read(SOURCES_KEY))).to_pylist()
+            rows = read_parquet(workspace.read(SOURCES_KEY)).to_pylist()
         except FileNotFoundError:
             rows = []
         for row in rows:
@@ -185,7 +186,8 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
     speech = settings.speech.model_copy(update={"model": model})
     download = settings.download
     if download.cookies_file is not None:
-        download = download.model_copy(update={"cookies_file": str(Path(download.cookies_file).expanduser().absolute())})
+        cookies = Path(download.cookies_file).expanduser().absolute()
+        download = download.model_copy(update={"cookies_file": str(cookies)})
     return settings.model_copy(update={"profile": profile, "speech": speech, "download": download}), notes
 
 

@@ -28,6 +28,9 @@ AGE_LIMIT = 18
 """Items for adults are never taken (DESIGN: people in the footage)."""
 ASKS_FOR_LOGIN = ("sign in", "log in", "login", "cookies", "not a bot", "members-only", "private video", "subscribers")
 
+GAVE_UP = "giving up after"
+"""yt-dlp's words when its retries are used up, which it spends on connections only; the cause is not handed on."""
+
 
 class Download:
     """Fetch one source."""
@@ -220,7 +223,7 @@ def failure_of(error: Exception, *, first: str = "") -> SourceError:
             failure_class = "transient"
     elif any(isinstance(e, GeoRestrictedError) for e in chain):
         failure_class = "permanent"
-    elif any(isinstance(e, TransportError | TimeoutError | ConnectionError) for e in chain):
+    elif any(isinstance(e, TransportError | TimeoutError | ConnectionError) for e in chain) or GAVE_UP in text.lower():
         failure_class = "transient"
     elif any(sign in text.lower() for sign in ASKS_FOR_LOGIN):
         failure_class = "auth"

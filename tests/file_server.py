@@ -53,7 +53,8 @@ def serve() -> Iterator[FileServer]:
                 self.send_header("ETag", files.etag)
             self.end_headers()
             end = start + files.cuts.pop(0) if files.cuts else len(files.body)
-            self.wfile.write(files.body[start:end])
+            with contextlib.suppress(ConnectionError):  # the client has seen enough
+                self.wfile.write(files.body[start:end])
 
         def log_message(self, *_: object) -> None:
             pass

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import mit_builder.run
+from manifests.rows import clip_id, short_id
 from mit_builder import __version__
 from mit_builder.cli import main
 from mit_builder.config import Settings
@@ -157,9 +158,7 @@ def test_a_folder_in_which_nothing_was_run_says_so(cli: Cli) -> None:
     assert list(Path("empty").iterdir()) == []
 
 
-def test_missing_weights_are_exit_code_3_and_leave_the_units_pending(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_weights_are_exit_code_3_and_leave_the_units_pending(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def without_weights(self: fakes.FakePose) -> None:
         raise StageUnavailable("no weights: mit-build weights fetch it")
 
@@ -296,8 +295,8 @@ def test_init_writes_a_file_that_a_run_takes_and_never_overwrites(cli: Cli) -> N
 @pytest.mark.parametrize("by", ["address", "source", "video", "clip"])
 def test_why_tells_the_story_of_a_source_a_video_or_a_clip(cli: Cli, by: str) -> None:
     run(cli, A, BAD)
-    video_id = fakes.short_id("content", "bad")
-    clip = fakes.clip_id(video_id, 50, 200)
+    video_id = short_id("content", "bad")
+    clip = clip_id(video_id, 50, 200)
     wanted = {"address": BAD, "source": fakes.source("bad?pose=fail").source_id, "video": video_id, "clip": clip}
     code, out, _ = cli("why", wanted[by], "-w", "ws")
     assert code == 0
@@ -305,14 +304,14 @@ def test_why_tells_the_story_of_a_source_a_video_or_a_clip(cli: Cli, by: str) ->
     assert f"{clip}: kept" in out
     stories = [line.partition(" ")[0] for line in out.splitlines() if not line.startswith(" ")]
     assert [name for name in stories if name in ("download", "shots")] == ["download", "shots"]
-    assert fakes.short_id("content", "a") not in out
+    assert short_id("content", "a") not in out
     assert "Traceback" not in out
     assert "Traceback" in cli("--debug", "why", wanted[by], "-w", "ws")[1]
 
 
 def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: Cli) -> None:
     run(cli, A)
-    clip = fakes.clip_id(fakes.short_id("content", "a"), 0, 50)
+    clip = clip_id(short_id("content", "a"), 0, 50)
     _, out, _ = cli("why", clip, "-w", "ws")
     assert f"{clip}: rejected too_short {{" in out
     assert "'min_face_px': 100.0" in out
@@ -320,7 +319,7 @@ def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: C
 
 def test_why_tells_verdicts_and_duplicates(cli: Cli) -> None:
     run(cli, "http://fake.test/x?shots=reject", "http://fake.test/y?video=same", "http://fake.test/z?video=same")
-    assert 'rejected: told_to {"answer": 42}' in cli("why", fakes.short_id("content", "x"), "-w", "ws")[1]
+    assert 'rejected: told_to {"answer": 42}' in cli("why", short_id("content", "x"), "-w", "ws")[1]
     keeper, copy = sorted(fakes.source(f"{name}?video=same").source_id for name in "yz")
     assert f"rejected: duplicate same video as source {keeper}" in cli("why", copy, "-w", "ws")[1]
 

@@ -109,7 +109,7 @@ def test_an_empty_file_or_section_means_the_defaults(tmp_path: Path) -> None:
 
 def test_settings_cannot_be_changed_in_place() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().pose.stride = 3
+        Settings().pose.stride = 3  # type: ignore[misc]
 
 
 def keys(settings: Settings) -> dict[str, str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,12 @@ from mit_builder.config import DownloadSettings
 from mit_builder.errors import MediaError, SourceError
 from mit_builder.media.write import write_video
 from mit_builder.stage import Reject
-from mit_builder.worker import UnitContext
+from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
 from stages.download import Download, failure_of
+
+# yt-dlp leaves sockets of failed answers to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
 
 PAGE = "<html><head><title>{title}</title></head><body>{body}</body></html>"
 LONG = "<p>words</p>" * 200
@@ -94,6 +98,7 @@ def site(videos: dict[str, bytes]) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+    gc.collect()
 
 
 Fetch = Callable[..., list[Video | Source]]
@@ -249,7 +254,13 @@ def test_a_local_file_that_is_no_video_fails_for_good(fetch: Fetch, tmp_path: Pa
     ("settings", "reason"), [({"max_duration_s": 0.9}, "too_long"), ({"max_file_gb": 1e-7}, "too_large")]
 )
 def test_limits_reject_with_what_was_measured(
-    fetch: Fetch, tmp_path: Path, site: str, videos: dict[str, bytes], kind: str, settings: dict[str, float], reason: str
+    fetch: Fetch,
+    tmp_path: Path,
+    site: str,
+    videos: dict[str, bytes],
+    kind: str,
+    settings: dict[str, float],
+    reason: str,
 ) -> None:
     (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
     source = file_source(tmp_path / "x.mp4") if kind == "file" else url_source(f"{site}/a.mp4")
@@ -320,7 +331,12 @@ def test_a_sites_video_is_named_by_its_extractor_and_id(
     (tmp_path / "jar.txt").write_text("# Netscape HTTP Cookie File\n")
     video = one_video(fetch(url_source(f"{site}/a.mp4"), cookies_file=str(tmp_path / "jar.txt")))
     assert video.video_id == short_id("vimeo", "abc")
-    assert (video.uploader, video.channel_id, video.upload_date, video.licence) == ("Some one", "C1", "20200102", "CC-BY")
+    assert (video.uploader, video.channel_id, video.upload_date, video.licence) == (
+        "Some one",
+        "C1",
+        "20200102",
+        "CC-BY",
+    )
     assert video.title == "<i>x</i> [31m"
     assert video.access == "authenticated"
     assert (tmp_path / "jar.txt").read_text() == "# Netscape HTTP Cookie File\n"
@@ -366,3 +382,17 @@ def test_the_file_that_is_committed_is_the_one_that_was_probed(fetch: Fetch, sit
     with workspace.local(video.media.key) as path:
         assert sha256_of(path) == video.media.sha256
         assert path.stat().st_size == video.media.n_bytes
+
+
+def test_nothing_unfinished_stays_behind_whatever_happens(
+    workspace: Workspace, site: str, tmp_path: Path, videos: dict[str, bytes]
+) -> None:
+    (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
+    worker = Worker(WorkerSpec("stages.download:Download", DownloadSettings(), workspace.uri, "run"))
+    assert worker.ready() is None
+    sources = [url_source(f"{site}/{name}") for name in ("a.mp4", "404", "page.mp4", "several")]
+    sources.append(file_source(tmp_path / "x.mp4"))
+    entries = worker.run([Task(s.source_id, f"{i}" * 16, s) for i, s in enumerate(sources)])
+    assert [entry.status for entry in entries] == ["done", "failed", "failed", "done", "done"]
+    assert list(workspace.scratch("run").iterdir()) == []
+    assert len(workspace.names("videos")) == 2

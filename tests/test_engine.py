@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fakes
 import pytest
 
-from manifests.ledger import Entry
 from mit_builder import config
 from mit_builder.dataset import parse_index
 from mit_builder.engine import RayEngine, SerialEngine
@@ -44,23 +45,24 @@ class OnRay:
     runner: Runner
     workspace: Workspace
     folder_before: Path
-
-    def failed(self) -> dict[str, Entry]:
-        return {fakes.FAILURES.get(step, step): entry for step, entry in self.runner.failures}
+    on_terminate_before: Any
 
 
 @pytest.fixture(scope="module")
 def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     workspace = Workspace(tmp_path_factory.mktemp("ray") / "ws")
     specs = worker_specs(SETTINGS, workspace, "run", STEPS)
-    specs |= {kind: WorkerSpec(f"fakes:{kind}", SETTINGS.pose, workspace.uri, "run") for kind in ("BrokenPose", "CarelessPose")}
+    specs |= {
+        kind: WorkerSpec(f"fakes:{kind}", SETTINGS.pose, workspace.uri, "run")
+        for kind in ("BrokenPose", "CarelessPose")
+    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", WORKERS_PATH)
-        before = Path.cwd()
+        folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
         engine = RayEngine(specs, fakes.resources(specs), scratch=workspace.scratch("run"), cpus=2)
         runner = Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS)
         runner.run(map(fakes.source, SOURCES))
-        yield OnRay(engine, runner, workspace, before)
+        yield OnRay(engine, runner, workspace, folder, on_terminate)
         engine.close()
 
 
@@ -116,8 +118,9 @@ def test_a_stage_that_cannot_be_set_up_is_reported_with_one_line(on_ray: OnRay, 
     assert not on_ray.engine.offer(kind)
 
 
-def test_the_driver_stays_in_the_users_folder(on_ray: OnRay) -> None:
+def test_the_driver_keeps_its_folder_and_its_way_to_end(on_ray: OnRay) -> None:
     assert Path.cwd() == on_ray.folder_before
+    assert signal.getsignal(signal.SIGTERM) == on_ray.on_terminate_before
 
 
 def listening(pids: set[int]) -> set[str]:
@@ -138,7 +141,7 @@ def listening(pids: set[int]) -> set[str]:
 def family(pid: int) -> set[int]:
     """All descendants of a process."""
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    parents = dict(tuple(map(int, line.split())) for line in listed.splitlines())
+    parents = {int(child): int(parent) for child, parent in map(str.split, listed.splitlines())}
     found: set[int] = set()
     while new := {child for child, parent in parents.items() if parent in found | {pid}} - found:
         found |= new
@@ -171,7 +174,7 @@ def test_stages_that_wait_do_not_take_the_place_of_stages_that_compute(tmp_path:
     )
     assert [engine._fits(name) for name in "abc"] == [True, True, True]
     busy = engine._slots["b"]
-    busy.append(type("Slot", (), {"call": object(), "starting": None})())  # type: ignore[arg-type]
+    busy.append(type("Slot", (), {"call": object(), "starting": None})())
     assert [engine._fits(name) for name in "abc"] == [False, True, True]
 
 

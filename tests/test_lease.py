@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -38,9 +39,9 @@ def holder(workspace: Workspace) -> str:
 
 def test_one_run_at_a_time_holds_a_workspace(workspace: Workspace) -> None:
     other = Workspace(workspace.uri)
-    with lease(workspace):
-        with pytest.raises(CannotContinue, match=r"another run uses this workspace \(process \d+ on "), lease(other):
-            pass
+    message = r"another run uses this workspace \(process \d+ on "
+    with lease(workspace), pytest.raises(CannotContinue, match=message), lease(other):
+        pass
     with lease(other):
         pass
 
@@ -88,13 +89,18 @@ def test_a_lease_is_renewed_while_it_is_held(in_memory: Workspace, monkeypatch: 
         assert in_memory.read(KEY) != first
 
 
+def work_while_another_takes_over(workspace: Workspace) -> None:
+    with lease(workspace):
+        hold(workspace, renewed_at=time.time())
+        time.sleep(10)
+
+
 def test_a_run_whose_lease_was_taken_over_stops_and_leaves_the_other_its_own(
     in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
-    with pytest.raises(CannotContinue, match="took over"), lease(in_memory):
-        hold(in_memory, renewed_at=time.time())
-        time.sleep(10)
+    with pytest.raises(CannotContinue, match="took over"):
+        work_while_another_takes_over(in_memory)
     assert holder(in_memory) == "process 7 on elsewhere"
 
 
@@ -102,13 +108,14 @@ def test_storage_that_fails_for_a_while_does_not_end_the_lease(
     in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.01)
-    put, failures = obstore.put, []
+    put = obstore.put
+    failures: list[int] = []
 
-    def failing(*arguments: object, **options: object) -> object:
+    def failing(*arguments: Any, **options: Any) -> Any:
         if len(failures) < 3 and options.get("mode") != "create":
             failures.append(1)
             raise obstore.exceptions.GenericError("no route to host")
-        return put(*arguments, **options)  # type: ignore[call-overload]
+        return put(*arguments, **options)
 
     with lease(in_memory):
         monkeypatch.setattr(obstore, "put", failing)

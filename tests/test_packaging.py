@@ -28,6 +28,8 @@ SCRIPTS = sorted(path for folder in ("tests", "scripts", "benchmarks") for path 
 STORY = {"pipeline.py", "cli.py", "engine.py"}
 """Modules of mit_builder that may know the stages; the engine looks whether they are ours."""
 MAX_LINES = 400
+MAX_TEST_LINES = 700
+"""Tests mirror the sources, one file a module, and hold more cases than their module has lines."""
 DECLARATIONS = {"manifests/rows.py"}
 """Longer than `MAX_LINES`: the whole schema, one line a column."""
 MAX_FUNCTION_LINES = 75
@@ -183,7 +185,8 @@ def test_one_blind_except_in_the_project() -> None:
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=name_of)
 def test_files_and_functions_stay_readable(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) < MAX_LINES or name_of(path) in DECLARATIONS
+    limit = MAX_TEST_LINES if path.is_relative_to(ROOT / "tests") else MAX_LINES
+    assert len(text.splitlines()) < limit or name_of(path) in DECLARATIONS
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     long = [f.name for f in functions if f.end_lineno is not None and f.end_lineno - f.lineno >= MAX_FUNCTION_LINES]
     assert long == []

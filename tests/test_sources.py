@@ -122,7 +122,9 @@ def test_the_same_content_under_two_names_is_one_source(tmp_path: Path) -> None:
     assert file_source(first).address != file_source(second).address
 
 
-@pytest.mark.parametrize("name", ["with space.mp4", "ünï ço∂é.mp4", "new\nline.mp4", "#hash.mp4", "-dash.mp4", "a'\"b.mp4"])
+@pytest.mark.parametrize(
+    "name", ["with space.mp4", "ünï ço∂é.mp4", "new\nline.mp4", "#hash.mp4", "-dash.mp4", "a'\"b.mp4"]
+)
 def test_weird_file_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     listing(tmp_path, name, "x")
     (source,) = expand([str(tmp_path)])

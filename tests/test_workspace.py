@@ -36,7 +36,9 @@ def test_a_committed_file_is_moved_and_described(workspace: Workspace, tmp_path:
         assert local.read_text() == "hello"
 
 
-def test_committing_the_same_again_changes_nothing_and_other_bytes_replace(workspace: Workspace, tmp_path: Path) -> None:
+def test_committing_the_same_again_changes_nothing_and_other_bytes_replace(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     first = workspace.commit(file_with(tmp_path, "hello"), "clips/a.txt")
     assert workspace.commit(file_with(tmp_path, "hello"), "clips/a.txt") == first
     assert workspace.names("clips") == {"clips/a.txt"}

@@ -268,6 +268,8 @@ class SharedTalkNet:
     def __init__(self, network: TalkNetNetwork) -> None:
         self._network = network
         self._frontend = network.model.visualFrontend
+        # A sixth faster on CPU than with channels first.
+        self._frontend.resnet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def judge(self, visual: Tensor, mfcc: Tensor) -> Tensor:
         """Logits of "speaks", (batch, n)."""

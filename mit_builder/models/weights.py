@@ -17,7 +17,7 @@ from typing import Literal
 
 import platformdirs
 
-from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
 from mit_builder.models.weights_table import TABLE, WeightsFile
 from mit_builder.workspace import sha256_of
@@ -105,16 +105,20 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
 
 
 def _accept_download(file: WeightsFile, part: Path) -> None:
+    """Record what came, or throw it away."""
     digest = sha256_of(part)
-    if file.sha256 is None:
-        wanted = _wanted(file)
-        wrong = not _fits(file, _shapes(part)) or wanted not in (None, digest)
-    else:
-        wrong = digest != file.sha256
-    if wrong:
+    right = digest == file.sha256 if file.sha256 else _wanted(file) in (None, digest) and _is_checkpoint_of(file, part)
+    if not right:
         part.unlink()
         raise DownloadFailed(f"another file than expected came (sha256 {digest[:16]}…)")
-    _record(file.name, digest if file.sha256 is None else None)
+    _record(file.name, None if file.sha256 else digest)
+
+
+def _is_checkpoint_of(file: WeightsFile, path: Path) -> bool:
+    try:
+        return _fits(file, _shapes(path))
+    except StageUnavailable:
+        return False
 
 
 def import_file(
@@ -181,10 +185,10 @@ def _wanted(file: WeightsFile) -> str | None:
 
 def _recorded() -> dict[str, str]:
     path = folder() / RECORD_NAME
+    if not path.is_file():
+        return {}
     try:
         return {str(name): str(digest) for name, digest in json.loads(path.read_text()).items()}
-    except FileNotFoundError:
-        return {}
     except (ValueError, AttributeError) as error:
         raise CannotContinue(f"{path} is damaged; delete it to record the digests anew") from error
 

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import fake_people
+import numpy as np
+
+from mit_builder.config import DetectSettings
+from mit_builder.shot_scan import ShotScan
+
+SCENE = fake_people.texture(700, 400)
+LEFT, RIGHT = (100, 100, 160, 160), (400, 120, 450, 170)
+
+
+def scan(images: list[np.ndarray], detector: fake_people.SquareFinder | None = None) -> ShotScan:
+    made = ShotScan(detector or fake_people.SquareFinder(), DetectSettings(), 1000)
+    for image in images:
+        made.add(image)
+    return made
+
+
+def test_tracks_carry_the_frames_of_the_video_and_one_box_a_frame() -> None:
+    images = [fake_people.picture(SCENE[:360, :640], (tuple(np.add(LEFT, i)), RIGHT)) for i in range(21)]
+    tracks, stillness, signals = scan(images).finish()
+    assert [(t.start_frame, t.end_frame) for t in tracks] == [(1000, 1021), (1000, 1021)]
+    np.testing.assert_allclose(tracks[0].face_boxes_xyxy, [np.add(LEFT, i) for i in range(21)])
+    np.testing.assert_allclose(tracks[1].face_boxes_xyxy, [RIGHT] * 21)
+    assert len(stillness) == 2
+    assert {len(values) for values in vars(signals).values()} == {21}
+
+
+def test_camera_motion_has_no_value_in_the_first_frame_and_the_pan_in_the_others() -> None:
+    _, _, signals = scan([np.ascontiguousarray(SCENE[:360, i : 640 + i]) for i in range(8)]).finish()
+    assert np.isnan(signals.camera_motion_pct[0])
+    np.testing.assert_allclose(signals.camera_motion_pct[1:], 100 / 640, rtol=0.1)
+
+
+def test_repeated_pictures_of_a_slow_source_share_the_movement() -> None:
+    shown = [i // 3 * 3 for i in range(10)]
+    _, _, signals = scan([np.ascontiguousarray(SCENE[:360, i : 640 + i]) for i in shown]).finish()
+    np.testing.assert_allclose(signals.camera_motion_pct[1:], 100 / 640, rtol=0.1)
+
+
+def test_a_frozen_face_is_still_and_a_living_one_is_not() -> None:
+    rng = np.random.default_rng(1)
+    images = []
+    for _ in range(12):
+        image = fake_people.picture(SCENE[:360, :640], (LEFT, RIGHT))
+        image[130:165, 405:445] = np.clip(image[130:165, 405:445] + rng.integers(0, 60, (35, 40, 1)), 0, 255)
+        images.append(image)
+    tracks, stillness, _ = scan(images).finish()
+    assert [t.face_boxes_xyxy[0, 0] for t in tracks] == [100, 400]
+    assert stillness[0] == 0
+    assert stillness[1] > 0.5
+
+
+def test_a_lost_face_is_searched_again_at_its_last_place() -> None:
+    detector = fake_people.SquareFinder()
+    plain, both = (fake_people.picture(SCENE[:360, :640], boxes) for boxes in ((LEFT,), (LEFT, RIGHT)))
+    scan([both] * 4 + [plain] * 4, detector)
+    assert detector.looked_again == 2
+
+
+def test_faces_below_sixteen_pixels_are_not_followed() -> None:
+    images = [fake_people.picture(SCENE[:360, :640], ((50, 50, 65, 65), (200, 50, 216, 66)))] * 8
+    tracks, _, _ = scan(images).finish()
+    assert [t.face_boxes_xyxy[0, 0] for t in tracks] == [200]
+
+
+def test_brightness_and_sharpness_are_those_of_the_luma() -> None:
+    flat = np.full((90, 160, 3), 120, np.uint8)
+    _, _, signals = scan([flat, flat]).finish()
+    assert signals.brightness.tolist() == [120, 120]
+    assert signals.sharpness.tolist() == [0, 0]
+    assert scan([SCENE[:360, :640]]).finish()[2].sharpness[0] > 100

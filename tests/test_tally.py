@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from manifests.ledger import Entry
+from manifests.rows import Artifact, Candidate, Shot, Video
+from mit_builder import config
+from mit_builder.config import SelectSettings, Settings
+from mit_builder.progress import funnel, nearest_miss
+from mit_builder.tally import Tally, near_miss
+
+SELECT = SelectSettings()
+FILE = Artifact("k", "s", 1)
+VIDEO = Video("v", "s", "u", None, None, None, None, None, "public", FILE, 60.0, 1500, "25", 64, 48, True)
+
+
+def candidate(reason: str | None = None, *, n_frames: int = 250, **measured: Any) -> Candidate:
+    plain = Candidate(
+        clip_id="v_0",
+        video_id="v",
+        start_frame=0,
+        end_frame=n_frames,
+        track_ids=(0, 1),
+        n_people=2,
+        tracks=FILE,
+        verdict="rejected" if reason else "kept",
+        reason=None,
+        min_face_px=100.0,
+        face_area_ratio=0.9,
+        camera_motion_pct=0.0,
+        voice_activity=0.5,
+        stillness=1.0,
+        n_bystanders=0,
+        bystander_area=None,
+        brightness=None,
+        sharpness=None,
+        detector="d",
+    )
+    return replace(plain, reason=reason, **measured)  # type: ignore[arg-type]
+
+
+def done(*outputs: Any) -> Entry:
+    return Entry("u", "k", "done", outputs, duration_s=2.0, cpu_s=1.0)
+
+
+def settled(**entries: Entry) -> Tally:
+    tally = Tally()
+    for step, entry in entries.items():
+        tally.settle(step, entry, SELECT)
+    return tally
+
+
+def test_units_are_counted_by_status_reason_and_class() -> None:
+    tally = Tally()
+    for entry in (
+        done(),
+        Entry("u", "k", "rejected", reason="too_long"),
+        Entry("u", "k", "rejected", reason="too_long"),
+        Entry("u", "k", "failed", failure_class="auth"),
+    ):
+        tally.settle("download", entry, SELECT)
+    tally.steps["pose"].pending = 3
+    assert tally.steps["download"].as_dict() == {
+        "done": 1,
+        "rejected": {"too_long": 2},
+        "failed": {"auth": 1},
+        "pending": 0,
+        "worked_on": 0,
+        "duration_s": 0.0,
+        "cpu_s": 0.0,
+    }
+    assert (tally.failed, tally.pending) == (1, 3)
+
+
+def test_the_funnel_counts_videos_shots_candidates_and_seconds() -> None:
+    outputs = (candidate(), candidate("too_short", n_frames=50), candidate("too_short", n_frames=100))
+    tally = settled(download=done(VIDEO), shots=done(Shot("v", 0, 500), Shot("v", 500, 1500)), select=done(*outputs))
+    assert (tally.n_videos, tally.video_s, tally.n_shots, tally.shot_s) == (1, 60.0, 2, 60.0)
+    assert tally.candidates == Counter(kept=1, too_short=2)
+    assert dict(tally.candidate_s) == {"kept": 10.0, "too_short": 6.0}
+    assert tally.kept_s == 10.0
+
+
+def test_rows_of_a_unit_that_is_no_longer_done_do_not_count() -> None:
+    duplicate = Entry("u", "k", "rejected", (VIDEO,), reason="duplicate")
+    assert settled(download=duplicate).n_videos == 0
+
+
+def test_a_video_that_turns_out_to_be_a_duplicate_is_taken_back() -> None:
+    tally = settled(download=done(VIDEO))
+    tally.demote(VIDEO)
+    assert (tally.n_videos, tally.video_s, tally.steps["download"].done) == (0, 0.0, 0)
+    assert tally.steps["download"].rejected == Counter(duplicate=1)
+
+
+def test_work_is_counted_apart_from_what_was_found_done() -> None:
+    tally = settled(pose=done())
+    assert tally.steps["pose"].worked_on == 0
+    tally.worked_on("pose", done())
+    assert (tally.steps["pose"].worked_on, tally.steps["pose"].duration_s, tally.steps["pose"].cpu_s) == (1, 2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (candidate("face_too_small", min_face_px=52.0), ("face_too_small", "min_face_px", 52.0)),
+        (candidate("face_too_small", min_face_px=51.0), None),
+        (candidate("face_too_small", min_face_px=None), None),
+        (candidate("face_sizes_differ", face_area_ratio=0.41), ("face_sizes_differ", "min_face_area_ratio", 0.41)),
+        (candidate("too_short", n_frames=105), ("too_short", "min_clip_s", 4.2)),
+        (candidate("too_short", n_frames=95), None),
+        (candidate("no_speech", voice_activity=0.09), ("no_speech", "min_voice_activity", 0.09)),
+        (candidate("camera_motion", camera_motion_pct=0.17), ("camera_motion", "max_camera_motion_pct", 0.17)),
+        (candidate("camera_motion", camera_motion_pct=0.19), None),
+        (candidate("bystander", bystander_area=0.55), ("bystander", "max_bystander_area", 0.55)),
+        (candidate("too_few_people"), None),
+        (candidate("no_audio"), None),
+        (candidate(), None),
+    ],
+    ids=lambda value: value.reason if isinstance(value, Candidate) else "",
+)
+def test_a_near_miss_is_within_a_fifth_of_the_threshold(
+    row: Candidate, expected: tuple[str, str, float] | None
+) -> None:
+    assert near_miss(row, SELECT) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "setting"),
+    [
+        ([candidate("face_too_small", min_face_px=v) for v in (60.0, 55.5, 30.0)], "min_face_px"),
+        ([candidate("camera_motion", camera_motion_pct=v) for v in (0.16, 0.17)], "max_camera_motion_pct"),
+        ([candidate("too_short", n_frames=n) for n in (110, 120)], "min_clip_s"),
+    ],
+)
+def test_the_setting_that_is_proposed_lets_the_near_misses_in(rows: list[Candidate], setting: str) -> None:
+    (line,) = nearest_miss(settled(select=done(*rows)), Settings())
+    proposed = line.rpartition(" --set ")[2]
+    assert proposed.startswith(f"filter.{setting}=")
+    limit = getattr(config.load(None, [proposed]).filter, setting)
+    near = [near_miss(row, SELECT) for row in rows]
+    values = [miss[2] for miss in near if miss]
+    assert f"{len(values)} candidates {rows[0].reason}: missed" in line
+    assert all(value >= limit if setting.startswith("min") else value <= limit for value in values)
+
+
+def test_without_near_misses_nothing_is_proposed() -> None:
+    assert nearest_miss(settled(select=done(candidate())), Settings()) == []
+
+
+def test_the_funnel_is_told_in_lines() -> None:
+    tally = settled(download=done(VIDEO), select=done(candidate(), candidate("too_short", n_frames=50)))
+    tally.n_sources = 2
+    tally.settle("download", Entry("u", "k", "failed", failure_class="auth"), SELECT)
+    tally.steps["pose"].pending = 1
+    tally.unavailable["pose"] = "no weights"
+    first, *rest = funnel(tally)
+    assert first.startswith("2 sources -> 1 videos (1.0 min) -> 0 shots -> 2 candidates -> 1 kept (0.2 min)")
+    assert [line.strip() for line in rest] == [
+        "1 candidates too_short (0.0 min)",
+        "1 download failed (auth): mit-build status --failed lists them",
+        "1 pose pending: no weights",
+    ]
+
+
+def test_the_result_is_ready_for_json() -> None:
+    values = settled(download=done(VIDEO), select=done(candidate("too_short", n_frames=50))).as_dict()
+    assert values["videos"] == 1
+    assert values["candidates"] == {"too_short": 1}
+    assert values["candidate_s"] == {"too_short": 2.0}
+    assert set(values["stages"]) == {"download", "select"}
