@@ -1,8 +1,8 @@
 """Faces by MediaPipe's full-range detector, bodies by proportion. The weights come inside mediapipe's wheel.
 
 mediapipe's own `FaceDetection(min_detection_confidence=…)` has no effect on the full-range model: its graph keeps a
-threshold of 0.6 (checked in 0.10.21). Here the option of the graph's node is set: from 0.6 to 0.4, the frames that miss a
-person fell from 23 % to 1 % on a real clip of two with a face in profile, and from 18 % to none on one of four.
+threshold of 0.6 (checked in 0.10.21). Here the option of the graph's node is set: from 0.6 to 0.4, the frames that miss
+a person fell from 23 % to 1 % on a real clip of two with a face in profile, and from 18 % to none on one of four.
 """
 
 from __future__ import annotations
