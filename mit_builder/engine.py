@@ -117,8 +117,7 @@ class RayEngine:
     Args:
         specs: how to build each stage's worker.
         resources: what each stage needs.
-        cpus: cores to use; None = those of the Ray cluster.
-        address: of a running cluster; None = start one on loopback for this run.
+        cpus: cores to use; None = all.
         scratch: folder to work in, so that no package in the user's folder shadows ours in the workers.
     """
 
@@ -129,13 +128,11 @@ class RayEngine:
         *,
         scratch: Path,
         cpus: int | None = None,
-        address: str | None = None,
     ) -> None:
         self._specs = specs
         self._resources = resources
         self._scratch = scratch
         self._cpus_wanted = cpus
-        self._address = address
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
         self._make: Callable[..., Any] | None = None
@@ -145,9 +142,11 @@ class RayEngine:
         """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if self._address is None:
-            # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
-            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # A checkout that is not installed works as well: the workers find what the driver runs.
+        home = str(Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
         import ray
 
         users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
@@ -155,13 +154,13 @@ class RayEngine:
             # Workers import from the folder that Ray is started in, and stay in it.
             os.chdir(self._scratch)
             ray.init(
-                address=self._address or "local",
-                num_cpus=None if self._address else self._cpus_wanted,
+                address="local",
+                num_cpus=self._cpus_wanted,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=True,
-                _node_ip_address=None if self._address else "127.0.0.1",
+                _node_ip_address="127.0.0.1",
             )
         except (RuntimeError, ConnectionError, OSError, ValueError) as error:
             raise CannotContinue(f"Ray does not start: {str(error).splitlines()[0]}; try --engine serial") from error

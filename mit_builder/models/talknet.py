@@ -269,7 +269,7 @@ class SharedTalkNet:
         self._network = network
         self._frontend = network.model.visualFrontend
         # A sixth faster on CPU than with channels first.
-        self._frontend.resnet.to(memory_format=torch.channels_last)
+        nn.utils.convert_conv2d_weight_memory_format(self._frontend.resnet, torch.channels_last)
 
     def judge(self, visual: Tensor, mfcc: Tensor) -> Tensor:
         """Logits of "speaks", (batch, n)."""
