@@ -3,9 +3,9 @@
     python benchmarks/labels.py WORKSPACE TRUTH.json [TITLE]
 
 TRUTH.json is what scripts/build_demo.py writes beside its video, or a list of speaking times in the form
-`{"NAME.mp4": {"left": [[start_s, end_s], …], "right": […]}}`; of the latter, the entry counts whose name a clip's title
-ends in (before "_gt"). TITLE limits the clips to those whose video's title contains it. Agreement is that of the highest smoothed
-score in frames with one true speaker; precision and recall are of person-frames.
+`{"NAME.mp4": {"left": [[start_s, end_s], …], "right": […]}}`; of the latter, the entry counts whose name a clip's
+title ends in (before "_gt"). TITLE limits the clips to those whose video's title contains it. Agreement is that of the
+highest smoothed score in frames with one true speaker; precision and recall are of person-frames.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.errors import MediaError
 from mit_builder.media.write import ffmpeg_executable
+from mit_builder.models import weights
 from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
@@ -82,15 +83,10 @@ def _version(package: str) -> str:
 
 
 def _speech_model(settings: Settings) -> Check:
-    if settings.speech.model != "lr-asd":
-        return Check("speech model", "ok", settings.speech.model)
-    if importlib.util.find_spec("torch") is None:
-        return Check("speech model", "failed", "lr-asd needs torch: pip install torch")
-    from mit_builder.models import weights
-
-    if weights.find("lr-asd-talkset") is None:
-        return Check("speech model", "failed", "no weights: mit-build weights fetch lr-asd-talkset")
-    return Check("speech model", "ok", "lr-asd")
+    missing = weights.missing_for(settings.speech.model)
+    if missing:
+        return Check("speech model", "failed", f"{settings.speech.model} needs: {missing}")
+    return Check("speech model", "ok", settings.speech.model)
 
 
 def _space(workspace: Workspace, settings: Settings) -> Check:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import os
 import secrets
@@ -22,6 +21,7 @@ from manifests.sources import SourceListError, expand, file_source, read_list, u
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.errors import ConfigError
+from mit_builder.models import weights
 from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
@@ -181,24 +181,15 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
             model = pinned.speech.model
             notes.append(f"speech model: {model}, pinned by the last run here (change it with --set speech.model=…)")
         else:
-            model, why = _choose_speech_model()
-            notes.append(f"speech model: {model} ({why})")
+            missing = weights.missing_for("lr-asd")
+            model = "lips" if missing else "lr-asd"
+            notes.append(f"speech model: {model} ({f'for lr-asd: {missing}' if missing else 'its weights are here'})")
     speech = settings.speech.model_copy(update={"model": model})
     download = settings.download
     if download.cookies_file is not None:
         cookies = Path(download.cookies_file).expanduser().absolute()
         download = download.model_copy(update={"cookies_file": str(cookies)})
     return settings.model_copy(update={"profile": profile, "speech": speech, "download": download}), notes
-
-
-def _choose_speech_model() -> tuple[str, str]:
-    if importlib.util.find_spec("torch") is None:
-        return "lips", "for lr-asd: pip install torch, then mit-build weights fetch lr-asd-talkset"
-    from mit_builder.models import weights
-
-    if weights.find("lr-asd-talkset") is None:
-        return "lips", "for lr-asd: mit-build weights fetch lr-asd-talkset"
-    return "lr-asd", "its weights are in the cache"
 
 
 def open_sources(

@@ -23,11 +23,9 @@ from mit_builder.media.audio import read_flac
 from mit_builder.media.frames import read_frames
 from mit_builder.models import lips, silero_voice
 from mit_builder.models.base import Floats, SpeakerScorer, SpeechInput, VoiceDetector
+from mit_builder.models.weights_table import SPEECH_MODELS
 from mit_builder.speaking import is_speaking, merged_periods, periods, smooth, smooth_voice
 from mit_builder.stage import Context, Resources
-
-WEIGHTS = {"lr-asd": "lr-asd-talkset", "talknet": "talknet-talkset"}
-"""Entry of the weights registry for each model that has weights: those tuned for footage in the wild."""
 
 
 class ScoreSpeech:
@@ -151,13 +149,13 @@ def load_scorer(model: str) -> SpeakerScorer:
     Raises:
         StageUnavailable: its package or its weights are missing.
     """
-    if model not in WEIGHTS:
+    if model not in SPEECH_MODELS:
         return lips.Lips()
     from mit_builder.models import weights
 
-    path = weights.find(WEIGHTS[model])
+    path = weights.find(SPEECH_MODELS[model])
     if path is None:
-        raise StageUnavailable(f"speech.model {model} needs its weights: mit-build weights fetch {WEIGHTS[model]}")
+        raise StageUnavailable(f"speech.model {model} needs: {weights.missing_for(model)}")
     if model == "talknet":
         from mit_builder.models.talknet import TalkNet
 
@@ -169,10 +167,10 @@ def load_scorer(model: str) -> SpeakerScorer:
 
 def scorer_name(model: str) -> str:
     """Name, version and weight digest of the speaker model, without loading it."""
-    if model not in WEIGHTS:
+    if model not in SPEECH_MODELS:
         return lips.NAME
     from mit_builder.models import weights
     from mit_builder.workspace import sha256_of
 
-    path = weights.find(WEIGHTS[model])
-    return f"{WEIGHTS[model]} {'(missing)' if path is None else sha256_of(path)[:12]}"
+    path = weights.find(SPEECH_MODELS[model])
+    return f"{SPEECH_MODELS[model]} {'(missing)' if path is None else sha256_of(path)[:12]}"

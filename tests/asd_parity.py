@@ -29,7 +29,9 @@ def real_weights(shared_dir: Path, name: str) -> Path:
     return folder / name
 
 
-def check_intermediates(ours: Mapping[str, npt.NDArray[np.float32]], theirs: Mapping[str, npt.NDArray], at: str) -> None:
+def check_intermediates(
+    ours: Mapping[str, npt.NDArray[np.float32]], theirs: Mapping[str, npt.NDArray], at: str
+) -> None:
     """Every array of `ours` against `<at>/full/<name>`, stored whole or every eighth frame."""
     for name, array in ours.items():
         key = f"{at}/full/{name}"

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 def filled(name: str, shape: Sequence[int], salt: int = 0) -> npt.NDArray[np.float32 | np.int64]:
     """The tensor that belongs to a name: reproducible on every platform."""
-    kind = name.split(".")[-1]
+    kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
         return np.zeros(shape, np.int64)
     n_values = math.prod(shape)
-    uniform = np.random.RandomState(zlib.crc32(name.encode()) ^ salt).random_sample(n_values).reshape(shape)  # noqa: NPY002
+    uniform = np.random.RandomState(zlib.crc32(name.encode()) ^ salt).random_sample(n_values).reshape(shape)
     if kind in ("running_var", "gamma"):
         values = 0.5 + uniform
     elif kind in ("running_mean", "in_proj_bias", "beta", "pos_embed") or kind.startswith("bias"):

@@ -10,6 +10,7 @@ from manifests.sources import file_source
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.errors import ConfigError
+from mit_builder.models import weights
 from mit_builder.session import (
     DEMO,
     SETTINGS_KEY,
@@ -159,11 +160,11 @@ def test_a_proxys_password_is_neither_said_nor_written_down(workspace: Workspace
 
 
 def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mit_builder.session, "_choose_speech_model", lambda: ("lips", "here"))
+    monkeypatch.setattr(weights, "missing_for", lambda model: "its weights")
     first, notes = resolve(Settings(), None)
     assert (first.profile, first.speech.model) == ("embedded", "lips")
     assert any(note == "speech model: lips (here)" for note in notes)
-    monkeypatch.setattr(mit_builder.session, "_choose_speech_model", lambda: ("lr-asd", "now"))
+    monkeypatch.setattr(weights, "missing_for", lambda model: None)
     assert resolve(Settings(), first)[0] == first
     assert resolve(Settings(), None)[0].speech.model == "lr-asd"
     asked = config.load(None, ["speech.model=lr-asd"])

@@ -6,6 +6,7 @@ beside the files and required from then on.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import platformdirs
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
-from mit_builder.models.weights_table import TABLE, WeightsFile
+from mit_builder.models.weights_table import SPEECH_MODELS, TABLE, WeightsFile
 from mit_builder.workspace import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
@@ -56,6 +57,16 @@ def state(file: WeightsFile) -> State:
     if wanted is None:
         _record(file.name, digest)
     return "ok" if wanted in (None, digest) else "damaged"
+
+
+def missing_for(speech_model: str) -> str | None:
+    """What a speech model lacks on this machine, as the command that helps; None where nothing is missing."""
+    if speech_model not in SPEECH_MODELS:
+        return None
+    name = SPEECH_MODELS[speech_model]
+    needs_torch = importlib.util.find_spec("torch") is None
+    steps = ["pip install torch"] * needs_torch + [f"mit-build weights fetch {name}"] * (find(name) is None)
+    return ", then ".join(steps) or None
 
 
 def find(name: str) -> Path | None:

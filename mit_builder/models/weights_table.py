@@ -77,3 +77,6 @@ TABLE = (
         tensors=_TALKNET_TENSORS,
     ),
 )
+
+SPEECH_MODELS = {"lr-asd": "lr-asd-talkset", "talknet": "talknet-talkset"}
+"""Entry of the table for each `speech.model` that has weights: those tuned for footage in the wild."""
