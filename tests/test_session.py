@@ -163,7 +163,7 @@ def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch
     monkeypatch.setattr(weights, "missing_for", lambda model: "its weights")
     first, notes = resolve(Settings(), None)
     assert (first.profile, first.speech.model) == ("embedded", "lips")
-    assert any(note == "speech model: lips (here)" for note in notes)
+    assert "speech model: lips (for lr-asd: its weights)" in notes
     monkeypatch.setattr(weights, "missing_for", lambda model: None)
     assert resolve(Settings(), first)[0] == first
     assert resolve(Settings(), None)[0].speech.model == "lr-asd"
