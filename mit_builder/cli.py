@@ -63,7 +63,9 @@ def run(
     profile: Annotated[str | None, typer.Option(help="auto or embedded.")] = None,
     settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N sources.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N sources; the dataset then holds their clips only.")
+    ] = None,
     retry_failed: Annotated[bool, typer.Option(help="Also retry what failed for good.")] = False,
     force_stage: Annotated[list[str] | None, typer.Option(help="Do this stage again, whatever is done.")] = None,
     engine: Annotated[str, typer.Option(help="ray, or serial for debugging.")] = "ray",

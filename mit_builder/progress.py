@@ -63,10 +63,14 @@ class JsonLines:
         """Nothing is open."""
 
 
+def _print_line(text: str) -> None:
+    print(text, flush=True)
+
+
 class PlainLines:
     """Lines for logs: one every ten seconds, only when something changed."""
 
-    def __init__(self, say: Callable[[str], None] = print) -> None:
+    def __init__(self, say: Callable[[str], None] = _print_line) -> None:
         self._say = say
         self._said_at = time.monotonic()
         self._last = ""
