@@ -76,7 +76,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         engine.close()
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
         reporter.close()
-        reporter.end(tally, _summary(tally, settings, workspace, request, drawn), {"report": drawn})
+        reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
     return _exit_code(tally)
 
 
@@ -125,17 +125,15 @@ def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_i
 
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
+    """Dataset card, statistics and pictures; keys of the pictures."""
     labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
-    if not labelled:
-        return []
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
-    reporter.note(f"drawing what is new of {len(labelled)} clips")
+    if labelled:
+        reporter.note(f"drawing what is new of {len(labelled)} clips")
     return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
 
 
-def _summary(
-    tally: Tally, settings: Settings, workspace: Workspace, request: RunRequest, drawn: list[str]
-) -> list[str]:
+def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:
     lines = ["", *funnel(tally), *nearest_miss(tally, settings)]
     worked = {name: t.duration_s for name, t in tally.steps.items() if t.worked_on}
     if worked:
@@ -144,19 +142,21 @@ def _summary(
         lines.append(f"{n_units} units worked on; slowest stage: {slowest} ({worked[slowest]:.0f} s of work)")
     else:
         lines.append("0 units worked on: everything was done already")
-    place = request.workspace
-    lines += ["", f"dataset: {place}/dataset   report: {place}/report", "try next:"]
-    example = drawn[0] if drawn else None
-    tries = [f"mit-build status --workspace {place}", f"mit-build validate {place}"]
-    if example:
-        lines.append(f"  look at {place}/{example}")
-    if tally.failed:
-        tries.insert(0, f"mit-build status --failed --workspace {place}")
-    elif not tally.candidates["kept"] and tally.candidates:
-        tries.insert(0, f"mit-build run --workspace {place} --set filter.min_face_px=36")
+    if drawn:
+        lines += ["", f"dataset: {place}/dataset   report: {place}/report, begin with {drawn[0]}"]
+    return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, place, drawn))]
+
+
+def _next_commands(tally: Tally, place: str, drawn: list[str]) -> list[str]:
+    """Three commands that fit what came out."""
+    if drawn:
+        clip_id = Path(drawn[0]).name.partition(".")[0]
+        commands = [f"preview {clip_id} --workspace {place}", f"validate {place}", f"status --workspace {place}"]
+    elif tally.candidates and not tally.candidates["kept"]:
+        commands = [f"run --workspace {place} --set filter.min_face_px=36", f"status --workspace {place}", "init"]
     else:
-        tries.insert(0, f"mit-build preview CLIP_ID --workspace {place}")
-    return lines + [f"  {line}" for line in tries]
+        commands = [f"run --stage all --workspace {place}", f"status --workspace {place}", "doctor"]
+    return [f"status --failed --workspace {place}", *commands[:2]] if tally.failed else commands
 
 
 def _exit_code(tally: Tally) -> int:
