@@ -28,7 +28,7 @@ DEMO = Path(__file__).resolve().parents[2] / "manifests" / "demo" / "demo.mp4"
 PARTS = ((100, 160), (660, 770))
 """Frames of the demo that the two short videos hold: a piece of a two-shot; the end of the panning shot and the start
 of another two-shot."""
-SETTINGS = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=2")
+SETTINGS = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=2", "pose.stride=5")
 WORKERS_GONE_S, ALL_GONE_S = 5.0, 90.0
 
 
