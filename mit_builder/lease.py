@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import obstore
@@ -40,17 +41,18 @@ def lease(workspace: Workspace) -> Iterator[None]:
         with _file_lock(workspace.root):
             yield
         return
+    # A signal of its own: SIGINT is ignored by programs that a shell started in the background.
+    before = signal.signal(signal.SIGUSR1, _on_loss)
     held = _ObjectLease(workspace)
     try:
         yield
-    except KeyboardInterrupt as interrupt:
-        if held.lost:
-            raise CannotContinue(
-                "another run took over this workspace while this one could not reach it"
-            ) from interrupt
-        raise
     finally:
         held.release()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _on_loss(number: int, frame: FrameType | None) -> None:
+    raise CannotContinue("another run took over this workspace while this one could not reach it")
 
 
 @contextmanager
@@ -114,7 +116,7 @@ class _ObjectLease:
                 continue  # out of touch: the next turn tries again
             if self.lost:
                 # A signal, because the driver may be waiting in a call that looks at no flag.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
                 return
 
     def _renew(self) -> None:

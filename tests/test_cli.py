@@ -53,6 +53,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
+    # A shell that starts the tests in the background has them ignore SIGINT.
+    before_int = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -64,6 +66,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
     yield call
     signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGINT, before_int)
 
 
 def run(cli: Cli, *arguments: str) -> tuple[int, str, str]:
