@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,9 +62,12 @@ def main() -> int:
         print("round  killed at s  units committed before  units run again  dataset equal")
         for i in range(options.kills):
             place = base / f"round-{i}"
-            delay = rng.uniform(0.5, whole_s)
-            killed.append(kill_after(delay, place, videos))
-            before, again = units(place), finish(place, videos)
+            delay = rng.uniform(0.5, 0.9 * whole_s)
+            while not (victim := kill_after(delay, place, videos)):
+                shutil.rmtree(place)
+                delay *= 0.7
+            killed.append(victim)
+            before, again = units(place), finish(place, videos, killed[-1])
             equal = dataset(place) == wanted
             wrong += not equal
             print(f"{i:5d}  {delay:11.1f}  {before:22d}  {again:15d}  {equal}", flush=True)
@@ -92,12 +96,17 @@ def command(place: Path, videos: list[Path]) -> list[str]:
     return [*program, "run", "--stage", "all", "--workspace", str(place), *overrides, *map(str, videos)]
 
 
-def finish(place: Path, videos: list[Path]) -> int:
-    """Run to the end; units that were worked on."""
+def finish(place: Path, videos: list[Path], killed: Killed | None = None) -> int:
+    """Run to the end, at once after a kill, whose workers are looked for after 5 s; units that were worked on."""
     before = units(place)
-    done = subprocess.run(command(place, videos), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"the run failed with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    with (place.parent / "log").open("w+") as log:
+        run = subprocess.Popen(command(place, videos), stdout=log, stderr=log)
+        if killed:
+            time.sleep(WORKERS_GONE_S)
+            killed.late_workers = [text for text in alive(killed.processes) if text.startswith("ray::")]
+        if run.wait():
+            log.seek(0)
+            raise SystemExit(f"the run failed with {run.returncode}:\n{log.read()}")
     return units(place) - before
 
 
@@ -114,8 +123,8 @@ def dataset(place: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in sorted((place / "dataset").glob("*.parquet"))}
 
 
-def kill_after(delay_s: float, place: Path, videos: list[Path]) -> Killed:
-    """Start a run, kill its driver after a while, and watch its workers for 5 s."""
+def kill_after(delay_s: float, place: Path, videos: list[Path]) -> Killed | None:
+    """Start a run and kill its driver after a while; None if it was done before."""
     driver = subprocess.Popen(command(place, videos), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + delay_s
     seen: dict[tuple[int, int], str] = {}
@@ -123,12 +132,11 @@ def kill_after(delay_s: float, place: Path, videos: list[Path]) -> Killed:
         seen |= family(driver.pid)
         time.sleep(0.2)
     seen |= family(driver.pid)
+    if driver.poll() is not None:
+        return None
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    killed = Killed(time.monotonic(), seen)
-    time.sleep(WORKERS_GONE_S)
-    killed.late_workers = [text for text in alive(seen) if text.startswith("ray::")]
-    return killed
+    return Killed(time.monotonic(), seen)
 
 
 def family(pid: int) -> dict[tuple[int, int], str]:
