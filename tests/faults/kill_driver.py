@@ -46,6 +46,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--within", type=float, help="latest kill in seconds; default: 90%% of an undisturbed run")
     options = parser.parse_args()
     rng = random.Random(options.seed)
     print(f"seed {options.seed}, {options.kills} kills, engine ray, real stages")
@@ -62,7 +63,7 @@ def main() -> int:
         print("round  killed at s  units committed before  units run again  dataset equal")
         for i in range(options.kills):
             place = base / f"round-{i}"
-            delay = rng.uniform(0.5, 0.9 * whole_s)
+            delay = rng.uniform(0.5, options.within or 0.9 * whole_s)
             while not (victim := kill_after(delay, place, videos)):
                 shutil.rmtree(place)
                 delay *= 0.7
