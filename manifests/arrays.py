@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,11 @@ def _fixed(flat: np.ndarray[Any, Any], kind: pa.DataType) -> pa.Array:
 
 
 def to_numpy(column: pa.ListScalar | pa.FixedSizeListScalar) -> np.ndarray[Any, Any]:
-    """One row's nested list as an array of shape (n, …)."""
+    """One row's nested list as an array of shape (n, …).
+
+    Raises:
+        ValueError: a fixed-size list inside is missing.
+    """
     shape: list[int] = [len(column)] if column.is_valid else [0]
     values = column.values
     if values is None:
@@ -41,7 +46,10 @@ def to_numpy(column: pa.ListScalar | pa.FixedSizeListScalar) -> np.ndarray[Any, 
     while pa.types.is_fixed_size_list(values.type):
         shape.append(values.type.list_size)
         values = values.flatten()
-    return np.asarray(values.to_numpy(zero_copy_only=False)).reshape(shape)
+    flat = np.asarray(values.to_numpy(zero_copy_only=False))
+    if flat.size != math.prod(shape):
+        raise ValueError(f"{flat.size} values where {math.prod(shape)} are expected: a list inside is missing")
+    return flat.reshape(shape)
 
 
 def write_arrays(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:

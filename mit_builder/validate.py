@@ -108,7 +108,7 @@ def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
         with pq.ParquetFile(path) as file:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
         ids = [row["clip_id"] for row in read_rows(path, ["clip_id"])] if "clip_id" in schema.names else []
-    except (pa.ArrowInvalid, OSError):
+    except (OSError, ValueError):  # Arrow's errors about data are ValueErrors
         return  # reading the rows says why
     if n_rows != shard.n_clips:
         yield Problem(shard.name, f"has {n_rows} rows, the index says {shard.n_clips}")
@@ -148,7 +148,7 @@ def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
             types_fit = file.schema_arrow.names == expected.names and file.schema_arrow.types == expected.types
         if types_fit:
             yield from read_rows(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (OSError, ValueError) as error:
         yield Problem(shard.name, f"cannot be read: {str(error).splitlines()[0]}")
 
 

@@ -240,9 +240,10 @@ def test_a_shard_that_no_reader_can_decode_is_noticed(folder: Path) -> None:
 
     rewrite(folder, change)
     name = shard_path(folder).name
-    assert any(
-        line.startswith(f"{name}: cannot be read: Expected all lists to be of size") for line in messages(folder)
-    )
+    # pyarrow 26 reads such lists and leaves the check to us, earlier ones refuse them.
+    wordings = ("Expected all lists to be of size", "15561 values where 15960 are expected")
+    found = messages(folder)
+    assert any(line.startswith(f"{name}: cannot be read: {wording}") for line in found for wording in wordings), found
 
 
 def test_media_of_another_clip_is_noticed(folder: Path) -> None:
