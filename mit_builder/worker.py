@@ -172,8 +172,9 @@ def _cpu_s() -> float:
 def die_with(pid: int) -> None:
     """End this process as soon as another one of this machine is gone, also in the middle of a unit.
 
-    Ray's own workers notice a killed driver after seconds, on a loaded machine after many; until then they work on, in
-    a workspace that the next run may hold. Where the system cannot watch processes, it is left to Ray.
+    Ray's own workers notice a killed driver after seconds, on a loaded machine after many, and those of a process pool
+    never; until then they work on, in a workspace that the next run may hold. Where the system cannot watch processes,
+    it is left to Ray.
     """
     try:
         watched = os.pidfd_open(pid)

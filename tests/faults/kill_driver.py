@@ -170,8 +170,9 @@ def alive(processes: dict[tuple[int, int], str]) -> list[str]:
 
 
 def is_worker(command: str) -> bool:
-    """Whether a process is one of Ray's workers: an actor, an idle one, or one that is being started."""
-    return ("default_worker.py" in command or command.startswith("ray::")) and not command.startswith(AGENTS)
+    """Whether a process works for a run: an actor, one of Ray's that is idle or being started, one that draws."""
+    works = command.startswith("ray::") or "default_worker.py" in command or "multiprocessing" in command
+    return works and not command.startswith(AGENTS)
 
 
 def _stat(pid: int) -> tuple[int, int, str] | None:
