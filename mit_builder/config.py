@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -26,6 +26,8 @@ class Section(BaseModel):
     """Base of all settings: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    secrets: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may hold a password: never written down or said."""
 
     def key_values(self) -> dict[str, Any]:
         """The values that belong into an input key."""
@@ -36,9 +38,19 @@ class Section(BaseModel):
                 del values[name]
         return values
 
+    def shown_values(self) -> dict[str, Any]:
+        """All values, with `***` in the place of those that may hold a password."""
+        values = self.model_dump(mode="json")
+        for name in self.secrets:
+            if values[name] is not None:
+                values[name] = "***"
+        return values
+
 
 class DownloadSettings(Section):
     """Settings of download."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset(("proxy",))
 
     format: str = Field(
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
@@ -51,6 +63,11 @@ class DownloadSettings(Section):
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
     timeout_s: float = how(30.0, "socket time-out", gt=0)
     per_host: int = how(2, "downloads at once from one host", ge=1)
+    host_interval_s: float = how(1.0, "least time between two downloads that start at one host", ge=0)
+    host_failures: int = how(5, "a host that fails so often in a row is left alone for a while", ge=1)
+    host_rest_s: float = how(30.0, "for how long at first; doubled each time", ge=0)
+    host_rests: int = how(6, "after so many rests without an answer a host is left to the next run", ge=0)
+    host_refusals: int = how(3, "a host that asks for a login so often in a row is left to the next run", ge=1)
 
 
 class ShotsSettings(Section):
@@ -129,6 +146,9 @@ class RunSettings(Section):
     """How a run goes on; nothing here changes what comes out."""
 
     cpus: int | None = how(None, "cores to use; null = all", ge=1)
+    max_attempts: int = how(3, "attempts in one run at what may pass: network, disk, memory", ge=1)
+    retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
+    retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
@@ -147,13 +167,13 @@ class Settings(Section):
     run: RunSettings = RunSettings()
 
 
-def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a YAML file (or none) and `section.key=value` overrides; values are read as YAML.
+def load(path: Path | None = None, overrides: Iterable[str] = (), *, base: Settings | None = None) -> Settings:
+    """Settings from a YAML file (or else from `base`) and `section.key=value` overrides; values are read as YAML.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown or a value does not fit.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = base.model_dump() if base else {}
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text())

@@ -19,7 +19,7 @@ from manifests.ledger import read_parquet
 from manifests.rows import Source
 from manifests.sources import SourceListError, expand, file_source, read_list, url_source
 from mit_builder import config
-from mit_builder.config import Settings
+from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError
 from mit_builder.models import weights
 from mit_builder.workspace import Workspace
@@ -27,9 +27,6 @@ from mit_builder.workspace import Workspace
 SETTINGS_KEY = "mit-build.yaml"
 SOURCES_KEY = "manifests/sources/sources.parquet"
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
-
-_SECRET = {"download": {"proxy"}}
-"""Settings that may hold a password: neither written down nor said."""
 
 _BOOK = pa.schema(
     [
@@ -148,13 +145,21 @@ def last_settings(workspace: Workspace) -> Settings | None:
 def save_settings(workspace: Workspace, settings: Settings) -> None:
     """Pin the resolved settings in the workspace."""
     text = "# Settings of the last run here, resolved. Written by mit-build; change them with --set or --config.\n"
-    values = settings.model_dump(mode="json", exclude=_SECRET)
+    values = _written_down(settings)
     workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(values, sort_keys=False)).encode())
+
+
+def _written_down(settings: Settings) -> dict[str, Any]:
+    """All values but those that may hold a password."""
+    return {
+        name: section.model_dump(mode="json", exclude=set(section.secrets)) if isinstance(section, Section) else section
+        for name, section in settings
+    }
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:
     """`section.key old -> new` for each setting that differs."""
-    before, after = (settings.model_dump(mode="json", exclude=_SECRET) for settings in (old, new))
+    before, after = _written_down(old), _written_down(new)
     lines = []
     for section, values in after.items():
         if isinstance(values, dict):

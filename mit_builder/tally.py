@@ -56,6 +56,11 @@ class Tally:
     n_clips: int = 0
     n_dataset: int = 0
     unavailable: dict[str, str] = field(default_factory=dict)
+    """Stages whose setup failed."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Stages that stopped because disk or memory ran out."""
+    held_back: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Units by stage and reason whose host is not asked any more in this run."""
 
     def settle(self, step: str, entry: Entry, select: SelectSettings) -> None:
         """Count a finished unit and its output rows."""
@@ -124,6 +129,7 @@ class Tally:
             "candidate_s": {k: round(v, 3) for k, v in sorted(self.candidate_s.items())},
             "clips": self.n_clips,
             "dataset_clips": self.n_dataset,
+            "held_back": [[step, why, count] for (step, why), count in sorted(self.held_back.items())],
             "stages": {name: tally.as_dict() for name, tally in self.steps.items()},
         }
 

@@ -144,6 +144,7 @@ class Worker:
                 "failure_class": classify(error),
                 "message": _one_line(error),
                 "traceback": traceback.format_exc(),
+                "retry_after_s": getattr(error, "retry_after_s", None),
             }
         return {"status": "done", "outputs": outputs}
 
