@@ -13,6 +13,7 @@ from mit_builder.config import Settings
 from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
+from mit_builder.guardian import guarded
 from mit_builder.lease import lease
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
@@ -64,6 +65,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
     with ExitStack() as stack:
         stack.callback(reporter.close)
         stack.enter_context(lease(workspace))
+        stack.enter_context(guarded())
         workspace.sweep()
         sources, settings = _prepare(workspace, request, reporter, steps)
         run_id = new_run_id()
