@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
+from mit_builder.models.devices import DEVICE_PATTERN
 
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
@@ -121,7 +122,16 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 class PoseSettings(Section):
     """Settings of pose."""
 
+    model: Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"] = Field(
+        "auto", description="auto: what the profile prefers"
+    )
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of Sapiens' products")
+    flip_test: bool = Field(False, description="Sapiens: average with the mirrored picture; takes twice as long")
+    torchscript: bool = Field(False, description="Sapiens: run the TorchScript program, not our network (fp32)")
+    device: str = how("auto", "of Sapiens: auto, cpu, cuda or cuda:N", pattern=DEVICE_PATTERN)
+    batch: int = how(16, "Sapiens: crops that a GPU is given together; on the CPU it is always one", ge=1)
+    compile: bool = how(False, "Sapiens: compile the network for the GPU, which takes minutes at the start")
 
 
 class SpeechSettings(Section):
@@ -139,6 +149,9 @@ class ShardsSettings(Section):
     embed_media: bool = Field(True, description="MP4 and FLAC inside the Parquet; false: paths only")
     val_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the val split")
     test_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the test split")
+    min_body_visible: float = Field(
+        0.0, ge=0, le=1, description="clips in which somebody's body_visible_ratio is lower are left out"
+    )
     contact: str | None = how(None, "who answers requests of the people shown; stands in the dataset card")
 
 

@@ -6,7 +6,8 @@ import contextlib
 import pickle
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +24,13 @@ __all__ = [
     "Precision",
     "Tensor",
     "autocast",
+    "check_fit",
     "functional",
     "load_strictly",
     "nn",
+    "open_script",
     "pick_device",
+    "read_restricted",
     "read_tensors",
     "torch",
 ]
@@ -45,6 +49,17 @@ _UNREADABLE = (
     ValueError,
 )
 """What torch's readers of archives and pickles raise on files that are damaged or hold other things than tensors."""
+
+_LEFT_BY_MMENGINE = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""Classes in the training logs that mmengine saves beside the tensors: read as `_Ignored`, whoever wrote them."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """Number format of the network's matrix products; weights and scores stay float32."""
@@ -81,25 +96,77 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return context
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The flat state dict in a checkpoint file, on the CPU; nothing in the file is executed.
+def read_restricted(path: Path) -> Any:
+    """What a checkpoint file holds, on the CPU, by torch's reader that makes objects of allowed classes alone.
 
-    A leading `module.` of every name (left by DataParallel) is removed.
+    Tensors of torch's usual kind of file stay on disk until they are used.
+
+    Raises:
+        StageUnavailable: no file, damaged, or it holds other things.
+    """
+    with _refusing(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+
+
+class _Ignored:
+    """Stands in for whatever a training run left in a checkpoint: takes everything, keeps and does nothing."""
+
+    def __new__(cls, *args: object) -> _Ignored:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        """Drop the arguments."""
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state."""
+
+
+def read_tensors(path: Path, *, script: bool = False) -> dict[str, Tensor]:
+    """The state dict in a checkpoint file, alone or under the name `state_dict`, on the CPU.
+
+    Nothing in the file is executed, unless it is said to be a TorchScript program. A leading `module.` of every name
+    (left by DataParallel) is removed.
+
+    Args:
+        path: the file.
+        script: open it as a TorchScript program, which must be one that is trusted.
 
     Raises:
         StageUnavailable: no file, or it holds anything else than named tensors.
     """
+    with torch.serialization.safe_globals([(_Ignored, name) for name in _LEFT_BY_MMENGINE]):
+        loaded = open_script(path).state_dict() if script else read_restricted(path)
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
+        raise StageUnavailable(f"weights {path.name} are refused: not a mapping of names to tensors")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def open_script(path: Path) -> Any:
+    """A TorchScript program, loaded on the CPU.
+
+    Raises:
+        StageUnavailable: no file, or it is no such program.
+    """
+    with _refusing(path):
+        program = torch.jit.load(path, map_location="cpu")
+        if not isinstance(program, nn.Module):
+            raise TypeError("a program without tensors")
+        return program
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Makes one line of what torch's readers raise."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            yield
     except FileNotFoundError as error:
         raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
     except _UNREADABLE as error:
         raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
-    if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise StageUnavailable(f"weights {path.name} are refused: not a flat mapping of names to tensors")
-    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
 def load_strictly(network: nn.Module, path: Path, *, unused: Iterable[str]) -> None:
@@ -115,11 +182,20 @@ def load_strictly(network: nn.Module, path: Path, *, unused: Iterable[str]) -> N
     """
     skip = tuple(unused)
     tensors = {name: value for name, value in read_tensors(path).items() if not name.startswith(skip)}
+    check_fit(network, tensors, path.name)
+    network.load_state_dict(tensors)
+
+
+def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], file_name: str) -> None:
+    """See that a checkpoint has every tensor of the network in its shape, and no stranger.
+
+    Raises:
+        StageUnavailable: names or shapes differ.
+    """
     wanted = network.state_dict()
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     problems = [("missing", missing), ("unknown", strange), ("of another shape", sorted(shapes))]
     for what, names in problems:
         if names:
-            raise StageUnavailable(f"weights {path.name} do not fit: {len(names)} tensors {what}, first {names[0]}")
-    network.load_state_dict(tensors)
+            raise StageUnavailable(f"weights {file_name} do not fit: {len(names)} tensors {what}, first {names[0]}")

@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +29,8 @@ FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
 RECORD_NAME = "digests.json"
 """Digests recorded on first use or accepted with `trust`, by name."""
 
-State = Literal["missing", "ok", "damaged"]
+State = Literal["missing", "ok", "damaged", "untrusted"]
+"""Untrusted: a program of which neither the registry nor the user said that it may be run."""
 
 
 def folder() -> Path:
@@ -53,10 +56,29 @@ def state(file: WeightsFile) -> State:
     path = folder() / file.file_name
     if not path.is_file():
         return "missing"
-    digest, wanted = sha256_of(path), _wanted(file)
+    digest, wanted = digest_of(path), _wanted(file)
     if wanted is None:
+        if file.is_script:
+            return "untrusted"
         _record(file.name, digest)
     return "ok" if wanted in (None, digest) else "damaged"
+
+
+def digest_of(path: Path) -> str:
+    """Hex digest of a file of weights; computed once for a file that does not change (the largest take a minute)."""
+    status = path.stat()
+    return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, inode: int, n_bytes: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def label(name: str) -> str:
+    """Name and digest of a file of weights as they stand in rows."""
+    path = find(name)
+    return f"{name} {'(missing)' if path is None else digest_of(path)[:12]}"
 
 
 def missing_for(speech_model: str) -> str | None:
@@ -74,10 +96,12 @@ def find(name: str) -> Path | None:
 
     Raises:
         ConfigError: unknown name.
-        CannotContinue: the file is there but its digest is wrong.
+        CannotContinue: the file is there but its digest is wrong, or it is a program that nobody trusts.
     """
     file = entry(name)
     found = state(file)
+    if found == "untrusted":
+        raise CannotContinue(f"weights {name} are a program of unknown origin: {_trusting(file)}")
     if found == "damaged":
         raise CannotContinue(f"weights {name} are damaged; get them again: mit-build weights fetch {name}")
     return folder() / file.file_name if found == "ok" else None
@@ -97,6 +121,8 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
     target = folder() / file.file_name
     if state(file) == "ok":
         return target
+    if file.is_script and _wanted(file) is None:
+        raise CannotContinue(f"{file.name} is a program without a published digest: {_trusting(file)}")
     if file.sha256 is None:
         import mit_builder.models.torch_backend  # noqa: F401 - says before the download that torch is needed
     part = target.with_name(target.name + ".part")
@@ -115,6 +141,10 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
     raise CannotContinue(f"cannot fetch {file.name}: {'; '.join(reasons)}; {by_hand}")
 
 
+def _trusting(file: WeightsFile) -> str:
+    return f"get {file.urls[0]} by hand, then: mit-build weights import FILE --trust"
+
+
 def _accept_download(file: WeightsFile, part: Path) -> None:
     """Record what came, or throw it away."""
     digest = sha256_of(part)
@@ -127,7 +157,7 @@ def _accept_download(file: WeightsFile, part: Path) -> None:
 
 def _is_checkpoint_of(file: WeightsFile, path: Path) -> bool:
     try:
-        return _fits(file, _shapes(path))
+        return _fits(file, _shapes(path, script=False))
     except StageUnavailable:
         return False
 
@@ -137,13 +167,13 @@ def import_file(
 ) -> WeightsFile:
     """Copy a file that was brought here by other means into the cache.
 
-    It is recognised by its digest, else by its tensors' names and shapes (nothing in it is executed).
+    It is recognised by its digest, else by its tensors' names and shapes.
 
     Args:
         path: the file.
         name: which entry it is, where its tensors fit several.
         trust: take a file with the right tensors although its digest is not the registered one, and require this
-            digest from now on.
+            digest from now on. A TorchScript program is opened with this only.
         table: the registry.
 
     Raises:
@@ -152,7 +182,7 @@ def import_file(
     """
     if not path.is_file():
         raise CannotContinue(f"no such file: {path}")
-    digest = sha256_of(path)
+    digest = digest_of(path)
     choice = [entry(name, table)] if name else list(table)
     by_digest = [file for file in choice if digest == _wanted(file)]
     file = by_digest[0] if by_digest else _by_tensors(path, choice, trust=trust)
@@ -166,8 +196,11 @@ def import_file(
 
 
 def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> WeightsFile:
-    shapes = _shapes(path)
-    fitting = [file for file in choice if _fits(file, shapes)]
+    script = is_script(path)
+    if script and not trust:
+        raise StageUnavailable(f"weights {path.name} are refused: a program of unknown origin; --trust opens it anyway")
+    shapes = _shapes(path, script=script)
+    fitting = [file for file in choice if file.is_script == script and _fits(file, shapes)]
     if not fitting:
         raise CannotContinue(f"{path.name} is none of the weights that are used here; see mit-build weights list")
     new = [file for file in fitting if _wanted(file) is None or trust]
@@ -180,10 +213,19 @@ def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> We
     return new[0]
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def is_script(path: Path) -> bool:
+    """Whether the file looks like a TorchScript program, for the reader of which it would be one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _shapes(path: Path, *, script: bool) -> dict[str, tuple[int, ...]]:
     from mit_builder.models.torch_backend import read_tensors
 
-    return {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
+    return {name: tuple(tensor.shape) for name, tensor in read_tensors(path, script=script).items()}
 
 
 def _fits(file: WeightsFile, shapes: Mapping[str, tuple[int, ...]]) -> bool:
