@@ -16,6 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
 
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "fp16"]
+PeopleModel = Literal[
+    "auto", "mediapipe", "yolo26n-pose", "yolo26s-pose", "yolo26m-pose", "yolo26l-pose", "yolo26x-pose"
+]
+PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"]
+
+_PREFERRED = "auto: what the profile prefers"
+_DEVICE = "where the network runs; auto: on a GPU where there is one"
+
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
     """A field that changes how work is done, never what comes out."""
@@ -66,11 +76,15 @@ class ShotsSettings(Section):
 class DetectSettings(Section):
     """Settings of filter.detect."""
 
+    detector: PeopleModel = Field("auto", description=f"who finds people; {_PREFERRED}")
     detect_stride: int = Field(2, ge=1, le=12, description="faces are searched in every n-th frame")
     tile_stride: int = Field(6, ge=1, description="four overlapping tiles are searched in every n-th frame")
-    face_confidence: float = Field(0.4, ge=0, le=1, description="face detector's threshold (specs: 0.4)")
+    face_confidence: float = Field(0.4, ge=0, le=1, description="mediapipe's threshold for a face (specs: 0.4)")
+    person_confidence: float = Field(0.25, ge=0, le=1, description="YOLO's threshold for a person (ultralytics: 0.25)")
     track_iou: float = Field(0.5, gt=0, le=1, description="overlap that continues a track (MIT scripts: 0.5)")
     max_gap_frames: int = Field(12, ge=0, description="longest gap inside a track (MIT scripts: 12)")
+    device: Device = how("auto", _DEVICE)
+    detect_batch: int = how(16, "frames that YOLO searches at once on a GPU", ge=1)
     run_s: float = how(600.0, "shots of about this length are decoded together", gt=0)
 
 
@@ -104,13 +118,16 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 class PoseSettings(Section):
     """Settings of pose."""
 
+    model: PoseModel = Field("auto", description=_PREFERRED)
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
 
 
 class SpeechSettings(Section):
     """Settings of speech."""
 
-    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description="auto: what the profile prefers")
+    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description=_PREFERRED)
+    precision: Precision = Field("fp32", description="number format of the network's products")
+    device: Device = how("auto", _DEVICE)
     min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 
@@ -137,7 +154,9 @@ class RunSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    profile: Literal["auto", "embedded"] = Field("auto", description="model backends")
+    profile: Literal["auto", "embedded", "paper"] = Field(
+        "auto", description="models that auto means; auto: paper where torch can use a GPU, else embedded"
+    )
     download: DownloadSettings = DownloadSettings()
     shots: ShotsSettings = ShotsSettings()
     filter: FilterSettings = FilterSettings()

@@ -85,7 +85,12 @@ class Stage(Protocol[In]):
     """Name of the ledger folder and of `--stage`: "pose", or "filter.detect" for a step of a stage."""
     version: ClassVar[int]
     """Raised when the outputs change their meaning: all units of the stage are then due again."""
-    resources: ClassVar[Resources]
+
+    @property
+    def resources(self) -> Resources:
+        """What one worker occupies; may follow from the settings (a GPU where the network runs on one)."""
+        ...
+
     emits: ClassVar[tuple[type, ...]]
     """Row classes that `process` may yield."""
 

@@ -6,10 +6,11 @@ import contextlib
 import pickle
 import struct
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mit_builder.config import Precision
 from mit_builder.errors import StageUnavailable
 
 try:
@@ -27,6 +28,7 @@ __all__ = [
     "load_strictly",
     "nn",
     "pick_device",
+    "read_restricted",
     "read_tensors",
     "torch",
 ]
@@ -45,9 +47,6 @@ _UNREADABLE = (
     ValueError,
 )
 """What torch's readers of archives and pickles raise on files that are damaged or hold other things than tensors."""
-
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Number format of the network's matrix products; weights and scores stay float32."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -72,13 +71,29 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Context in which networks run at `precision` on `device`."""
+    """Context in which a network's matrix products have `precision`; weights and scores stay float32."""
     if precision == "fp32":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[Any] = torch.autocast(
         device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16
     )
     return context
+
+
+def read_restricted(path: Path) -> Any:
+    """What a checkpoint file holds, on the CPU, by torch's reader that makes objects of allowed classes alone.
+
+    Raises:
+        StageUnavailable: no file, damaged, or it holds other things.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
+    except _UNREADABLE as error:
+        raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -89,37 +104,39 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         StageUnavailable: no file, or it holds anything else than named tensors.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
-    except _UNREADABLE as error:
-        raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
+    loaded = read_restricted(path)
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
         raise StageUnavailable(f"weights {path.name} are refused: not a flat mapping of names to tensors")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def load_strictly(network: nn.Module, path: Path, *, unused: Iterable[str]) -> None:
-    """Put a checkpoint into `network`: every tensor of the network must be there, and no stranger.
+def load_strictly(
+    network: nn.Module,
+    path: Path,
+    *,
+    unused: Iterable[str],
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
+) -> None:
+    """Put a checkpoint into `network`: every tensor that it uses must be there, and no stranger.
 
     Args:
         network: its state dict has the checkpoint's names.
         path: the checkpoint.
-        unused: beginnings of names that the file may have and the network does not need.
+        unused: beginnings of names that the file may have and the network does not use.
+        read: reader of this kind of file.
 
     Raises:
         StageUnavailable: names or shapes differ.
     """
     skip = tuple(unused)
-    tensors = {name: value for name, value in read_tensors(path).items() if not name.startswith(skip)}
-    wanted = network.state_dict()
+    tensors, wanted = (
+        {name: value for name, value in held.items() if not name.startswith(skip)}
+        for held in (read(path), network.state_dict())
+    )
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     problems = [("missing", missing), ("unknown", strange), ("of another shape", sorted(shapes))]
     for what, names in problems:
         if names:
             raise StageUnavailable(f"weights {path.name} do not fit: {len(names)} tensors {what}, first {names[0]}")
-    network.load_state_dict(tensors)
+    network.load_state_dict(tensors, strict=False)

@@ -20,12 +20,14 @@ import platformdirs
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
-from mit_builder.models.weights_table import SPEECH_MODELS, TABLE, WeightsFile
+from mit_builder.models.weights_table import PEOPLE_MODELS, SPEECH_MODELS, TABLE, WeightsFile
 from mit_builder.workspace import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
 RECORD_NAME = "digests.json"
 """Digests recorded on first use or accepted with `trust`, by name."""
+
+_MODELS = {**PEOPLE_MODELS, **SPEECH_MODELS}
 
 State = Literal["missing", "ok", "damaged"]
 
@@ -59,14 +61,38 @@ def state(file: WeightsFile) -> State:
     return "ok" if wanted in (None, digest) else "damaged"
 
 
-def missing_for(speech_model: str) -> str | None:
-    """What a speech model lacks on this machine, as the command that helps; None where nothing is missing."""
-    if speech_model not in SPEECH_MODELS:
+def missing_for(model: str) -> str | None:
+    """What a model of a setting lacks on this machine, as the command that helps; None where nothing is missing."""
+    if model not in _MODELS:
         return None
-    name = SPEECH_MODELS[speech_model]
-    needs_torch = importlib.util.find_spec("torch") is None
-    steps = ["pip install torch"] * needs_torch + [f"mit-build weights fetch {name}"] * (find(name) is None)
-    return ", then ".join(steps) or None
+    packages = ["torch"] + ["ultralytics"] * (model in PEOPLE_MODELS)
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    install = [f"pip install {' '.join(absent)}"] * bool(absent)
+    fetch = [f"mit-build weights fetch {_MODELS[model]}"] * (find(_MODELS[model]) is None)
+    return ", then ".join(install + fetch) or None
+
+
+def file_for(setting: str, model: str) -> Path:
+    """The verified weights of a model that has some.
+
+    Args:
+        setting: where the model was chosen, for the message.
+        model: its value.
+
+    Raises:
+        StageUnavailable: they or a package are missing; the line says what gets them.
+    """
+    missing = missing_for(model)
+    path = find(_MODELS[model])
+    if missing or path is None:
+        raise StageUnavailable(f"{setting} {model} needs: {missing}")
+    return path
+
+
+def identity(model: str) -> str:
+    """Name and digest of the weights of a model, which need not be here."""
+    path = find(_MODELS[model])
+    return f"{_MODELS[model]} {'(missing)' if path is None else sha256_of(path)[:12]}"
 
 
 def find(name: str) -> Path | None:
@@ -182,8 +208,13 @@ def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> We
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     from mit_builder.models.torch_backend import read_tensors
+    from mit_builder.models.yolo_file import read_yolo
 
-    return {name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()}
+    try:
+        tensors = read_tensors(path)
+    except StageUnavailable:
+        tensors = read_yolo(path)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _fits(file: WeightsFile, shapes: Mapping[str, tuple[int, ...]]) -> bool:

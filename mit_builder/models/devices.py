@@ -1,0 +1,35 @@
+"""Where networks run: the device of a setting, and what Ray has to reserve for it. torch is imported only if asked."""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+from mit_builder.config import Device
+from mit_builder.stage import Resources
+
+
+@cache
+def n_gpus() -> int:
+    """GPUs that torch can use here; 0 where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    import torch
+
+    return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
+
+
+def device_of(setting: Device) -> str:
+    """The device as torch names it; "auto" is the GPU where there is one."""
+    return ("cuda" if n_gpus() else "cpu") if setting == "auto" else setting
+
+
+def gpu_resources(setting: Device, *, share: float) -> Resources:
+    """Resources of a stage with a network: a share of a GPU for one worker a GPU, or a core for each worker.
+
+    The shares of all stages add up to one at most: workers live as long as the run, so that a stage whose share does
+    not fit would wait for ever.
+    """
+    if device_of(setting) == "cuda" and n_gpus():
+        return Resources(cpus=1.0, gpus=share, max_workers=n_gpus())
+    return Resources(cpus=1.0)
