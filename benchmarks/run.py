@@ -35,6 +35,7 @@ from mit_builder.explain import look
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.pipeline import STEPS, shot_runs
 from mit_builder.runner import worker_specs
+from mit_builder.tracking import sweep
 from mit_builder.worker import Task, Worker
 from mit_builder.workspace import Workspace
 
@@ -42,6 +43,15 @@ DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4
 SHORT_S, LONG_S, LONG_POSE_S = 120, 1800, 480
 MEMORY_SETTINGS = ("filter.detect_stride=12", "filter.tile_stride=48", "pose.stride=5")
 """Memory does not depend on how often a frame is looked at; without these the long videos take most of an hour."""
+
+
+WALL = (
+    "whole command",
+    "some stage at work",
+    "before the first unit (imports, Ray)",
+    "between units (workers start, models load)",
+    "after the last unit (pictures)",
+)
 
 
 def main() -> None:
@@ -60,36 +70,48 @@ def main() -> None:
 
 
 def speed(base: Path, videos: list[Path], overrides: list[str]) -> None:
-    """Table of wall and CPU seconds per video-second, one column a video."""
+    """Table of seconds per video-second, one column a video."""
     columns = [measure(base / f"speed{i}", video, overrides) for i, video in enumerate(videos)]
     print("| stage, engine ray | " + " | ".join(f"{v.name}: wall s / video s (CPU s / video s)" for v in videos) + " |")
     print("|---|" + "---|" * len(videos))
     for step in STEPS:
         cells = [f"{c[step.name][0]:.3f} ({c[step.name][1]:.3f})" for c in columns]
         print(f"| {step.name} | " + " | ".join(cells) + " |")
-    for name in ("whole command", "busiest possible: stage work / cores", "engine's share of the wall"):
+    for name in WALL:
         print(f"| {name} | " + " | ".join(f"{c[name][0]:.3f}" for c in columns) + " |")
-    print()
+    shares = [1 - c[WALL[1]][0] / c[WALL[0]][0] for c in columns]
+    print("| engine's share: wall without a stage at work / wall | " + " | ".join(f"{s:.0%}" for s in shares) + " |\n")
 
 
 def measure(place: Path, video: Path, overrides: list[str]) -> dict[str, tuple[float, float]]:
-    """Seconds per video-second: (wall, CPU) of each step, and of the whole."""
+    """Seconds per video-second: (wall, CPU) of each step, and the parts of the whole command's wall."""
     sets = [part for override in overrides for part in ("--set", override)]
     program = [sys.executable, "-m", "mit_builder.cli", "run", "--workspace", str(place), "--json", *sets, str(video)]
-    started = time.monotonic()
+    started_s = time.time()
     done = subprocess.run(program, capture_output=True, text=True, check=False)
-    wall_s = time.monotonic() - started
+    ended_s = time.time()
     end = json.loads(done.stdout.splitlines()[-1])
     length_s = end["video_s"]
     table = {step.name: (0.0, 0.0) for step in STEPS}
     for name, stage in end["stages"].items():
         table[name] = (stage["duration_s"] / length_s, stage["cpu_s"] / length_s)
-    work_s = sum(wall for wall, _ in table.values()) * length_s
-    ideal_s = work_s / (os.cpu_count() or 1)
-    table["whole command"] = (wall_s / length_s, 0.0)
-    table["busiest possible: stage work / cores"] = (ideal_s / length_s, 0.0)
-    table["engine's share of the wall"] = (max(0.0, 1 - ideal_s / wall_s), 0.0)
-    return table
+    lanes = look(Workspace(place)).lanes.values()
+    units = {
+        (lane.step.name, entry.unit_id): (entry.started_at_s, entry.started_at_s + entry.duration_s)
+        for lane in lanes
+        for entry in lane.ledger.entries()
+    }
+    at_work = [span for span, present in sweep(units, (started_s, ended_s)) if present]
+    first_s, last_s = at_work[0][0], at_work[-1][1]
+    working_s = sum(end_s - start_s for start_s, end_s in at_work)
+    walls = (
+        ended_s - started_s,
+        working_s,
+        first_s - started_s,
+        last_s - first_s - working_s,
+        ended_s - last_s,
+    )
+    return table | {name: (wall_s / length_s, 0.0) for name, wall_s in zip(WALL, walls, strict=True)}
 
 
 def memory(base: Path, video: Path) -> None:

@@ -239,6 +239,7 @@ class Pose:
     poses: Artifact = doc("Parquet, one row a person (schema `POSES`)")
     pose_backend: str = doc("backend with version and weight digest", identity=False)
     mean_keypoint_score: float = doc("mean score of the body's 17 points over people and frames", identity=False)
+    min_body_visible_ratio: float = doc("smallest body_visible_ratio of the people", identity=False)
 
 
 POSES = pa.schema(
@@ -246,11 +247,17 @@ POSES = pa.schema(
         pa.field("person_id", pa.int32(), nullable=False),
         pa.field("keypoints", KEYPOINTS),
         pa.field("body_visible_ratio", pa.float32()),
+        pa.field("head_visible_ratio", pa.float32()),
+        pa.field("torso_visible_ratio", pa.float32()),
+        pa.field("arms_visible_ratio", pa.float32()),
+        pa.field("hands_visible_ratio", pa.float32()),
+        pa.field("legs_visible_ratio", pa.float32()),
     ]
 )
 """`keypoints` are x, y (clip pixels) and score (0..1) in the order of COCO-WholeBody; a point without an estimate is
 (NaN, NaN, 0). `body_visible_ratio`: share of the 17 body points with score >= 0.3 that lie inside the picture, mean
-over frames."""
+over frames; the others: the same of nose, eyes and ears (head), shoulders and hips (torso), elbows and wrists (arms),
+all points of the hands, knees and ankles (legs)."""
 
 
 @dataclass(frozen=True)
@@ -334,6 +341,11 @@ class Person:
     face_box_source: Any = doc('"pose", "detector" or "interpolated"', arrow=pa.list_(pa.string()))
     keypoints: Any = doc("133 x (x, y, score) of COCO-WholeBody; no estimate: (NaN, NaN, 0)", arrow=KEYPOINTS)
     body_visible_ratio: float = doc("mean share of the 17 body points with score >= 0.3", arrow=pa.float32())
+    head_visible_ratio: float = doc("the same of nose, eyes and ears", arrow=pa.float32())
+    torso_visible_ratio: float = doc("the same of shoulders and hips", arrow=pa.float32())
+    arms_visible_ratio: float = doc("the same of elbows and wrists", arrow=pa.float32())
+    hands_visible_ratio: float = doc("the same of both hands' 42 points", arrow=pa.float32())
+    legs_visible_ratio: float = doc("the same of knees and ankles", arrow=pa.float32())
     speaking_score: Any = doc("raw logit, ungated: > 0 means the face looks like speaking", arrow=SCORES)
     speaking_score_smoothed: Any = doc("mean of frames i-3 .. i+2", arrow=SCORES)
     speaking: Any = doc("smoothed > 0 and voice_activity >= speech.min_voice_activity", arrow=FLAGS)
@@ -384,6 +396,7 @@ class DatasetRow:
     label_tier: str = doc("heuristic, model or human")
     min_voice_activity: float = doc("voice_activity below which nobody counts as speaking")
     merge_below_frames: int = doc("shorter periods were merged in the merged ones", arrow=pa.int32())
+    min_body_visible: float = doc("clips in which somebody's body_visible_ratio is lower were left out")
     detector: str = doc("people backend, version, weight digest")
     pose_backend: str = doc("pose backend, version, weight digest")
     speech_backend: str = doc("speech backend, version, weight digest")

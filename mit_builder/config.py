@@ -15,8 +15,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
+from mit_builder.models.devices import DEVICE_PATTERN
 
-Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16"]
 PeopleModel = Literal[
     "auto", "mediapipe", "yolo26n-pose", "yolo26s-pose", "yolo26m-pose", "yolo26l-pose", "yolo26x-pose"
@@ -24,7 +24,7 @@ PeopleModel = Literal[
 PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"]
 
 _PREFERRED = "auto: what the profile prefers"
-_DEVICE = "where the network runs; auto: on a GPU where there is one"
+_DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
 
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
@@ -83,7 +83,7 @@ class DetectSettings(Section):
     person_confidence: float = Field(0.25, ge=0, le=1, description="YOLO's threshold for a person (ultralytics: 0.25)")
     track_iou: float = Field(0.5, gt=0, le=1, description="overlap that continues a track (MIT scripts: 0.5)")
     max_gap_frames: int = Field(12, ge=0, description="longest gap inside a track (MIT scripts: 12)")
-    device: Device = how("auto", _DEVICE)
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     detect_batch: int = how(16, "frames that YOLO searches at once on a GPU", ge=1)
     run_s: float = how(600.0, "shots of about this length are decoded together", gt=0)
 
@@ -120,6 +120,12 @@ class PoseSettings(Section):
 
     model: PoseModel = Field("auto", description=_PREFERRED)
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
+    precision: Precision = Field("fp32", description="number format of Sapiens' products")
+    flip_test: bool = Field(False, description="Sapiens: average with the mirrored picture; takes twice as long")
+    torchscript: bool = Field(False, description="Sapiens: run the TorchScript program, not our network (fp32)")
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
+    batch: int = how(16, "Sapiens: crops that a GPU is given together; on the CPU it is always one", ge=1)
+    compile: bool = how(False, "Sapiens: compile the network for the GPU, which takes minutes at the start")
 
 
 class SpeechSettings(Section):
@@ -127,7 +133,7 @@ class SpeechSettings(Section):
 
     model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description=_PREFERRED)
     precision: Precision = Field("fp32", description="number format of the network's products")
-    device: Device = how("auto", _DEVICE)
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 
@@ -139,6 +145,9 @@ class ShardsSettings(Section):
     embed_media: bool = Field(True, description="MP4 and FLAC inside the Parquet; false: paths only")
     val_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the val split")
     test_share: float = Field(0.05, ge=0, le=1, description="share of uploaders in the test split")
+    min_body_visible: float = Field(
+        0.0, ge=0, le=1, description="clips in which somebody's body_visible_ratio is lower are left out"
+    )
     contact: str | None = how(None, "who answers requests of the people shown; stands in the dataset card")
 
 

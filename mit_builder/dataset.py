@@ -20,7 +20,7 @@ from manifests.rows import TIMELINE_FPS, Artifact, DatasetRow, Shard, arrow_sche
 from mit_builder.errors import ConfigError
 from mit_builder.models.coco_wholebody import KEYPOINT_NAMES, SKELETON
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a column of the dataset changes its name, type or meaning."""
 FOLDER = "dataset"
 """Folder of the dataset in a workspace."""
@@ -118,7 +118,8 @@ def parse_index(text: str) -> Index:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ConfigError(f"{INDEX_NAME} names {name!r}, which is outside the dataset's folder")
     if version != SCHEMA_VERSION:
-        raise ConfigError(f"{INDEX_NAME} has schema version {version}, this mit-builder reads {SCHEMA_VERSION}")
+        advice = f"to write the dataset anew, delete {INDEX_NAME}, then mit-build run --stage all"
+        raise ConfigError(f"{INDEX_NAME} has schema version {version}, not {SCHEMA_VERSION}: {advice}")
     return index
 
 

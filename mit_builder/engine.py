@@ -142,6 +142,9 @@ class RayEngine:
         """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
         os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        # Every actor starts a process of its own; the idle ones that Ray keeps ready would never have work.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+        os.environ.setdefault("RAY_enable_worker_prestart", "0")
         # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         # A checkout that is not installed works as well: the workers find what the driver runs.
@@ -174,7 +177,7 @@ class RayEngine:
             needs = self._resources[stage]
             # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
             options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
-            return remote.options(**options).remote(self._specs[stage])
+            return remote.options(**options).remote(self._specs[stage], os.getpid())
 
         self._make = make
 

@@ -151,6 +151,9 @@ def funnel(tally: Tally) -> list[str]:
     for name, count in sorted(tally.candidates.items(), key=lambda item: -item[1]):
         if name != "kept":
             lines.append(f"  {count:6d} candidates {name} ({_length(tally.candidate_s[name])})")
+    lines += [
+        f"  {count:6d} clips left out of the dataset: {reason}" for reason, count in sorted(tally.left_out.items())
+    ]
     for step, counted in tally.steps.items():
         for reason, count in sorted(counted.rejected.items()):
             lines.append(f"  {count:6d} {step} rejected: {reason}")

@@ -17,7 +17,7 @@ from manifests.ledger import Entry, Ledger
 from manifests.rows import Bucket, Labelled, Shard, Source, Video, artifacts, content, content_hash
 from mit_builder.config import Settings
 from mit_builder.engine import Engine, Result
-from mit_builder.pipeline import STEPS, Step, Unit
+from mit_builder.pipeline import STEPS, Step, Unit, left_out
 from mit_builder.publish import Publisher
 from mit_builder.stage import Stage
 from mit_builder.tally import Tally
@@ -149,13 +149,16 @@ class Runner:
             self._flush()
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            self.publisher.finish(set(self._labelled) if self.tally.pending == 0 else None)
+            filled = {bucket for bucket, clips in self._labelled.items() if any(self._kept(clips))}
+            self.publisher.finish(filled if self.tally.pending == 0 else None)
+        reasons = (left_out(self.settings, row) for clips in self._labelled.values() for row in self._current(clips))
+        self.tally.left_out = Counter(reason for reason in reasons if reason)
         self.tally.n_dataset = self.publisher.n_clips
         return self.tally
 
     def labelled(self) -> list[Labelled]:
-        """Every clip that has gone through speech."""
-        return [row for clips in self._labelled.values() for row in self._current(clips)]
+        """Every clip that has gone through speech and is not left out."""
+        return [row for clips in self._labelled.values() for row in self._kept(clips)]
 
     def _busy(self) -> bool:
         return self._feeding or any(lane.queue or lane.running for lane in self.lanes.values())
@@ -351,7 +354,7 @@ class Runner:
             if self._live[bucket] or (growing and recent) or lane.queue or lane.running:
                 continue
             self._changed.remove(bucket)
-            row = Bucket(bucket, self.publisher.n_buckets, tuple(self._current(self._labelled.get(bucket, {}))))
+            row = Bucket(bucket, self.publisher.n_buckets, tuple(self._kept(self._labelled.get(bucket, {}))))
             if row.clips and self._arrive(Unit("shards", row)):
                 self._written_at[bucket] = time.monotonic()
                 queued = True
@@ -362,6 +365,9 @@ class Runner:
             video = self._videos[row.video.video_id]
             if video.media.sha256 == row.video.media.sha256:
                 yield replace(row, video=video)
+
+    def _kept(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
+        return (row for row in self._current(clips) if left_out(self.settings, row) is None)
 
     def _publish(self, entry: Entry) -> None:
         for row in entry.outputs:

@@ -85,14 +85,13 @@ class Stage(Protocol[In]):
     """Name of the ledger folder and of `--stage`: "pose", or "filter.detect" for a step of a stage."""
     version: ClassVar[int]
     """Raised when the outputs change their meaning: all units of the stage are then due again."""
+    emits: ClassVar[tuple[type, ...]]
+    """Row classes that `process` may yield."""
 
     @property
     def resources(self) -> Resources:
-        """What one worker occupies; may follow from the settings (a GPU where the network runs on one)."""
+        """What a worker needs; a class attribute where the settings do not matter."""
         ...
-
-    emits: ClassVar[tuple[type, ...]]
-    """Row classes that `process` may yield."""
 
     def setup(self) -> None:
         """Once per worker, before the first unit: load weights.

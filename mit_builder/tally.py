@@ -54,6 +54,7 @@ class Tally:
     candidate_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     near_misses: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     n_clips: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     n_dataset: int = 0
     unavailable: dict[str, str] = field(default_factory=dict)
 
@@ -123,6 +124,7 @@ class Tally:
             "candidates": dict(sorted(self.candidates.items())),
             "candidate_s": {k: round(v, 3) for k, v in sorted(self.candidate_s.items())},
             "clips": self.n_clips,
+            "left_out": dict(sorted(self.left_out.items())),
             "dataset_clips": self.n_dataset,
             "stages": {name: tally.as_dict() for name, tally in self.steps.items()},
         }

@@ -33,7 +33,7 @@ from mit_builder.media.audio import read_flac
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
-from mit_builder.models.coco_wholebody import BODY, SEEN_SCORE
+from mit_builder.models.coco_wholebody import visible_ratios
 from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, smooth
 
 BOX_TOLERANCE_PX = 1.0
@@ -266,10 +266,11 @@ def _keypoints(row: Row, person: Row) -> Iterator[str]:
     wrong = (~np.isfinite(xy)).any(axis=2) & ~(np.isnan(xy).all(axis=2) & (score == 0))
     if wrong.any():
         yield f"a keypoint in frame {_first(wrong.any(axis=1))} is neither a point nor (NaN, NaN, 0)"
-    inside = (xy >= 0).all(axis=2) & (xy[..., 0] <= row["width_px"]) & (xy[..., 1] <= row["height_px"])
-    visible = float(np.mean((inside & (score >= SEEN_SCORE))[:, BODY]))
-    if not np.isclose(visible, person["body_visible_ratio"], atol=SCORE_TOLERANCE):
-        yield f"body_visible_ratio is {person['body_visible_ratio']:.4f}, its keypoints say {visible:.4f}"
+    for name, visible in visible_ratios(keypoints, row["width_px"], row["height_px"]).items():
+        if not np.isclose(visible, person[name], atol=SCORE_TOLERANCE):
+            yield f"{name} is {person[name]:.4f}, its keypoints say {visible:.4f}"
+    if person["body_visible_ratio"] < row["min_body_visible"] - SCORE_TOLERANCE:
+        yield f"body_visible_ratio is {person['body_visible_ratio']:.4f}, below min_body_visible"
 
 
 def _speech(row: Row, person: Row) -> Iterator[str]:

@@ -30,7 +30,7 @@ def list_weights() -> None:
 
 
 @app.command()
-def fetch(names: Names = None) -> None:
+def fetch(names: Annotated[list[str], typer.Argument(help="names as in `weights list`")]) -> None:
     """Download weights into the cache; an interrupted download goes on where it stopped."""
     for file in _chosen(names):
         with _bar() as bar:
@@ -58,7 +58,9 @@ def verify(names: Names = None) -> None:
 def import_weights(
     path: Annotated[Path, typer.Argument(help="a file downloaded by other means")],
     name: Annotated[str | None, typer.Option(help="which weights it is, where several fit")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="take it although its digest is another")] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="take it although its digest is another, or it is a program")
+    ] = False,
 ) -> None:
     """Put a file into the cache; it is recognised by its digest, else by its tensors."""
     file = weights.import_file(path, name=name, trust=trust)

@@ -135,7 +135,7 @@ def people_name(detector: str) -> str:
         package = version("ultralytics")
     except PackageNotFoundError:
         package = "(missing)"
-    return f"ultralytics {package} {weights.identity(detector)}"
+    return f"ultralytics {package} {weights.label(PEOPLE_MODELS[detector])}"
 
 
 def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx: Context, detector: str) -> Tracks:

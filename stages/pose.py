@@ -1,13 +1,14 @@
 """Pose: where 133 points of every person's body, face and hands are.
 
 In: `Clip`. Out: one `Pose`, with the keypoints in an artifact (schema `POSES`). No verdicts: a person whose body cannot
-be found keeps points without an estimate (NaN, NaN, 0). The points are COCO-WholeBody's, which the MIT dataset has from
-Sapiens; here they come from MediaPipe, which runs on a laptop.
+be found keeps points without an estimate (NaN, NaN, 0). The points are COCO-WholeBody's. They come from Sapiens, as
+those of the MIT dataset, or from MediaPipe, which runs on a laptop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,41 +18,56 @@ import numpy.typing as npt
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Clip, Pose
 from mit_builder.config import PoseSettings
-from mit_builder.errors import MediaError
+from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.frames import read_frames
-from mit_builder.models import mediapipe_pose
+from mit_builder.models import mediapipe_pose, weights
 from mit_builder.models.base import Floats, Image, PoseEstimator
-from mit_builder.models.coco_wholebody import BODY, SEEN_SCORE
+from mit_builder.models.coco_wholebody import BODY, visible_ratios
+from mit_builder.models.devices import device_of, gpu_resources
+from mit_builder.models.weights_table import SAPIENS_MODELS
 from mit_builder.stage import Context, Resources
+
+GPU_SHARE = 0.5
+"""Of a GPU that Ray reserves for Sapiens: the other half is left to people and speech."""
+CPU_TIMEOUT_S = 7 * 24 * 3600.0
+"""Sapiens on a CPU takes minutes a crop: a clip may well take days."""
 
 
 class EstimatePose:
     """Keypoints of the people of a clip."""
 
     name: ClassVar[str] = "pose"
-    version: ClassVar[int] = 1
-    resources: ClassVar[Resources] = Resources(cpus=1.0)
+    version: ClassVar[int] = 2
     emits: ClassVar[tuple[type, ...]] = (Pose,)
 
     def __init__(self, settings: PoseSettings) -> None:
         self._settings = settings
         self._estimator: PoseEstimator | None = None
 
+    @property
+    def resources(self) -> Resources:
+        """A core; with Sapiens also half a GPU where there is one."""
+        if self._settings.model not in SAPIENS_MODELS:
+            return Resources(cpus=1.0)
+        needs = gpu_resources(self._settings.device, share=GPU_SHARE)
+        on_cpu = device_of(self._settings.device) == "cpu"
+        return replace(needs, timeout_s=CPU_TIMEOUT_S) if on_cpu else needs
+
     def setup(self) -> None:
         """Load the estimator.
 
         Raises:
-            StageUnavailable: mediapipe is not installed.
+            StageUnavailable: its package, its weights or its device are missing.
         """
-        self._estimator = mediapipe_pose.MediaPipePose()
+        self._estimator = load_estimator(self._settings)
 
     def unit_id(self, row: Clip) -> str:
         """The clip."""
         return row.clip_id
 
     def backend(self) -> str:
-        """MediaPipe, its version and the digest of its weights."""
-        return mediapipe_pose.backend_name()
+        """The model, its version or size, and the digest of its weights."""
+        return backend_name(self._settings)
 
     def limit_key(self, row: Clip) -> str | None:
         """No shared limit."""
@@ -75,19 +91,64 @@ class EstimatePose:
             raise MediaError(f"{row.clip_id}: {len(estimates)} of {len(posed)} frames could be read")
         keypoints = between(np.stack(estimates, axis=1), posed)
         file = ctx.tmp / "poses.parquet"
-        visible = [body_visible_ratio(person, row.width_px, row.height_px) for person in keypoints]
+        visible = [visible_ratios(person, row.width_px, row.height_px) for person in keypoints]
         columns = zip(people, keypoints, visible, strict=True)
-        write_arrays(
-            file,
-            POSES,
-            [{"person_id": p["person_id"], "keypoints": k, "body_visible_ratio": v} for p, k, v in columns],
-        )
+        write_arrays(file, POSES, [{"person_id": p["person_id"], "keypoints": k, **v} for p, k, v in columns])
         yield Pose(
             clip_id=row.clip_id,
             poses=ctx.commit(file, "poses", row.clip_id),
             pose_backend=self.backend(),
             mean_keypoint_score=float(keypoints[:, :, BODY, 2].mean(dtype=np.float64)),
+            min_body_visible_ratio=min(ratios["body_visible_ratio"] for ratios in visible),
         )
+
+
+def load_estimator(settings: PoseSettings) -> PoseEstimator:
+    """The estimator of the settings; a run replaces "auto" beforehand, alone it means mediapipe.
+
+    Raises:
+        StageUnavailable: its package, its weights or its device are missing.
+    """
+    if settings.model not in SAPIENS_MODELS:
+        return mediapipe_pose.MediaPipePose()
+    name, path = _sapiens_weights(settings)
+    if path is None:
+        raise StageUnavailable(
+            f"pose.model {settings.model} needs its weights: mit-build weights fetch {name} "
+            "(mit-build weights import FILE, where the file was brought here by other means)"
+        )
+    from mit_builder.models.sapiens import Sapiens
+
+    device = device_of(settings.device)
+    return Sapiens(
+        path,
+        script=weights.entry(name).is_script,
+        run_script=settings.torchscript,
+        device=device,
+        precision=settings.precision,
+        flip_test=settings.flip_test,
+        # On a CPU sums may come out differently in another batch, and no more crops a second.
+        batch=1 if device == "cpu" else settings.batch,
+        compiled=settings.compile,
+    )
+
+
+def backend_name(settings: PoseSettings) -> str:
+    """Name, version or size, and weight digest of the estimator, without loading it."""
+    if settings.model not in SAPIENS_MODELS:
+        return mediapipe_pose.backend_name()
+    name, _ = _sapiens_weights(settings)
+    return weights.label(name) + (" as a program" if settings.torchscript else "")
+
+
+def _sapiens_weights(settings: PoseSettings) -> tuple[str, Path | None]:
+    """Name and place of the weights to use: the checkpoint, else the tensors of the program, where they are here."""
+    checkpoint, program = SAPIENS_MODELS[settings.model]
+    if settings.torchscript:
+        return program, weights.find(program)
+    found = {name: weights.find(name) for name in (checkpoint, program)}
+    name = program if found[checkpoint] is None and found[program] is not None else checkpoint
+    return name, found[name]
 
 
 def _images(mp4: Path, wanted: Sequence[int]) -> Iterator[Image]:
@@ -116,10 +177,3 @@ def between(keypoints: Floats, posed: Sequence[int]) -> Floats:
     result = np.where(share == 1, end, start + (end - start) * share)
     result[..., 2] = np.where(np.isfinite(result[..., 0]), result[..., 2], 0)
     return np.asarray(result, np.float32)
-
-
-def body_visible_ratio(keypoints: Floats, width_px: int, height_px: int) -> float:
-    """Share of the 17 body points with score >= 0.3 inside the picture, over all frames of (n_frames, 133, 3)."""
-    x, y, score = np.moveaxis(keypoints[:, BODY], -1, 0)
-    is_inside = (x >= 0) & (x <= width_px) & (y >= 0) & (y <= height_px)
-    return float((is_inside & (score >= SEEN_SCORE)).mean())

@@ -1,8 +1,9 @@
 """Shards: everything known about the clips of one bucket, as one Parquet file of the dataset.
 
-In: `Bucket`. Out: `Shard`. Nothing is dropped here. The file has the columns of `DatasetRow`, one row a clip ordered by
-`clip_id`, and holds no clock, host or attempt value: the same clips give the same bytes. Encoding as measured
-for keypoints: float32, zstd, BYTE_STREAM_SPLIT, no dictionary (44.5 MB of 63.8 MB raw).
+In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.pipeline.left_out` has done so). The file has the
+columns of `DatasetRow`, one row a clip ordered by `clip_id`, and holds no clock, host or attempt value: the same clips
+give the same bytes. Encoding as measured for keypoints: float32, zstd, BYTE_STREAM_SPLIT, no dictionary (44.5 MB of
+63.8 MB raw).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class WriteShard:
     """Write one shard of the dataset."""
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
     emits: ClassVar[tuple[type, ...]] = (Shard,)
 
@@ -73,8 +74,8 @@ class WriteShard:
             for labelled in sorted(row.clips, key=lambda labelled: labelled.clip.clip_id):
                 clip, audio, committed = self._media(labelled, ctx)
                 media += committed
-                split = split_of(labelled.video, self._settings.val_share, self._settings.test_share)
-                writer.add(_dataset_row(labelled, _people(labelled, ctx), _voice(labelled, ctx), clip, audio, split))
+                people, voice = _people(labelled, ctx), _voice(labelled, ctx)
+                writer.add(_dataset_row(labelled, people, voice, clip, audio, self._settings))
         parquet = ctx.commit(path, FOLDER, f"shard-{row.bucket:05d}-of-{row.n_buckets:05d}")
         yield Shard(bucket=row.bucket, parquet=parquet, media=tuple(media), n_clips=len(row.clips))
 
@@ -181,7 +182,7 @@ def _dataset_row(
     voice_activity: np.ndarray[Any, Any],
     clip_cell: dict[str, Any],
     audio_cell: dict[str, Any],
-    split: Split,
+    settings: ShardsSettings,
 ) -> DatasetRow:
     video, candidate, clip = labelled.video, labelled.candidate, labelled.clip
     interaction = interaction_labels(np.stack([person.speaking for person in people]))
@@ -202,7 +203,7 @@ def _dataset_row(
         n_frames=clip.n_frames,
         width_px=clip.width_px,
         height_px=clip.height_px,
-        split=split,
+        split=split_of(video, settings.val_share, settings.test_share),
         clip=clip_cell,
         audio=audio_cell,
         n_people=len(people),
@@ -222,6 +223,7 @@ def _dataset_row(
         label_tier=labelled.speech.label_tier,
         min_voice_activity=labelled.speech.min_voice_activity,
         merge_below_frames=labelled.speech.merge_below_frames,
+        min_body_visible=settings.min_body_visible,
         detector=candidate.detector,
         pose_backend=labelled.pose.pose_backend,
         speech_backend=labelled.speech.speech_backend,

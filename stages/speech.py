@@ -170,4 +170,4 @@ def load_scorer(settings: SpeechSettings) -> SpeakerScorer:
 
 def scorer_name(model: str) -> str:
     """Name, version and weight digest of the speaker model, without loading it."""
-    return weights.identity(model) if model in SPEECH_MODELS else lips.NAME
+    return weights.label(SPEECH_MODELS[model]) if model in SPEECH_MODELS else lips.NAME

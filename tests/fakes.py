@@ -281,7 +281,8 @@ class FakePose(Fake):
 
     def process(self, row: Clip, ctx: Context) -> Iterator[Pose]:
         self.obey(read_text(row.mp4, ctx))
-        yield Pose(row.clip_id, write_text("keypoints", ctx, "poses", row.clip_id), self.backend(), 0.9)
+        visible = 0.9 if row.start_frame > 100 else 0.4
+        yield Pose(row.clip_id, write_text("keypoints", ctx, "poses", row.clip_id), self.backend(), 0.9, visible)
 
 
 class FakeSpeech(Fake):

@@ -12,12 +12,13 @@ from manifests.arrays import float_leaves, read_arrays, to_arrow, to_numpy, writ
 from manifests.rows import KEYPOINTS, POSES, SIGNALS, SPEECH, TRACK, VOICE
 
 RNG = np.random.default_rng(3)
+RATIOS = [name for name in POSES.names if name.endswith("_visible_ratio")]
 
 
 def pose(person_id: int, n_frames: int) -> dict[str, Any]:
     keypoints = RNG.random((n_frames, 133, 3), np.float32)
     keypoints[:, 91:] = (np.nan, np.nan, 0)
-    return {"person_id": person_id, "keypoints": keypoints, "body_visible_ratio": 0.5}
+    return {"person_id": person_id, "keypoints": keypoints, **dict.fromkeys(RATIOS, 0.5)}
 
 
 def speech(n_frames: int, periods: list[tuple[int, int]]) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def test_a_slice_of_a_column_gives_its_own_values() -> None:
 
 
 def test_all_floats_and_nothing_else_are_stored_by_bytes(tmp_path: Path) -> None:
-    assert float_leaves(POSES) == ["keypoints.list.element.list.element.list.element", "body_visible_ratio"]
+    assert float_leaves(POSES) == ["keypoints.list.element.list.element.list.element", *RATIOS]
     write_arrays(tmp_path / "s.parquet", SPEECH, [speech(50, [(0, 2)])])
     group = pq.read_metadata(tmp_path / "s.parquet").row_group(0)
     for i in range(group.num_columns):

@@ -5,7 +5,16 @@ import json
 import pytest
 
 from manifests.rows import Artifact, Shard
-from mit_builder.dataset import INDEX_NAME, Index, IndexedShard, open_dataset, parse_index, publish_index, stale_shards
+from mit_builder.dataset import (
+    INDEX_NAME,
+    SCHEMA_VERSION,
+    Index,
+    IndexedShard,
+    open_dataset,
+    parse_index,
+    publish_index,
+    stale_shards,
+)
 from mit_builder.errors import ConfigError
 
 
@@ -17,7 +26,7 @@ def shard(bucket: int, *media: str) -> Shard:
 def test_an_index_comes_back_as_it_was_written_ordered_by_bucket() -> None:
     text = publish_index([shard(2, "clips/x.mp4"), shard(0)], 4)
     assert parse_index(text) == Index(
-        1,
+        SCHEMA_VERSION,
         4,
         (
             IndexedShard(0, "shard-00000-of-00004.aa.parquet", 1, "sha0"),

@@ -12,7 +12,8 @@ from manifests.rows import N_KEYPOINTS, Clip, Pose
 from mit_builder.config import PoseSettings
 from mit_builder.errors import MediaError
 from mit_builder.models import mediapipe_pose
-from stages.pose import EstimatePose, between, body_visible_ratio, posed_frames
+from mit_builder.models.coco_wholebody import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
+from stages.pose import EstimatePose, between, posed_frames
 
 
 class FaceCentres:
@@ -66,8 +67,11 @@ def test_every_person_has_keypoints_in_every_frame(
         assert row["keypoints"].dtype == np.float32
         np.testing.assert_allclose(row["keypoints"][:, 0, :2], (face[:, :2] + face[:, 2:]) / 2)
         assert row["body_visible_ratio"] == pytest.approx(16 / 17)
+        assert row["legs_visible_ratio"] == pytest.approx(3 / 4)
+        assert row["hands_visible_ratio"] == 1
     assert pose.poses.key == f"poses/{clip.clip_id}.00000001.parquet"
     assert pose.clip_id == clip.clip_id
+    assert pose.min_body_visible_ratio == pytest.approx(16 / 17)
     assert pose.mean_keypoint_score == pytest.approx(0.8 * 16 / 17)
 
 
@@ -123,7 +127,29 @@ def test_body_points_count_as_visible_inside_the_picture_with_a_score_of_at_leas
     keypoints[:, 1] = (-1, 50, 0.9)
     keypoints[:, 2] = (50, 101, 0.9)
     keypoints[0, 3] = (50, 50, 0.29)
-    assert body_visible_ratio(keypoints, 100, 100) == pytest.approx((13 + 14) / 34)
+    ratios = visible_ratios(keypoints, 100, 100)
+    assert ratios["body_visible_ratio"] == pytest.approx((13 + 14) / 34)
+    assert ratios["head_visible_ratio"] == pytest.approx((1 + 2) / 10)
+    assert ratios["hands_visible_ratio"] == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "points"),
+    [
+        ("head", ["nose", "left_eye", "right_ear"]),
+        ("torso", ["left_shoulder", "right_hip"]),
+        ("arms", ["left_elbow", "right_wrist"]),
+        ("hands", ["left_hand_root", "right_hand_pinky_4"]),
+        ("legs", ["left_knee", "right_ankle"]),
+    ],
+)
+def test_each_part_of_the_body_counts_its_own_points(part: str, points: list[str]) -> None:
+    keypoints = np.zeros((1, N_KEYPOINTS, 3), np.float32)
+    keypoints[0, [KEYPOINT_NAMES.index(name) for name in points]] = (5, 5, 0.9)
+    ratios = visible_ratios(keypoints, 10, 10)
+    assert ratios.pop("body_visible_ratio") == pytest.approx(0 if part == "hands" else len(points) / 17)
+    assert {name for name, ratio in ratios.items() if ratio} == {f"{part}_visible_ratio"}
+    assert ratios[f"{part}_visible_ratio"] == pytest.approx(len(points) / len(BODY_PARTS[part]))
 
 
 def test_backend_names_version_and_weights_without_loading_them() -> None:

@@ -68,6 +68,29 @@ def test_a_bucket_without_clips_leaves_the_dataset(workspace: Workspace) -> None
     assert workspace.names("dataset") == {INDEX_KEY}
 
 
+def test_clips_with_hidden_bodies_are_left_out_and_come_back_without_new_labels(workspace: Workspace) -> None:
+    everything = {row["clip_id"] for row in (walk(workspace, ["a", "e"]), dataset(workspace))[1]}
+    hidden = {clip_id for clip_id in everything if "_000050to" in clip_id}
+    assert hidden not in (set(), everything)
+
+    stricter = walk(workspace, ["a", "e"], "shards.min_body_visible=0.5")
+    assert worked(stricter).keys() == {"shards"}
+    assert {row["clip_id"] for row in dataset(workspace)} == everything - hidden
+    assert stricter.tally.left_out == {"body_not_visible": len(hidden)}
+    assert {row.clip.clip_id for row in stricter.labelled()} == everything - hidden
+    assert look(workspace, ["a", "e"], "shards.min_body_visible=0.5").tally.as_dict()["left_out"] == {
+        "body_not_visible": len(hidden)
+    }
+
+    strictest = walk(workspace, ["a", "e"], "shards.min_body_visible=1")
+    assert index(workspace).shards == ()
+    assert strictest.tally.left_out == {"body_not_visible": len(everything)}
+    assert not worked(strictest)
+
+    assert worked(walk(workspace, ["a", "e"])).keys() == {"shards"}
+    assert {row["clip_id"] for row in dataset(workspace)} == everything
+
+
 def test_the_number_of_buckets_stays_as_first_published(workspace: Workspace) -> None:
     walk(workspace, ["a", "e"])
     assert worked(walk(workspace, ["a", "e"], "shards.n_buckets=7")).keys() == {"shards"}

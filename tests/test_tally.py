@@ -85,6 +85,12 @@ def test_the_funnel_counts_videos_shots_candidates_and_seconds() -> None:
     assert tally.kept_s == 10.0
 
 
+def test_the_funnel_says_how_many_clips_are_left_out_of_the_dataset_and_why() -> None:
+    tally = Tally()
+    tally.left_out = Counter(body_not_visible=3)
+    assert "       3 clips left out of the dataset: body_not_visible" in funnel(tally)
+
+
 def test_rows_of_a_unit_that_is_no_longer_done_do_not_count() -> None:
     duplicate = Entry("u", "k", "rejected", (VIDEO,), reason="duplicate")
     assert settled(download=duplicate).n_videos == 0

@@ -117,6 +117,14 @@ def wrong_visibility(row: dict[str, Any]) -> None:
     row["people"][0]["body_visible_ratio"] = 0.5
 
 
+def wrong_legs(row: dict[str, Any]) -> None:
+    row["people"][0]["legs_visible_ratio"] = 0.25
+
+
+def too_strict(row: dict[str, Any]) -> None:
+    row["min_body_visible"] = 0.95
+
+
 def unsmooth(row: dict[str, Any]) -> None:
     row["people"][0]["speaking_score_smoothed"][6] += 0.1
 
@@ -198,6 +206,8 @@ def lose_voice(row: dict[str, Any]) -> None:
         (half_keypoint, "person 0: a keypoint in frame 4 is neither a point nor (NaN, NaN, 0)"),
         (loud_keypoint, "person 0: a keypoint score is outside 0..1 in frame 4"),
         (null_speaking, "person 0: speaking holds nulls"),
+        (wrong_legs, "person 0: legs_visible_ratio is 0.2500, its keypoints say 1.0000"),
+        (too_strict, "person 1: body_visible_ratio is 0.9412, below min_body_visible"),
         (wrong_visibility, "person 0: body_visible_ratio is 0.5000, its keypoints say 0.9412"),
         (unsmooth, "speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame 6"),
         (flip_speaking, "speaking disagrees with the smoothed score and voice_activity in frame 12"),

@@ -32,6 +32,7 @@ from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, INDEX_NAME, publish_index
 from mit_builder.media.cut import cut_clip
 from mit_builder.media.write import write_video
+from mit_builder.models.coco_wholebody import visible_ratios
 from mit_builder.speaking import is_speaking, merged_periods, periods, smooth
 from mit_builder.worker import UnitContext
 from mit_builder.workspace import Workspace
@@ -145,12 +146,12 @@ class Builder:
 
     def _pose(self, plan: ClipPlan, clip: Clip) -> Pose:
         path = self._scratch / "pose.parquet"
+        points = [keypoints(plan, i) for i in range(plan.n_people)]
         rows = [
-            {"person_id": i, "keypoints": keypoints(plan, i), "body_visible_ratio": 16 / 17}
-            for i in range(plan.n_people)
+            {"person_id": i, "keypoints": p, **visible_ratios(p, WIDTH_PX, HEIGHT_PX)} for i, p in enumerate(points)
         ]
         write_arrays(path, POSES, rows)
-        return Pose(clip.clip_id, self.context().commit(path, "poses", clip.clip_id), "tiny-pose 1", 0.9)
+        return Pose(clip.clip_id, self.context().commit(path, "poses", clip.clip_id), "tiny-pose 1", 0.9, 16 / 17)
 
     def _speech(self, plan: ClipPlan, clip: Clip) -> Speech:
         speech, voice = self._scratch / "speech.parquet", self._scratch / "voice.parquet"

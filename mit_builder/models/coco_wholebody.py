@@ -17,6 +17,16 @@ FACE = slice(23, 91)
 LEFT_HAND = slice(91, 112)
 RIGHT_HAND = slice(112, 133)
 
+BODY_PARTS: dict[str, tuple[int, ...]] = {
+    "head": (0, 1, 2, 3, 4),
+    "torso": (5, 6, 11, 12),
+    "arms": (7, 8, 9, 10),
+    "hands": (*range(91, 112), *range(112, 133)),
+    "legs": (13, 14, 15, 16),
+}
+"""Points that tell how much of a person is seen: nose, eyes, ears; shoulders, hips; elbows, wrists; both hands; knees,
+ankles. Feet are left out, because MediaPipe has no small toes."""
+
 INNER_LIP_UPPER = (84, 85, 86)
 """Middle points of the inner upper lip, from the left of the image."""
 INNER_LIP_LOWER = (90, 89, 88)
@@ -42,6 +52,30 @@ _FACE_PARTS = (
     ("inner_lip", 8),
 )
 _FINGERS = ("thumb", "fore_finger", "middle_finger", "ring_finger", "pinky")
+
+
+def visible_ratio(
+    keypoints: npt.NDArray[np.float32], points: slice | tuple[int, ...], width_px: int, height_px: int
+) -> float:
+    """Share of points with a score of at least `SEEN_SCORE` inside the picture, over all frames.
+
+    Args:
+        keypoints: (n_frames, 133, 3).
+        points: which of the 133.
+        width_px: of the picture.
+        height_px: of the picture.
+    """
+    x, y, score = np.moveaxis(keypoints[:, points], -1, 0)
+    is_inside = (x >= 0) & (x <= width_px) & (y >= 0) & (y <= height_px)
+    return float((is_inside & (score >= SEEN_SCORE)).mean())
+
+
+def visible_ratios(keypoints: npt.NDArray[np.float32], width_px: int, height_px: int) -> dict[str, float]:
+    """`visible_ratio` of the 17 body points and of each of `BODY_PARTS`, by the names of the columns."""
+    parts: dict[str, slice | tuple[int, ...]] = {"body": BODY, **BODY_PARTS}
+    return {
+        f"{name}_visible_ratio": visible_ratio(keypoints, points, width_px, height_px) for name, points in parts.items()
+    }
 
 
 def _names() -> tuple[str, ...]:

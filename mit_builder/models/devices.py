@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 from functools import cache
 
-from mit_builder.config import Device
 from mit_builder.stage import Resources
+
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)$"
+"""What a setting may name: the GPU where there is one, or what torch calls a device."""
 
 
 @cache
@@ -19,17 +21,20 @@ def n_gpus() -> int:
     return int(torch.cuda.device_count()) if torch.cuda.is_available() else 0
 
 
-def device_of(setting: Device) -> str:
+def device_of(setting: str) -> str:
     """The device as torch names it; "auto" is the GPU where there is one."""
     return ("cuda" if n_gpus() else "cpu") if setting == "auto" else setting
 
 
-def gpu_resources(setting: Device, *, share: float) -> Resources:
+def gpu_resources(setting: str, *, share: float) -> Resources:
     """Resources of a stage with a network: a share of a GPU for one worker a GPU, or a core for each worker.
 
     The shares of all stages add up to one at most: workers live as long as the run, so that a stage whose share does
-    not fit would wait for ever.
+    not fit would wait for ever. A GPU that is named by its number is not Ray's to give: Ray would number what it gives
+    to a worker anew, from 0 on.
     """
+    if setting.startswith("cuda:"):
+        return Resources(cpus=1.0, max_workers=1)
     if device_of(setting) == "cuda" and n_gpus():
         return Resources(cpus=1.0, gpus=share, max_workers=n_gpus())
     return Resources(cpus=1.0)

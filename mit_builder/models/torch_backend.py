@@ -6,7 +6,8 @@ import contextlib
 import pickle
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ __all__ = [
     "Precision",
     "Tensor",
     "autocast",
+    "check_fit",
     "functional",
     "load_strictly",
     "nn",
+    "open_script",
     "pick_device",
     "read_restricted",
     "read_tensors",
@@ -47,6 +50,17 @@ _UNREADABLE = (
     ValueError,
 )
 """What torch's readers of archives and pickles raise on files that are damaged or hold other things than tensors."""
+
+_LEFT_BY_MMENGINE = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "numpy._core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+    "numpy.ndarray",
+)
+"""Classes in the training logs that mmengine saves beside the tensors: read as `Ignored`, whoever wrote them."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -83,31 +97,74 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def read_restricted(path: Path) -> Any:
     """What a checkpoint file holds, on the CPU, by torch's reader that makes objects of allowed classes alone.
 
+    Tensors of torch's usual kind of file stay on disk until they are used.
+
     Raises:
         StageUnavailable: no file, damaged, or it holds other things.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
-    except _UNREADABLE as error:
-        raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
+    with _refusing(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The flat state dict in a checkpoint file, on the CPU; nothing in the file is executed.
+class Ignored:
+    """Stands in for whatever a training run left in a checkpoint: takes everything, keeps and does nothing."""
 
-    A leading `module.` of every name (left by DataParallel) is removed.
+    def __new__(cls, *args: object) -> Ignored:
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        """Drop the arguments."""
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state."""
+
+
+def read_tensors(path: Path, *, script: bool = False) -> dict[str, Tensor]:
+    """The state dict in a checkpoint file, alone or under the name `state_dict`, on the CPU.
+
+    Nothing in the file is executed, unless it is said to be a TorchScript program. A leading `module.` of every name
+    (left by DataParallel) is removed.
+
+    Args:
+        path: the file.
+        script: open it as a TorchScript program, which must be one that is trusted.
 
     Raises:
         StageUnavailable: no file, or it holds anything else than named tensors.
     """
-    loaded = read_restricted(path)
+    with torch.serialization.safe_globals([(Ignored, name) for name in _LEFT_BY_MMENGINE]):
+        loaded = open_script(path).state_dict() if script else read_restricted(path)
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not loaded or not all(isinstance(v, Tensor) for v in loaded.values()):
-        raise StageUnavailable(f"weights {path.name} are refused: not a flat mapping of names to tensors")
+        raise StageUnavailable(f"weights {path.name} are refused: not a mapping of names to tensors")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def open_script(path: Path) -> Any:
+    """A TorchScript program, loaded on the CPU.
+
+    Raises:
+        StageUnavailable: no file, or it is no such program.
+    """
+    with _refusing(path):
+        program = torch.jit.load(path, map_location="cpu")
+        if not isinstance(program, nn.Module):
+            raise TypeError("a program without tensors")
+        return program
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Makes one line of what torch's readers raise."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
+            yield
+    except FileNotFoundError as error:
+        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
+    except _UNREADABLE as error:
+        raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
 
 
 def load_strictly(
@@ -129,14 +186,23 @@ def load_strictly(
         StageUnavailable: names or shapes differ.
     """
     skip = tuple(unused)
-    tensors, wanted = (
-        {name: value for name, value in held.items() if not name.startswith(skip)}
-        for held in (read(path), network.state_dict())
-    )
+    tensors = {name: value for name, value in read(path).items() if not name.startswith(skip)}
+    check_fit(network, tensors, path.name, unused=skip)
+    network.load_state_dict(tensors, strict=False)
+
+
+def check_fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], file_name: str, *, unused: tuple[str, ...] = ()
+) -> None:
+    """See that a checkpoint has every tensor that the network uses in its shape, and no stranger.
+
+    Raises:
+        StageUnavailable: names or shapes differ.
+    """
+    wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(unused)}
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     problems = [("missing", missing), ("unknown", strange), ("of another shape", sorted(shapes))]
     for what, names in problems:
         if names:
-            raise StageUnavailable(f"weights {path.name} do not fit: {len(names)} tensors {what}, first {names[0]}")
-    network.load_state_dict(tensors, strict=False)
+            raise StageUnavailable(f"weights {file_name} do not fit: {len(names)} tensors {what}, first {names[0]}")

@@ -11,8 +11,10 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,16 +22,21 @@ import platformdirs
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
-from mit_builder.models.weights_table import PEOPLE_MODELS, SPEECH_MODELS, TABLE, WeightsFile
+from mit_builder.models.weights_table import PEOPLE_MODELS, SAPIENS_MODELS, SPEECH_MODELS, TABLE, WeightsFile
 from mit_builder.workspace import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
 RECORD_NAME = "digests.json"
 """Digests recorded on first use or accepted with `trust`, by name."""
 
-_MODELS = {**PEOPLE_MODELS, **SPEECH_MODELS}
+State = Literal["missing", "ok", "damaged", "untrusted"]
+"""Untrusted: a program of which neither the registry nor the user said that it may be run."""
 
-State = Literal["missing", "ok", "damaged"]
+_MODELS: Mapping[str, tuple[str, ...]] = {
+    **{model: (name,) for model, name in (PEOPLE_MODELS | SPEECH_MODELS).items()},
+    **SAPIENS_MODELS,
+}
+"""Files of the models that settings name; one of them is enough."""
 
 
 def folder() -> Path:
@@ -55,10 +62,29 @@ def state(file: WeightsFile) -> State:
     path = folder() / file.file_name
     if not path.is_file():
         return "missing"
-    digest, wanted = sha256_of(path), _wanted(file)
+    digest, wanted = digest_of(path), _wanted(file)
     if wanted is None:
+        if file.is_script:
+            return "untrusted"
         _record(file.name, digest)
     return "ok" if wanted in (None, digest) else "damaged"
+
+
+def digest_of(path: Path) -> str:
+    """Hex digest of a file of weights; computed once for a file that does not change (the largest take a minute)."""
+    status = path.stat()
+    return _digest(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, inode: int, n_bytes: int, mtime_ns: int) -> str:
+    return sha256_of(path)
+
+
+def label(name: str) -> str:
+    """Name and digest of a file of weights as they stand in rows."""
+    path = find(name)
+    return f"{name} {'(missing)' if path is None else digest_of(path)[:12]}"
 
 
 def missing_for(model: str) -> str | None:
@@ -68,12 +94,13 @@ def missing_for(model: str) -> str | None:
     packages = ["torch"] + ["ultralytics"] * (model in PEOPLE_MODELS)
     absent = [name for name in packages if importlib.util.find_spec(name) is None]
     install = [f"pip install {' '.join(absent)}"] * bool(absent)
-    fetch = [f"mit-build weights fetch {_MODELS[model]}"] * (find(_MODELS[model]) is None)
+    names = _MODELS[model]
+    fetch = [f"mit-build weights fetch {names[0]}"] * all(find(name) is None for name in names)
     return ", then ".join(install + fetch) or None
 
 
 def file_for(setting: str, model: str) -> Path:
-    """The verified weights of a model that has some.
+    """The verified weights of a model that has one file.
 
     Args:
         setting: where the model was chosen, for the message.
@@ -82,17 +109,10 @@ def file_for(setting: str, model: str) -> Path:
     Raises:
         StageUnavailable: they or a package are missing; the line says what gets them.
     """
-    missing = missing_for(model)
-    path = find(_MODELS[model])
+    missing, path = missing_for(model), find(_MODELS[model][0])
     if missing or path is None:
         raise StageUnavailable(f"{setting} {model} needs: {missing}")
     return path
-
-
-def identity(model: str) -> str:
-    """Name and digest of the weights of a model, which need not be here."""
-    path = find(_MODELS[model])
-    return f"{_MODELS[model]} {'(missing)' if path is None else sha256_of(path)[:12]}"
 
 
 def find(name: str) -> Path | None:
@@ -100,10 +120,12 @@ def find(name: str) -> Path | None:
 
     Raises:
         ConfigError: unknown name.
-        CannotContinue: the file is there but its digest is wrong.
+        CannotContinue: the file is there but its digest is wrong, or it is a program that nobody trusts.
     """
     file = entry(name)
     found = state(file)
+    if found == "untrusted":
+        raise CannotContinue(f"weights {name} are a program of unknown origin: {_trusting(file)}")
     if found == "damaged":
         raise CannotContinue(f"weights {name} are damaged; get them again: mit-build weights fetch {name}")
     return folder() / file.file_name if found == "ok" else None
@@ -123,6 +145,8 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
     target = folder() / file.file_name
     if state(file) == "ok":
         return target
+    if file.is_script and _wanted(file) is None:
+        raise CannotContinue(f"{file.name} is a program without a published digest: {_trusting(file)}")
     if file.sha256 is None:
         import mit_builder.models.torch_backend  # noqa: F401 - says before the download that torch is needed
     part = target.with_name(target.name + ".part")
@@ -141,6 +165,10 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
     raise CannotContinue(f"cannot fetch {file.name}: {'; '.join(reasons)}; {by_hand}")
 
 
+def _trusting(file: WeightsFile) -> str:
+    return f"get {file.urls[0]} by hand, then: mit-build weights import FILE --trust"
+
+
 def _accept_download(file: WeightsFile, part: Path) -> None:
     """Record what came, or throw it away."""
     digest = sha256_of(part)
@@ -153,7 +181,7 @@ def _accept_download(file: WeightsFile, part: Path) -> None:
 
 def _is_checkpoint_of(file: WeightsFile, path: Path) -> bool:
     try:
-        return _fits(file, _shapes(path))
+        return _fits(file, _shapes(path, script=False))
     except StageUnavailable:
         return False
 
@@ -163,13 +191,13 @@ def import_file(
 ) -> WeightsFile:
     """Copy a file that was brought here by other means into the cache.
 
-    It is recognised by its digest, else by its tensors' names and shapes (nothing in it is executed).
+    It is recognised by its digest, else by its tensors' names and shapes.
 
     Args:
         path: the file.
         name: which entry it is, where its tensors fit several.
         trust: take a file with the right tensors although its digest is not the registered one, and require this
-            digest from now on.
+            digest from now on. A TorchScript program is opened with this only.
         table: the registry.
 
     Raises:
@@ -178,7 +206,7 @@ def import_file(
     """
     if not path.is_file():
         raise CannotContinue(f"no such file: {path}")
-    digest = sha256_of(path)
+    digest = digest_of(path)
     choice = [entry(name, table)] if name else list(table)
     by_digest = [file for file in choice if digest == _wanted(file)]
     file = by_digest[0] if by_digest else _by_tensors(path, choice, trust=trust)
@@ -192,8 +220,11 @@ def import_file(
 
 
 def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> WeightsFile:
-    shapes = _shapes(path)
-    fitting = [file for file in choice if _fits(file, shapes)]
+    script = is_script(path)
+    if script and not trust:
+        raise StageUnavailable(f"weights {path.name} are refused: a program of unknown origin; --trust opens it anyway")
+    shapes = _shapes(path, script=script)
+    fitting = [file for file in choice if file.is_script == script and _fits(file, shapes)]
     if not fitting:
         raise CannotContinue(f"{path.name} is none of the weights that are used here; see mit-build weights list")
     new = [file for file in fitting if _wanted(file) is None or trust]
@@ -206,13 +237,24 @@ def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> We
     return new[0]
 
 
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def is_script(path: Path) -> bool:
+    """Whether the file looks like a TorchScript program, for the reader of which it would be one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError):
+        return False
+
+
+def _shapes(path: Path, *, script: bool) -> dict[str, tuple[int, ...]]:
     from mit_builder.models.torch_backend import read_tensors
     from mit_builder.models.yolo_file import read_yolo
 
     try:
-        tensors = read_tensors(path)
+        tensors = read_tensors(path, script=script)
     except StageUnavailable:
+        if script:
+            raise
         tensors = read_yolo(path)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 

@@ -19,6 +19,7 @@ class WeightsFile:
         licence: of the weights, as their publisher states it.
         purpose: what it is for.
         tensors: names and shapes that tell this kind of file from others.
+        is_script: a TorchScript program: it is run, so only a known digest or the user's word makes it usable.
     """
 
     name: str
@@ -29,6 +30,7 @@ class WeightsFile:
     licence: str
     purpose: str
     tensors: Mapping[str, tuple[int, ...]]
+    is_script: bool = False
 
 
 _LR_ASD_TENSORS = {
@@ -75,6 +77,34 @@ _YOLO = (
     _yolo("x", channels=96, joined=(384, 384), points=96),
 )
 
+_SAPIENS_ADDRESS = "https://huggingface.co/noahcao/sapiens-pose-coco/resolve/main/"
+_SAPIENS_SIZES = {"0.3b": (1024, 24, 620), "0.6b": (1280, 32, 695), "1b": (1536, 40, 727), "2b": (1920, 48, 745)}
+"""Width, layers, and the precision on COCO-WholeBody in thousandths that is part of the files' names."""
+
+
+def _sapiens(size: str, *, is_script: bool) -> WeightsFile:
+    """A network of 133 keypoints (those of the "facebook" repositories have 308)."""
+    width, n_layers, precision = _SAPIENS_SIZES[size]
+    name = f"sapiens_{size}_coco_wholebody_best_coco_wholebody_AP_{precision}"
+    folder = "sapiens_lite_host/torchscript" if is_script else "sapiens_host"
+    ending = "_torchscript.pt2" if is_script else ".pth"
+    return WeightsFile(
+        name=f"sapiens-{size}-torchscript" if is_script else f"sapiens-{size}",
+        file_name=name + ending,
+        urls=(f"{_SAPIENS_ADDRESS}{folder}/pose/checkpoints/sapiens_{size}/{name}{ending}",),
+        sha256=None,
+        n_bytes=None,
+        licence="CC-BY-NC 4.0, non-commercial (Meta)",
+        purpose=f"pose.model sapiens-{size}" + (", as a TorchScript program" if is_script else ""),
+        tensors={
+            "backbone.patch_embed.projection.weight": (width, 3, 16, 16),
+            f"backbone.layers.{n_layers - 1}.ffn.layers.1.weight": (width, 4 * width),
+            "head.final_layer.weight": (133, 768, 1, 1),
+        },
+        is_script=is_script,
+    )
+
+
 TABLE = (
     WeightsFile(
         name="lr-asd-talkset",
@@ -107,9 +137,13 @@ TABLE = (
         tensors=_TALKNET_TENSORS,
     ),
     *_YOLO,
+    *(_sapiens(size, is_script=is_script) for size in _SAPIENS_SIZES for is_script in (False, True)),
 )
 
 PEOPLE_MODELS = {file.name: file.name for file in _YOLO}
 """Entry of the table for each `filter.detector` that has weights."""
 SPEECH_MODELS = {"lr-asd": "lr-asd-talkset", "talknet": "talknet-talkset"}
 """Entry of the table for each `speech.model` that has weights: those tuned for footage in the wild."""
+
+SAPIENS_MODELS = {f"sapiens-{size}": (f"sapiens-{size}", f"sapiens-{size}-torchscript") for size in _SAPIENS_SIZES}
+"""Entries of the table for each `pose.model` that has weights: checkpoint, and program with the same tensors."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mit_builder.errors import StageUnavailable
-from mit_builder.models.torch_backend import Tensor, read_restricted, torch
+from mit_builder.models.torch_backend import Ignored, Tensor, read_restricted, torch
 
 _LAYERS = {
     "torch.nn.modules": (
@@ -76,22 +76,9 @@ def _part(state: Mapping[Any, Any], kind: str) -> dict[str, Any]:
     return {str(name): value for name, value in part.items()} if isinstance(part, Mapping) else {}
 
 
-class _Nothing:
-    """Stands for everything else: whatever is done with it, nothing happens."""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
-
-    def __new__(cls, *arguments: Any) -> _Nothing:
-        return super().__new__(cls)
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
 _STAND_INS: list[Any] = [
     *((_Layer, f"{package}.{name}") for package, names in _LAYERS.items() for name in names),
-    *((_Nothing, name) for name in _DATA),
+    *((Ignored, name) for name in _DATA),
 ]
 
 

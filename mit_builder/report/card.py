@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mit_builder.dataset import SCHEMA_VERSION
+from mit_builder.models.coco_wholebody import BODY_PARTS
 from mit_builder.report.statistics import Statistics
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -123,6 +124,7 @@ def _figures(statistics: Statistics) -> str:
         "overlap_ratio": "Overlap among speech frames",
         "silence_ratio": "Frames without a speaker",
         "body_visible_ratio": "Visible body points of a person",
+        **{f"{part}_visible_ratio": f"Visible points of the {part}" for part in BODY_PARTS},
     }
     lines = ["| | min | median | mean | max |", "|---|---|---|---|---|"]
     for name, words in measured.items():

@@ -11,6 +11,7 @@ import numpy as np
 
 from manifests.rows import TIMELINE_FPS
 from mit_builder.dataset import open_dataset
+from mit_builder.models.coco_wholebody import BODY_PARTS
 
 COLUMNS = (
     "video_id",
@@ -27,7 +28,7 @@ COLUMNS = (
     "pose_backend",
     "speech_backend",
     "people.list.element.talk_share",
-    "people.list.element.body_visible_ratio",
+    *(f"people.list.element.{part}_visible_ratio" for part in ("body", *BODY_PARTS)),
 )
 """What is read: no media and no arrays over frames."""
 
@@ -75,7 +76,8 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Statistics:
 
 
 _COUNTED = ("n_people", "split", "licence", "access", "label_tier", "detector", "pose_backend", "speech_backend")
-_MEASURED = ("clip_s", "turns_per_minute", "talk_share", "body_visible_ratio", "overlap_ratio", "silence_ratio")
+_OF_PEOPLE = ("talk_share", *(f"{part}_visible_ratio" for part in ("body", *BODY_PARTS)))
+_MEASURED = ("clip_s", "turns_per_minute", *_OF_PEOPLE, "overlap_ratio", "silence_ratio")
 
 
 def _measure(name: str, row: Mapping[str, Any]) -> list[float]:
@@ -84,7 +86,7 @@ def _measure(name: str, row: Mapping[str, Any]) -> list[float]:
         return [duration_s]
     if name == "turns_per_minute":
         return [60 * row["n_turns"] / duration_s]
-    if name in ("talk_share", "body_visible_ratio"):
+    if name in _OF_PEOPLE:
         return [person[name] for person in row["people"]]
     return [] if row[name] is None else [row[name]]
 
