@@ -61,7 +61,7 @@ def run(
     stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
     sources: Annotated[list[Path] | None, typer.Option(help="List: txt, csv, tsv, jsonl, parquet or yaml.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    profile: Annotated[str | None, typer.Option(help="auto or embedded.")] = None,
+    profile: Annotated[str | None, typer.Option(help="auto, embedded or paper.")] = None,
     settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     limit: Annotated[

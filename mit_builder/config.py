@@ -17,6 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from mit_builder.errors import ConfigError
 from mit_builder.models.devices import DEVICE_PATTERN
 
+Precision = Literal["fp32", "bf16", "fp16"]
+PeopleModel = Literal[
+    "auto", "mediapipe", "yolo26n-pose", "yolo26s-pose", "yolo26m-pose", "yolo26l-pose", "yolo26x-pose"
+]
+PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"]
+
+_PREFERRED = "auto: what the profile prefers"
+_DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
+
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
     """A field that changes how work is done, never what comes out."""
@@ -84,11 +93,15 @@ class ShotsSettings(Section):
 class DetectSettings(Section):
     """Settings of filter.detect."""
 
+    detector: PeopleModel = Field("auto", description=f"who finds people; {_PREFERRED}")
     detect_stride: int = Field(2, ge=1, le=12, description="faces are searched in every n-th frame")
     tile_stride: int = Field(6, ge=1, description="four overlapping tiles are searched in every n-th frame")
-    face_confidence: float = Field(0.4, ge=0, le=1, description="face detector's threshold (specs: 0.4)")
+    face_confidence: float = Field(0.4, ge=0, le=1, description="mediapipe's threshold for a face (specs: 0.4)")
+    person_confidence: float = Field(0.25, ge=0, le=1, description="YOLO's threshold for a person (ultralytics: 0.25)")
     track_iou: float = Field(0.5, gt=0, le=1, description="overlap that continues a track (MIT scripts: 0.5)")
     max_gap_frames: int = Field(12, ge=0, description="longest gap inside a track (MIT scripts: 12)")
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
+    detect_batch: int = how(16, "frames that YOLO searches at once on a GPU", ge=1)
     run_s: float = how(600.0, "shots of about this length are decoded together", gt=0)
 
 
@@ -122,14 +135,12 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 class PoseSettings(Section):
     """Settings of pose."""
 
-    model: Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"] = Field(
-        "auto", description="auto: what the profile prefers"
-    )
+    model: PoseModel = Field("auto", description=_PREFERRED)
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of Sapiens' products")
+    precision: Precision = Field("fp32", description="number format of Sapiens' products")
     flip_test: bool = Field(False, description="Sapiens: average with the mirrored picture; takes twice as long")
     torchscript: bool = Field(False, description="Sapiens: run the TorchScript program, not our network (fp32)")
-    device: str = how("auto", "of Sapiens: auto, cpu, cuda or cuda:N", pattern=DEVICE_PATTERN)
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     batch: int = how(16, "Sapiens: crops that a GPU is given together; on the CPU it is always one", ge=1)
     compile: bool = how(False, "Sapiens: compile the network for the GPU, which takes minutes at the start")
 
@@ -137,7 +148,9 @@ class PoseSettings(Section):
 class SpeechSettings(Section):
     """Settings of speech."""
 
-    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description="auto: what the profile prefers")
+    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description=_PREFERRED)
+    precision: Precision = Field("fp32", description="number format of the network's products")
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 
@@ -170,7 +183,9 @@ class RunSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    profile: Literal["auto", "embedded"] = Field("auto", description="model backends")
+    profile: Literal["auto", "embedded", "paper"] = Field(
+        "auto", description="models that auto means; auto: paper where torch can use a GPU, else embedded"
+    )
     download: DownloadSettings = DownloadSettings()
     shots: ShotsSettings = ShotsSettings()
     filter: FilterSettings = FilterSettings()

