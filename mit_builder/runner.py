@@ -351,16 +351,14 @@ class Runner:
                 w.alone = True
                 lane.queue.append(w)
                 continue
-            failed = lost_entry(w.task, result, w.n_crashes + 1, self.clock.wall_s())
-            entry = stamped(failed, w, lane)
+            entry = stamped(lost_entry(w.task, result, w.n_crashes + 1, self.clock.wall_s()), w, lane)
             w.n_failed = self.settings.run.max_attempts  # that many dead workers are enough
             self._judge(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
         """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
         lane = self.lanes["shards"]
-        downloads = self.lanes["download"]
-        growing = self._feeding or not downloads.is_idle
+        growing = self._feeding or not self.lanes["download"].is_idle
         queued = False
         for bucket in sorted(self._changed):
             recent = self.clock.monotonic_s() - self._written_at.get(bucket, -PUBLISH_S) < PUBLISH_S
@@ -383,14 +381,12 @@ class Runner:
         return (row for row in self._current(clips) if left_out(self.settings, row) is None)
 
     def _publish(self, entry: Entry) -> None:
-        for row in entry.outputs:
-            if isinstance(row, Shard):
-                self.publisher.add(row, write=self._engine is not None)
+        for shard in (row for row in entry.outputs if isinstance(row, Shard)):
+            self.publisher.add(shard, write=self._engine is not None)
 
     def _housekeeping(self) -> None:
         now = self.clock.monotonic_s()
-        rows = sum(len(lane.finished) for lane in self.lanes.values())
-        if rows >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
+        if sum(len(x.finished) for x in self.lanes.values()) >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
             self._flush()
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)
