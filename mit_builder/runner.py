@@ -131,8 +131,7 @@ class Runner:
             filled = {bucket for bucket, clips in self._labelled.items() if any(self._kept(clips))}
             self.publisher.finish(filled if self.tally.pending == 0 else None)
         reasons = (left_out(self.settings, row) for clips in self._labelled.values() for row in self._current(clips))
-        self.tally.left_out = Counter(reason for reason in reasons if reason)
-        self.tally.n_dataset = self.publisher.n_clips
+        self.tally.left_out, self.tally.n_dataset = Counter(filter(None, reasons)), self.publisher.n_clips
         return self.tally
 
     def labelled(self) -> list[Labelled]:
