@@ -16,6 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
 
+BROWSER_PATTERN = (
+    r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
+    r"(\+(basictext|gnomekeyring|kwallet|kwallet5|kwallet6))?(:[^:]+)?(::.+)?$"
+)
+"""Browsers and keyrings that yt-dlp can read (2026.8)."""
+
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
     """A field that changes how work is done, never what comes out."""
@@ -59,6 +65,11 @@ class DownloadSettings(Section):
     max_duration_s: float = Field(4 * 3600, gt=0, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
     cookies_file: str | None = how(None, "Netscape cookie file for sites; makes rows access: authenticated")
+    cookies_from_browser: str | None = how(
+        None,
+        "cookies of a browser on this machine, BROWSER[+KEYRING][:PROFILE][::CONTAINER]; access: authenticated",
+        pattern=BROWSER_PATTERN,
+    )
     proxy: str | None = how(None, "proxy URL for sites and http(s)")
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
     timeout_s: float = how(30.0, "socket time-out", gt=0)
