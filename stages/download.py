@@ -21,8 +21,8 @@ from mit_builder.errors import SourceError
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
 from mit_builder.stage import Context, Reject, Resources
-from mit_builder.web.client import Heard, check_cookies, open_client
-from mit_builder.web.failures import failure_of
+from mit_builder.web.budget import Budget
+from mit_builder.web.client import Client, check_cookies
 from mit_builder.workspace import sha256_of
 
 AGE_LIMIT = 18
@@ -77,7 +77,9 @@ class Download:
         path = Path(row.address)
         if not path.is_file():
             raise SourceError(f"{path} is gone: put it back, or leave it out of the list", failure_class="transient")
-        self._check_size(path.stat().st_size)
+        budget = Budget(self._settings, ctx.tmp)
+        budget.check_size(path.stat().st_size)
+        budget.check_disk(path.stat().st_size)
         copy = ctx.tmp / f"video{path.suffix.lower()}"
         shutil.copyfile(path, copy)
         digest = sha256_of(copy)
@@ -89,10 +91,12 @@ class Download:
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
 
-        heard, in_media = Heard(), False
+        client, in_media = Client(self._settings, ctx.tmp), False
+        # What follows this mark would be instructions to yt-dlp's extractors.
+        address = yt_dlp.utils.unsmuggle_url(row.address)[0]
         try:
-            with open_client(self._settings, ctx.tmp, heard) as ydl:
-                info = ydl.extract_info(row.address, download=False)
+            with client.open(address) as ydl:
+                info = ydl.extract_info(address, download=False)
                 if info.get("_type") in ("playlist", "multi_video"):
                     yield from _entries(info, row)
                     return
@@ -101,12 +105,12 @@ class Download:
                 info = ydl.process_ie_result(info, download=True)
                 path = Path(info["requested_downloads"][0]["filepath"])
         except yt_dlp.utils.YoutubeDLError as error:
-            raise failure_of(error, first=heard.first_error, in_media=in_media, http=heard.http) from error
+            raise client.failure(error, in_media=in_media) from error
         except (KeyError, IndexError) as error:
-            raise SourceError(f"yt-dlp fetched nothing from {row.address}: {heard.first_error or 'no file'}") from error
+            raise client.nothing_fetched() from error
         if not path.is_file():
-            raise SourceError(f"yt-dlp fetched nothing from {row.address}: {heard.first_error or 'no file'}")
-        self._check_size(path.stat().st_size)
+            raise client.nothing_fetched()
+        Budget(self._settings, ctx.tmp).check_size(path.stat().st_size)
         extractor = str(info.get("extractor_key", "Generic"))
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
         yield self._video(row, ctx, path, short_id(*name), info)
@@ -119,10 +123,6 @@ class Download:
         duration_s = info.get("duration")
         if duration_s and duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=float(duration_s))
-
-    def _check_size(self, n_bytes: int) -> None:
-        if n_bytes > self._settings.max_file_gb * 1e9:
-            raise Reject("too_large", n_bytes=n_bytes)
 
     def _video(self, row: Source, ctx: Context, path: Path, video_id: str, info: dict[str, Any]) -> Video:
         media = probe(path)

@@ -55,7 +55,7 @@ def fetch(workspace: Workspace, tmp_path: Path) -> Fetch:
     """What download makes of a source, in an empty folder."""
 
     def fetch(source: Source, **settings: Any) -> list[Video | Source]:
-        stage = Download(DownloadSettings(**{"timeout_s": 10.0, **settings}))
+        stage = Download(DownloadSettings(**{"timeout_s": 10.0, "allow_private_addresses": True, **settings}))
         stage.setup()
         tmp = tmp_path / "tmp"
         tmp.mkdir()
@@ -308,7 +308,9 @@ def test_nothing_unfinished_stays_behind_whatever_happens(
     workspace: Workspace, site: str, tmp_path: Path, videos: dict[str, bytes]
 ) -> None:
     (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
-    worker = Worker(WorkerSpec("stages.download:Download", DownloadSettings(), workspace.uri, "run"))
+    worker = Worker(
+        WorkerSpec("stages.download:Download", DownloadSettings(allow_private_addresses=True), workspace.uri, "run")
+    )
     assert worker.ready() is None
     sources = [url_source(f"{site}/{name}") for name in ("a.mp4", "404", "page.mp4", "several")]
     sources.append(file_source(tmp_path / "x.mp4"))

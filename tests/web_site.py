@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,12 @@ class Site(BaseHTTPRequestHandler):
         self.asked.append(name)
         if name in self.videos:
             self._answer(self.videos[name], "video/mp4")
+        elif name == "moved":
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("?")[2])
+            self.end_headers()
+        elif name in ("endless.mp4", "endless"):
+            self._endless("video/mp4" if name == "endless.mp4" else "text/html")
         elif name == "busy":
             self._refuse(429, retry_after="7")
         elif name == "busy.mp4":  # in the middle of its media
@@ -61,6 +68,15 @@ class Site(BaseHTTPRequestHandler):
         else:
             then()
 
+    def _endless(self, kind: str) -> None:
+        """A body without a length that never ends by itself."""
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while self.command == "GET":
+                self.wfile.write(bytes(1 << 16) if kind == "video/mp4" else b"<p>words" * 8192)
+
     def _refuse(self, status: int, *, retry_after: str | None = None) -> None:
         self.send_response(status)
         if retry_after:
@@ -81,14 +97,16 @@ class Site(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve_site(videos: dict[str, bytes]) -> Iterator[str]:
-    """The address of a site that has these videos."""
-    handler = type("ThisSite", (Site,), {"videos": videos, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+def serve_site(
+    videos: dict[str, bytes], *, address: str = "127.0.0.1", asked: list[str] | None = None
+) -> Iterator[str]:
+    """The address of a site that has these videos; names it is asked for go to `asked`."""
+    handler = type("ThisSite", (Site,), {"videos": videos, "asked": [] if asked is None else asked})
+    server = ThreadingHTTPServer((address, 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://{address}:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from mit_builder.config import DownloadSettings
-from mit_builder.errors import StageUnavailable
+from mit_builder.errors import SourceError, StageUnavailable
 from mit_builder.media.write import ffmpeg_executable
+from mit_builder.stage import Reject
+from mit_builder.web.addresses import AddressGuard
+from mit_builder.web.budget import Budget
+from mit_builder.web.failures import failure_of
 
 
 class Heard:
@@ -30,22 +36,67 @@ class Heard:
         self.first_error = self.first_error or message
 
 
-def open_client(settings: DownloadSettings, tmp: Path, heard: Heard) -> Any:
-    """A `YoutubeDL` that works in `tmp` alone; a context manager."""
-    import yt_dlp
+class Client:
+    """yt-dlp for one unit, within its budget and away from private addresses.
 
-    client = yt_dlp.YoutubeDL(options(settings, tmp, heard))
-    send = client.urlopen
+    Args:
+        settings: of the stage.
+        tmp: the unit's folder, the only one that is written to.
+    """
 
-    def urlopen(request: Any) -> Any:
-        try:
-            return send(request)
-        except yt_dlp.networking.exceptions.HTTPError as error:
-            heard.http = error
-            raise
+    def __init__(self, settings: DownloadSettings, tmp: Path) -> None:
+        self.heard = Heard()
+        self._settings = settings
+        self._tmp = tmp
+        self._budget = Budget(settings, tmp)
+        self._guard: AddressGuard | None = None
 
-    client.urlopen = urlopen
-    return client
+    @contextmanager
+    def open(self, address: str) -> Iterator[Any]:
+        """A `YoutubeDL` for this address.
+
+        Raises:
+            SourceError: the address is not one of the public network.
+        """
+        import yt_dlp
+
+        chosen = options(self._settings, self._tmp, self.heard)
+        chosen["progress_hooks"] = [self._budget.progress]
+        with ExitStack() as stack:
+            client = stack.enter_context(yt_dlp.YoutubeDL(chosen))
+            if not self._settings.allow_private_addresses:
+                self._guard = AddressGuard(client.proxies.values())
+                self._guard.check_url(address)
+                stack.enter_context(self._guard.on())
+                # It would find addresses in a library of its own.
+                client._request_director.handlers.pop("CurlCFFI", None)
+            client.urlopen = self._watched(client.urlopen)
+            yield client
+
+    def _watched(self, send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        from yt_dlp.networking.exceptions import HTTPError
+
+        def urlopen(request: Any) -> Any:
+            self._budget.check()
+            if self._guard is not None:
+                self._guard.check_url(request if isinstance(request, str) else request.url)
+            try:
+                return self._budget.watch(send(request))
+            except HTTPError as error:
+                self.heard.http = error
+                raise
+
+        return urlopen
+
+    def failure(self, error: Exception, *, in_media: bool) -> SourceError | Reject:
+        """What to raise for an exception of yt-dlp; see `failure_of`."""
+        if self._guard is not None and self._guard.refused:
+            return self._guard.error()
+        return failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
+
+    def nothing_fetched(self) -> SourceError:
+        """What to raise where yt-dlp reported success and there is no file."""
+        return SourceError(f"yt-dlp fetched nothing: {self.heard.first_error or 'no file'}")
 
 
 def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, Any]:
