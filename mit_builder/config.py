@@ -62,8 +62,11 @@ class DownloadSettings(Section):
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
         description="yt-dlp format selector for sites",
     )
-    max_duration_s: float = Field(4 * 3600, gt=0, description="longer videos are rejected: too_long")
+    max_duration_s: float = Field(4 * 3600, gt=0, le=48 * 3600, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
+    max_frame_megapixels: float = Field(
+        67.2, gt=0, le=67.2, description="larger pictures are rejected: too_large (8K: 33.2)"
+    )
     cookies_file: str | None = how(None, "Netscape cookie file for sites; makes rows access: authenticated")
     cookies_from_browser: str | None = how(
         None,

@@ -128,7 +128,11 @@ class Download:
         media = probe(path)
         if media.duration_s and media.duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=media.duration_s)
+        if media.width_px * media.height_px > self._settings.max_frame_megapixels * 1e6:
+            raise Reject("too_large", width_px=media.width_px, height_px=media.height_px)
         timeline = read_timeline(path)
+        if timeline.n_frames / 25 > self._settings.max_duration_s:
+            raise Reject("too_long", duration_s=timeline.n_frames / 25)
         return Video(
             video_id=video_id,
             source_id=row.source_id,
