@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
+from mit_builder.web import raw_options
 
 BROWSER_PATTERN = (
     r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
@@ -73,6 +74,9 @@ class DownloadSettings(Section):
         "cookies of a browser on this machine, BROWSER[+KEYRING][:PROFILE][::CONTAINER]; access: authenticated",
         pattern=BROWSER_PATTERN,
     )
+    ytdlp_options: dict[str, Any] = Field(
+        {}, description="more options of yt-dlp's API, from an allow-list (mit_builder/web/raw_options.py)"
+    )
     proxy: str | None = how(None, "proxy URL for sites and http(s)")
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
     timeout_s: float = how(30.0, "socket time-out", gt=0)
@@ -85,6 +89,11 @@ class DownloadSettings(Section):
     host_rest_s: float = how(30.0, "for how long at first; doubled each time", ge=0)
     host_rests: int = how(6, "after so many rests without an answer a host is left to the next run", ge=0)
     host_refusals: int = how(3, "a host that asks for a login so often in a row is left to the next run", ge=1)
+
+    @pydantic.field_validator("ytdlp_options")
+    @classmethod
+    def _only_allowed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return raw_options.checked(values)
 
 
 class ShotsSettings(Section):

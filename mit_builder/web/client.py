@@ -114,6 +114,8 @@ def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, An
         "socket_timeout": settings.timeout_s,
         "retries": 3,
         "proxy": settings.proxy,
+        "js_runtimes": {"deno": {}, "node": {}},
+        **settings.ytdlp_options,
     }
     if settings.rate_limit_kbps:
         chosen["ratelimit"] = settings.rate_limit_kbps * 1024
