@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
 from mit_builder.models.devices import DEVICE_PATTERN
+from mit_builder.web import raw_options
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PeopleModel = Literal[
@@ -25,6 +26,12 @@ PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapien
 
 _PREFERRED = "auto: what the profile prefers"
 _DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
+
+BROWSER_PATTERN = (
+    r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
+    r"(\+(basictext|gnomekeyring|kwallet|kwallet5|kwallet6))?(:[^:]+)?(::.+)?$"
+)
+"""Browsers and keyrings that yt-dlp can read (2026.8)."""
 
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
@@ -66,18 +73,37 @@ class DownloadSettings(Section):
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
         description="yt-dlp format selector for sites",
     )
-    max_duration_s: float = Field(4 * 3600, gt=0, description="longer videos are rejected: too_long")
+    max_duration_s: float = Field(4 * 3600, gt=0, le=48 * 3600, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
+    max_frame_megapixels: float = Field(
+        67.2, gt=0, le=67.2, description="larger pictures are rejected: too_large (8K: 33.2)"
+    )
     cookies_file: str | None = how(None, "Netscape cookie file for sites; makes rows access: authenticated")
+    cookies_from_browser: str | None = how(
+        None,
+        "cookies of a browser on this machine, BROWSER[+KEYRING][:PROFILE][::CONTAINER]; access: authenticated",
+        pattern=BROWSER_PATTERN,
+    )
+    ytdlp_options: dict[str, Any] = Field(
+        {}, description="more options of yt-dlp's API, from an allow-list (mit_builder/web/raw_options.py)"
+    )
     proxy: str | None = how(None, "proxy URL for sites and http(s)")
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
     timeout_s: float = how(30.0, "socket time-out", gt=0)
+    time_limit_s: float = how(3 * 3600, "longest time for one download", gt=0, le=3.5 * 3600)
+    min_free_gb: float = how(1.0, "a download stops when its disk has less", ge=0)
+    allow_private_addresses: bool = how(False, "fetch from this machine and private networks too")
     per_host: int = how(2, "downloads at once from one host", ge=1)
     host_interval_s: float = how(1.0, "least time between two downloads that start at one host", ge=0)
     host_failures: int = how(5, "a host that fails so often in a row is left alone for a while", ge=1)
     host_rest_s: float = how(30.0, "for how long at first; doubled each time", ge=0)
     host_rests: int = how(6, "after so many rests without an answer a host is left to the next run", ge=0)
     host_refusals: int = how(3, "a host that asks for a login so often in a row is left to the next run", ge=1)
+
+    @pydantic.field_validator("ytdlp_options")
+    @classmethod
+    def _only_allowed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return raw_options.checked(values)
 
 
 class ShotsSettings(Section):

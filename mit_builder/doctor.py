@@ -14,13 +14,16 @@ from urllib.parse import urlsplit
 
 from manifests.rows import Source
 from mit_builder.config import Settings
-from mit_builder.errors import MediaError
+from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
 from mit_builder.session import models
+from mit_builder.web.client import check_cookies
 from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
+JAVASCRIPT = ("deno", "node")
+"""As in mit_builder/web/client.py; yt-dlp says which versions will do."""
 
 
 @dataclass(frozen=True)
@@ -104,18 +107,25 @@ def _space(workspace: Workspace, settings: Settings) -> Check:
 
 
 def _cookies(settings: Settings) -> list[Check]:
-    path = settings.download.cookies_file
-    if path is None:
+    if not (settings.download.cookies_file or settings.download.cookies_from_browser):
         return []
-    found = os.path.isfile(path)
-    return [Check("cookies", "ok" if found else "failed", "found" if found else f"no such cookie file: {path}")]
+    try:
+        check_cookies(settings.download)
+    except StageUnavailable as error:
+        return [Check("cookies", "failed", str(error))]
+    return [Check("cookies", "ok", "found")]
 
 
 def _javascript(sources: Iterable[Source]) -> list[Check]:
     hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
     if not any(host == name or host.endswith(f".{name}") for host in hosts for name in YOUTUBE):
         return []
-    beside = os.path.join(os.path.dirname(sys.executable), "deno")
-    if shutil.which("deno") or os.path.isfile(beside) or shutil.which("node"):
-        return [Check("javascript", "ok", "a runtime for YouTube was found")]
-    return [Check("javascript", "failed", "YouTube needs a JavaScript runtime: pip install deno")]
+    from yt_dlp.globals import supported_js_runtimes
+
+    found = [supported_js_runtimes.value[name]().info for name in JAVASCRIPT]
+    usable = [f"{runtime.name} {runtime.version}" for runtime in found if runtime and runtime.supported]
+    if usable:
+        return [Check("javascript", "ok", usable[0])]
+    old = "".join(f" ({runtime.name} {runtime.version} is too old)" for runtime in found if runtime)
+    need = "YouTube needs a JavaScript runtime, deno or node >= 22"
+    return [Check("javascript", "failed", f"{need}{old}: pip install deno")]
