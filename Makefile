@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench kills lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu kills lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -21,6 +21,7 @@ help:
 	@echo 'make lint        ruff, ruff format, codespell'
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
+	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
 	@echo 'make kills       kill the driver of a real run 25 times and compare what comes out'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
 	@echo 'make clean       remove both environments'
@@ -48,6 +49,9 @@ types: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/run.py
+
+bench-gpu: $(PAPER_VENV)/.installed
+	$(PAPER_VENV)/bin/python benchmarks/gpu.py
 
 kills: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/kill_driver.py

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_dataset
+import tiny_sapiens
 
 from manifests.arrays import read_arrays
 from manifests.rows import N_KEYPOINTS, Clip, Pose
 from mit_builder.config import PoseSettings
-from mit_builder.errors import MediaError
-from mit_builder.models import mediapipe_pose
+from mit_builder.errors import CannotContinue, MediaError, StageUnavailable
+from mit_builder.models import devices, mediapipe_pose, weights
 from mit_builder.models.coco_wholebody import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
-from stages.pose import EstimatePose, between, posed_frames
+from mit_builder.stage import Resources
+from mit_builder.workspace import sha256_of
+from stages.pose import CPU_TIMEOUT_S, EstimatePose, between, posed_frames
 
 
 class FaceCentres:
@@ -157,3 +162,82 @@ def test_backend_names_version_and_weights_without_loading_them() -> None:
     backend = EstimatePose(PoseSettings()).backend()
     assert backend.startswith("mediapipe 0.10")
     assert len(backend.split()[-1]) == 12
+
+
+def test_sapiens_without_weights_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
+    for settings, name in (
+        (PoseSettings(model="sapiens-2b"), "sapiens-2b"),
+        (PoseSettings(model="sapiens-1b", torchscript=True), "sapiens-1b-torchscript"),
+    ):
+        stage = EstimatePose(settings)
+        assert stage.backend().startswith(f"{name} (missing)")
+        with pytest.raises(StageUnavailable, match=rf"weights fetch {name} \(mit-build weights import FILE") as caught:
+            stage.setup()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def tiny_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of weights where a tiny network lies in the place of Sapiens 0.3b."""
+    pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded environment does not have")
+    monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
+    return tiny_sapiens.checkpoint(tmp_path / weights.entry("sapiens-0.3b").file_name)
+
+
+def test_sapiens_labels_a_clip_and_its_rows_name_its_weights(
+    builder: tiny_dataset.Builder, clip: Clip, tiny_weights: Path
+) -> None:
+    stage = EstimatePose(PoseSettings(model="sapiens-0.3b", stride=5, device="cpu"))
+    stage.setup()
+    (pose,) = stage.process(clip, builder.context("5a91e45000000000"))
+    rows = read_arrays(builder.root / pose.poses.key)
+    assert pose.pose_backend == stage.backend() == f"sapiens-0.3b {sha256_of(tiny_weights)[:12]}"
+    for row in rows:
+        keypoints = row["keypoints"]
+        assert keypoints.shape == (clip.n_frames, N_KEYPOINTS, 3)
+        is_missing = np.isnan(keypoints[..., 0])
+        assert (keypoints[..., 2][is_missing] == 0).all()
+        assert 0 <= keypoints[..., 2].min() <= keypoints[..., 2].max() <= 1
+        assert not is_missing.all()
+    assert pose.min_body_visible_ratio == pytest.approx(min(row["body_visible_ratio"] for row in rows))
+    (again,) = stage.process(clip, builder.context("5a91e45000000000"))
+    assert again == pose
+
+
+def test_sapiens_program_is_used_where_it_is_what_there_is(tmp_path: Path, tiny_weights: Path) -> None:
+    tiny_weights.unlink()
+    settings = PoseSettings(model="sapiens-0.3b", device="cpu")
+    file = weights.entry("sapiens-0.3b-torchscript")
+    path = tiny_sapiens.program(tmp_path / file.file_name)
+    with pytest.raises(CannotContinue, match="a program of unknown origin"):
+        EstimatePose(settings).backend()
+    (tmp_path / weights.RECORD_NAME).write_text(json.dumps({file.name: sha256_of(path)}))
+    for torchscript, ending in ((False, ""), (True, " as a program")):
+        stage = EstimatePose(settings.model_copy(update={"torchscript": torchscript}))
+        stage.setup()
+        assert stage.backend() == f"sapiens-0.3b-torchscript {sha256_of(path)[:12]}{ending}"
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_gpus", "expected"),
+    [
+        ({}, 2, Resources(cpus=1.0)),
+        ({"model": "sapiens-2b"}, 2, Resources(cpus=1.0, gpus=0.5, max_workers=2)),
+        ({"model": "sapiens-2b", "device": "cuda:1"}, 2, Resources(cpus=1.0, max_workers=1)),
+        ({"model": "sapiens-2b", "device": "cpu"}, 2, Resources(cpus=1.0, timeout_s=CPU_TIMEOUT_S)),
+        ({"model": "sapiens-2b"}, 0, Resources(cpus=1.0, timeout_s=CPU_TIMEOUT_S)),
+    ],
+)
+def test_sapiens_asks_for_half_a_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str], n_gpus: int, expected: Resources
+) -> None:
+    monkeypatch.setattr(devices, "n_gpus", lambda: n_gpus)
+    assert EstimatePose(PoseSettings(**settings)).resources == expected
+
+
+def test_only_what_changes_the_points_belongs_to_the_key() -> None:
+    values = PoseSettings().key_values()
+    assert values.keys() == {"model", "stride", "precision", "flip_test", "torchscript"}
+    with pytest.raises(ValueError, match="should match pattern"):
+        PoseSettings(device="gpu0")

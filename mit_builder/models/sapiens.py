@@ -76,7 +76,7 @@ class Sapiens:
             raise StageUnavailable("pose.torchscript needs a TorchScript file, and pose.precision fp32")
         self.precision: Precision = precision
         self._flip_test = flip_test
-        self._batch = batch
+        self.batch = batch
         self._compiled = compiled
         load = _load_script if run_script else _load_network
         self.size, network = load(weights, script, precision)
@@ -102,10 +102,10 @@ class Sapiens:
     def prepare(self, frames: Iterable[Image], boxes_xyxy: Floats) -> Iterator[Prepared]:
         """Batches of crops, frame by frame and in each person by person."""
         wanted = ((image, boxes[i]) for i, image in enumerate(frames) for boxes in boxes_xyxy)
-        while chosen := list(islice(wanted, self._batch)):
+        while chosen := list(islice(wanted, self.batch)):
             images, boxes = zip(*chosen, strict=True)
             regions = regions_of(np.stack(boxes))
-            missing = self._batch - len(images) if self._compiled else 0
+            missing = self.batch - len(images) if self._compiled else 0
             images += images[-1:] * missing
             shape_kept = Regions(*(np.pad(values, ((0, missing), (0, 0)), mode="edge") for values in regions))
             batch = batch_of(images, shape_kept, self.size.input_hw)
@@ -166,4 +166,4 @@ def _load_network(weights: Path, script: bool, precision: Precision) -> tuple[Si
 
 def _load_script(weights: Path, script: bool, precision: Precision) -> tuple[Size, Any]:
     program = open_script(weights)
-    return size_of(program.state_dict()), program.eval().requires_grad_(False)
+    return size_of(program.state_dict()), program.eval()

@@ -243,7 +243,12 @@ def load_network(weights: Path, *, script: bool = False, n_heads: int | None = N
         StageUnavailable: the file is no Sapiens pose checkpoint.
     """
     read = read_tensors(weights, script=script)
-    tensors = {name: tensor.float() for name, tensor in read.items() if not name.startswith(UNUSED_TENSORS)}
+    # Copied out of the file, lest somebody who overwrites it kills us.
+    tensors = {
+        name: tensor.to(torch.float32, copy=True)
+        for name, tensor in read.items()
+        if not name.startswith(UNUSED_TENSORS)
+    }
     size = size_of(tensors, n_heads=n_heads)
     tensors["backbone.pos_embed"] = fit_positions(tensors["backbone.pos_embed"], size.grid_hw)
     with torch.device("meta"):

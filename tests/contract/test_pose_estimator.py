@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tiny_sapiens import checkpoint
 
 from manifests.rows import N_KEYPOINTS
 from mit_builder.models.base import PoseEstimator
@@ -36,19 +37,44 @@ def scene(demo_video: Path) -> Scene:
     return Scene(frames, *(np.repeat(boxes[:, None], N_FRAMES, axis=1) for boxes in (bodies, faces)))
 
 
-@pytest.fixture(scope="module", params=["mediapipe"])
-def estimator(request: pytest.FixtureRequest) -> Iterator[PoseEstimator]:
-    pytest.importorskip("mediapipe")
-    from mit_builder.models.mediapipe_pose import MediaPipePose
-
-    made = MediaPipePose()
+@pytest.fixture(scope="module", params=["mediapipe", "sapiens"])
+def estimator(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PoseEstimator]:
+    """Every backend; the networks with made-up weights."""
+    made = mediapipe() if request.param == "mediapipe" else tiny_sapiens(tmp_path_factory.mktemp("weights"))
     yield made
     made.close()
 
 
 @pytest.fixture(scope="module")
+def trained() -> Iterator[PoseEstimator]:
+    """A backend that knows what people look like."""
+    made = mediapipe()
+    yield made
+    made.close()
+
+
+def mediapipe() -> PoseEstimator:
+    pytest.importorskip("mediapipe")
+    from mit_builder.models.mediapipe_pose import MediaPipePose
+
+    return MediaPipePose()
+
+
+def tiny_sapiens(folder: Path) -> PoseEstimator:
+    pytest.importorskip("torch")
+    from mit_builder.models.sapiens import Sapiens
+
+    return Sapiens(checkpoint(folder / "tiny.pth"), batch=5)
+
+
+@pytest.fixture(scope="module")
 def found(estimator: PoseEstimator, scene: Scene) -> np.ndarray:
     return estimate(estimator, scene)
+
+
+@pytest.fixture(scope="module")
+def seen(trained: PoseEstimator, scene: Scene) -> np.ndarray:
+    return estimate(trained, scene)
 
 
 def estimate(estimator: PoseEstimator, scene: Scene) -> np.ndarray:
@@ -80,30 +106,30 @@ def test_scores_lie_in_0_to_1_and_points_without_an_estimate_score_0(found: np.n
     assert np.isnan(found[..., :2]).all(axis=-1)[is_missing].all()
 
 
-def test_points_outside_the_picture_are_not_seen(found: np.ndarray, scene: Scene) -> None:
+def test_points_outside_the_picture_are_not_seen(seen: np.ndarray, scene: Scene) -> None:
     height, width = scene.frames[0].shape[:2]
-    x, y, score = np.moveaxis(found, -1, 0)
+    x, y, score = np.moveaxis(seen, -1, 0)
     is_outside = (x < 0) | (x > width) | (y < 0) | (y > height)
     assert (score[is_outside] < 0.3).all()
 
 
-def test_each_person_gets_its_own_face(found: np.ndarray, scene: Scene) -> None:
+def test_each_person_gets_its_own_face(seen: np.ndarray, scene: Scene) -> None:
     faces = scene.face_boxes_xyxy
     width = faces[..., 2] - faces[..., 0]
     centre_x = (faces[..., 0] + faces[..., 2]) / 2
-    assert (np.abs(found[:, :, 0, 0] - centre_x) < width / 4).all()
-    inside = (found[:, :, FACE, :2] > faces[:, :, None, :2] - width[0, 0] / 4).all(axis=-1)
-    inside &= (found[:, :, FACE, :2] < faces[:, :, None, 2:] + width[0, 0] / 4).all(axis=-1)
+    assert (np.abs(seen[:, :, 0, 0] - centre_x) < width / 4).all()
+    inside = (seen[:, :, FACE, :2] > faces[:, :, None, :2] - width[0, 0] / 4).all(axis=-1)
+    inside &= (seen[:, :, FACE, :2] < faces[:, :, None, 2:] + width[0, 0] / 4).all(axis=-1)
     assert inside.mean() > 0.95
 
 
-def test_left_is_the_subjects_left(found: np.ndarray) -> None:
+def test_left_is_the_subjects_left(seen: np.ndarray) -> None:
     for left in (1, 3, 5):
-        assert (found[:, :, left, 0] > found[:, :, left + 1, 0]).all(), KEYPOINT_NAMES[left]
+        assert (seen[:, :, left, 0] > seen[:, :, left + 1, 0]).all(), KEYPOINT_NAMES[left]
 
 
-def test_face_points_are_in_ibug_order(found: np.ndarray) -> None:
-    face = found[:, :, FACE, :2]
+def test_face_points_are_in_ibug_order(seen: np.ndarray) -> None:
+    face = seen[:, :, FACE, :2]
     assert (np.diff(face[:, :, 0:17, 0].mean(axis=(0, 1))) > 0).all(), "the jaw runs from the left of the image"
     assert (face[:, :, 8, 1] > face[:, :, 57, 1]).all(), "chin below the lower lip"
     assert (face[:, :, 57, 1] > face[:, :, 51, 1]).all(), "lower lip below the upper"
@@ -112,10 +138,10 @@ def test_face_points_are_in_ibug_order(found: np.ndarray) -> None:
     assert (face[:, :, 36, 0] < face[:, :, 45, 0]).all(), "eyes from the left of the image"
 
 
-def test_mirrored_pictures_give_mirrored_keypoints(estimator: PoseEstimator, found: np.ndarray, scene: Scene) -> None:
+def test_mirrored_pictures_give_mirrored_keypoints(trained: PoseEstimator, seen: np.ndarray, scene: Scene) -> None:
     width = scene.frames[0].shape[1]
-    back = mirrored(estimate(estimator, flipped(scene)), width)
-    distance = np.linalg.norm(back[..., :2] - found[..., :2], axis=-1) / 200
+    back = mirrored(estimate(trained, flipped(scene)), width)
+    distance = np.linalg.norm(back[..., :2] - seen[..., :2], axis=-1) / 200
     assert np.nanmedian(distance[:, :, FACE]) < 0.05
     assert np.nanmedian(distance[:, :, [5, 6]]) < 0.1
     assert np.nanmax(np.nanmedian(distance[:, :, FACE], axis=(0, 1))) < 0.1, (
@@ -127,13 +153,13 @@ def test_nothing_is_remembered_between_calls(estimator: PoseEstimator, found: np
     np.testing.assert_array_equal(estimate(estimator, scene), found)
 
 
-def test_a_person_that_is_not_there_gets_no_points(estimator: PoseEstimator) -> None:
+def test_a_person_that_is_not_there_gets_no_points(trained: PoseEstimator) -> None:
     empty = Scene(
         [np.full((180, 320, 3), 90, np.uint8)] * 3,
         np.tile(np.array([10, 5, 150, 175], np.float32), (1, 3, 1)),
         np.tile(np.array([60, 20, 100, 70], np.float32), (1, 3, 1)),
     )
-    found = estimate(estimator, empty)
+    found = estimate(trained, empty)
     assert (found[..., 2] == 0).all()
     assert np.isnan(found[..., :2]).all()
 
@@ -161,7 +187,7 @@ def test_skeleton_links_each_hand_and_foot_to_its_own_side() -> None:
     assert BODY.stop == 17
 
 
-def test_another_process_gives_the_same_bits(found: np.ndarray, scene: Scene, tmp_path: Path) -> None:
+def test_another_process_gives_the_same_bits(seen: np.ndarray, scene: Scene, tmp_path: Path) -> None:
     given, result = tmp_path / "scene.npz", tmp_path / "found.npy"
     np.savez(given, frames=np.stack(scene.frames), boxes=scene.boxes_xyxy, faces=scene.face_boxes_xyxy)
     program = (
@@ -171,4 +197,4 @@ def test_another_process_gives_the_same_bits(found: np.ndarray, scene: Scene, tm
         "np.save(sys.argv[2], np.stack(list(MediaPipePose().estimate(s['frames'], s['boxes'], s['faces'])), axis=1))\n"
     )
     subprocess.run([sys.executable, "-c", program, str(given), str(result)], check=True, capture_output=True)
-    np.testing.assert_array_equal(np.load(result), found)
+    np.testing.assert_array_equal(np.load(result), seen)

@@ -5,12 +5,15 @@ import importlib.util
 import json
 import pickle
 import re
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from file_server import FileServer, serve
 from filled_weights import save_filled
+from tiny_sapiens import program
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models import weights
@@ -220,31 +223,133 @@ class Malicious:
 
 
 def hostile_files(folder: Path) -> list[Path]:
-    """A pickle, the same in torch's two formats, a TorchScript program, and noise."""
+    """A pickle, the same in torch's two formats and nested as mmengine does, TorchScript programs, and noise."""
     import torch
 
     trap = Malicious(folder / "executed")
-    paths = [folder / f"{kind}.model" for kind in ("pickle", "torch", "legacy", "script", "noise", "number")]
-    paths[0].write_bytes(pickle.dumps(trap))
-    torch.save({"a.weight": torch.zeros(2, 3), "trap": trap}, paths[1])
-    torch.save({"a.weight": torch.zeros(2, 3), "trap": trap}, paths[2], _use_new_zipfile_serialization=False)
-    buffer = torch.zeros(2, 3)
+    kinds = ("pickle", "torch", "legacy", "script", "noise", "number", "nested", "disguised", "false_script")
+    paths = {kind: folder / f"{kind}.model" for kind in kinds}
+    tensors = {name: torch.zeros(2, 3) for name in ("a.weight", "backbone.pos_embed", "head.final_layer.weight")}
+    paths["pickle"].write_bytes(pickle.dumps(trap))
+    torch.save(tensors | {"trap": trap}, paths["torch"])
+    torch.save(tensors | {"trap": trap}, paths["legacy"], _use_new_zipfile_serialization=False)
+    torch.save({"state_dict": tensors, "meta": {"hooks": [trap]}}, paths["nested"])
+    # What mmengine leaves is passed over, but what hides in it is not built.
+    logged = pickle.dumps(trap, protocol=2)[2:-1]
+    harmless = b"cmmengine.logging.history_buffer\nHistoryBuffer\n(" + logged + b"tR"
+    with zipfile.ZipFile(paths["torch"]) as whole, zipfile.ZipFile(paths["disguised"], "w") as archive:
+        for name in whole.namelist():
+            data = whole.read(name)
+            archive.writestr(name, b"\x80\x02" + harmless + b"." if name.endswith("data.pkl") else data)
     graph = torch._C.Graph()
-    graph.registerOutput(graph.insertConstant(buffer))
-    torch._C._create_function_from_graph("forward", graph).save(str(paths[3]))
-    paths[4].write_bytes(b"\x80\x02noise" * 50)
-    torch.save(3.5, paths[5])
-    return paths
+    graph.registerOutput(graph.insertConstant(torch.zeros(2, 3)))
+    torch._C._create_function_from_graph("forward", graph).save(str(paths["script"]))
+    with zipfile.ZipFile(paths["script"]) as whole, zipfile.ZipFile(paths["false_script"], "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, pickle.dumps(trap, protocol=2) if name.endswith(".pkl") else whole.read(name))
+    paths["noise"].write_bytes(b"\x80\x02noise" * 50)
+    torch.save(3.5, paths["number"])
+    return list(paths.values())
 
 
 @needs_torch
 @pytest.mark.parametrize("trust", [False, True])
 def test_nothing_but_tensors_is_ever_loaded(tmp_path: Path, trust: bool) -> None:
     from mit_builder.models.lr_asd import LrAsd
+    from mit_builder.models.sapiens import Sapiens
     from mit_builder.models.talknet import TalkNet
 
+    def as_checkpoint(path: Path) -> object:
+        return weights.import_file(path, name="sapiens-0.3b", trust=trust)
+
+    def as_program(path: Path) -> object:
+        return weights.import_file(path, name="sapiens-0.3b-torchscript", trust=trust)
+
+    def run_as_program(path: Path) -> object:
+        return Sapiens(path, script=True, run_script=True)
+
+    loaders = [lambda path: weights.import_file(path, trust=trust), LrAsd, TalkNet, Sapiens, as_checkpoint, as_program]
     for path in hostile_files(tmp_path):
-        for load in (lambda path: weights.import_file(path, trust=trust), LrAsd, TalkNet):
-            with pytest.raises(StageUnavailable, match=f"{path.name} are refused"):
+        for load in loaders + [run_as_program] * trust:
+            with pytest.raises(StageUnavailable, match=rf"{path.name} are refused|do not fit: not the tensors"):
                 load(path)
     assert not (tmp_path / "executed").exists()
+
+
+def a_program(path: Path, name: str = "tiny") -> WeightsFile:
+    """An entry for the program at `path`, of unknown digest."""
+    shape = {"backbone.patch_embed.projection.weight": (64, 3, 16, 16)}
+    return WeightsFile(name, f"{name}.pt2", ("https://hub/x.pt2",), None, None, "CC", "tests", shape, is_script=True)
+
+
+@needs_torch
+def test_a_program_is_opened_only_on_trust_and_then_known(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    path = program(tmp_path / "tiny.pt2")
+    checkpoint_entry = WeightsFile("other", "o.pth", (), None, None, "CC", "tests", a_program(path).tensors)
+    table, opened = [checkpoint_entry, a_program(path)], []
+    load = torch.jit.load
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: opened.append(args) or load(*args, **kwargs))
+    with pytest.raises(StageUnavailable, match=r"tiny.pt2 are refused: a program of unknown origin; --trust opens it"):
+        weights.import_file(path, table=table)
+    assert not opened
+    assert weights.import_file(path, trust=True, table=table) == a_program(path)
+    assert opened
+    assert weights.state(a_program(path)) == "ok"
+    opened.clear()
+    assert weights.import_file(path, table=table) == a_program(path), "its digest is known now"
+    assert not opened
+
+
+def test_a_program_that_was_put_there_by_hand_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = weights.entry("sapiens-2b-torchscript")
+    folder.mkdir(parents=True)
+    (folder / file.file_name).write_bytes(BODY)
+    assert weights.state(file) == "untrusted"
+    assert weights.state(file) == "untrusted", "looking at it is no reason to trust it"
+    with pytest.raises(CannotContinue, match=r"a program of unknown origin: get https.*import FILE --trust"):
+        weights.find(file.name)
+
+
+def test_a_program_without_a_published_digest_is_not_fetched(server: FileServer) -> None:
+    file = replace(a_program(Path("tiny.pt2")), urls=(server.url,))
+    with pytest.raises(CannotContinue, match=r"tiny is a program without a published digest: get .* --trust"):
+        weights.fetch(file, pause_s=0)
+    assert not server.ranges
+
+
+@needs_torch
+@pytest.mark.parametrize("size", ["0.3b", "0.6b", "1b", "2b"])
+def test_sapiens_checkpoints_are_told_by_their_tensors(size: str) -> None:
+    import torch
+
+    from mit_builder.models.sapiens_network import N_HEADS, SapiensNetwork, Size
+
+    width = weights.entry(f"sapiens-{size}").tensors["backbone.patch_embed.projection.weight"][0]
+    n_layers = {"0.3b": 24, "0.6b": 32, "1b": 40, "2b": 48}[size]
+    with torch.device("meta"):
+        network = SapiensNetwork(Size(width, n_layers, N_HEADS[width], 4 * width, 768, 133, (64, 48)))
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    fitting = [file.name for file in TABLE if weights._fits(file, shapes)]
+    assert fitting == [f"sapiens-{size}", f"sapiens-{size}-torchscript"]
+
+
+def test_sapiens_files_are_where_their_publisher_has_them() -> None:
+    checkpoint, script = (weights.entry(f"sapiens-2b{kind}") for kind in ("", "-torchscript"))
+    hub = "https://huggingface.co/noahcao/sapiens-pose-coco/resolve/main/"
+    name = "sapiens_2b_coco_wholebody_best_coco_wholebody_AP_745"
+    assert checkpoint.urls == (f"{hub}sapiens_host/pose/checkpoints/sapiens_2b/{name}.pth",)
+    assert script.urls == (f"{hub}sapiens_lite_host/torchscript/pose/checkpoints/sapiens_2b/{name}_torchscript.pt2",)
+    assert "non-commercial" in checkpoint.licence
+
+
+def test_digest_of_a_file_that_changed_is_computed_anew(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(BODY)
+    first = weights.digest_of(path)
+    assert first == weights.digest_of(path) == hashlib.sha256(BODY).hexdigest()
+    path.write_bytes(BODY[::-1] + b"!")
+    assert weights.digest_of(path) != first
