@@ -85,7 +85,7 @@ def test_labels_of_every_person_and_frame_are_stored(
 
 
 def test_voice_gates_speaking_but_not_the_scores(builder: tiny_dataset.Builder, job: SpeechJob, fakes: None) -> None:
-    speech = run(builder, job)
+    speech = run(builder, job, min_voice_activity=0.25)
     first, _ = read_arrays(builder.root / speech.speech.key)
     voice = np.array([row["voice_activity"] for row in read_arrays(builder.root / speech.voice.key)], np.float32)
     assert voice.shape == (job.clip.n_frames,)
