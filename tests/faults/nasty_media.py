@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def bomb(path: Path) -> Path:
         at = small.index(b"\xff\xc0")
         for i in range(3):
             packet = av.Packet(small[: at + 5] + struct.pack(">HH", 8192, 16384) + small[at + 9 :])
-            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, stream.time_base
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, i, i, Fraction(1, 25)
             out.mux(packet)
     return path
 
