@@ -73,6 +73,8 @@ def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[So
             yield from (file_source(p) for p in files)
         elif path.is_file():
             yield file_source(path)
+        elif path.exists():
+            raise SourceListError(f"{address} is neither a file nor a folder")
         elif _SCHEME.match(address):
             yield url_source(address)
         elif address.startswith("-"):
