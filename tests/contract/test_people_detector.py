@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,11 +26,22 @@ class Backend(NamedTuple):
     image: np.ndarray
 
 
-@pytest.fixture(scope="module", params=["mediapipe", "squares"])
+@pytest.fixture(scope="module", params=["mediapipe", "yolo", "squares"])
 def backend(request: pytest.FixtureRequest, demo_video: Path) -> Iterator[Backend]:
+    squares = fake_people.picture(fake_people.texture(640, 360), ((100, 100, 160, 160), (400, 90, 460, 150)))
     if request.param == "squares":
-        image = fake_people.picture(fake_people.texture(640, 360), ((100, 100, 160, 160), (400, 90, 460, 150)))
-        yield Backend(fake_people.SquareFinder(), image)
+        yield Backend(fake_people.SquareFinder(), squares)
+        return
+    if request.param == "yolo":
+        if importlib.util.find_spec("torch") is None or importlib.util.find_spec("ultralytics") is None:
+            pytest.skip("YOLO needs torch and ultralytics (extra paper)")
+        import tiny_yolo
+
+        from mit_builder.models import yolo
+
+        with pytest.MonkeyPatch.context() as patch:  # its weights are not here: a network that knows the squares
+            patch.setattr(yolo, "load_network", lambda config, weights: tiny_yolo.SquareNetwork())
+            yield Backend(yolo.YoloPeople(Path(), "yolo26n-pose", confidence=0.25, device="cpu", batch=4), squares)
         return
     pytest.importorskip("mediapipe")
     from mit_builder.models.mediapipe_people import MediapipePeople
@@ -79,6 +91,19 @@ def test_equal_pictures_give_equal_boxes_whatever_came_between(backend: Backend)
     again = detect(backend.detector, backend.image, thorough=True)
     np.testing.assert_array_equal(first.face_boxes_xyxy, again.face_boxes_xyxy)
     np.testing.assert_array_equal(first.scores, again.scores)
+
+
+def test_several_pictures_in_one_call_give_what_each_gives_alone(backend: Backend) -> None:
+    images = [backend.image, np.ascontiguousarray(backend.image[:, ::-1]), np.full_like(backend.image, 127)] * 2
+    thorough = [False, True, False, True, False, True]
+    together = backend.detector.detect(images, thorough=thorough)
+    assert [len(found.scores) for found in together] == [2, 2, 0] * 2
+    for image, tiled, found in zip(images, thorough, together, strict=True):
+        alone = detect(backend.detector, image, thorough=tiled)
+        for name, values in vars(alone).items():
+            np.testing.assert_array_equal(values, getattr(found, name), err_msg=name)
+    assert backend.detector.detect([], thorough=[]) == []
+    assert backend.detector.batch >= 1
 
 
 def test_a_mirrored_picture_gives_mirrored_faces(backend: Backend) -> None:
