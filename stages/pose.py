@@ -29,7 +29,7 @@ class EstimatePose:
     """Keypoints of the people of a clip."""
 
     name: ClassVar[str] = "pose"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resources: ClassVar[Resources] = Resources(cpus=1.0)
     emits: ClassVar[tuple[type, ...]] = (Pose,)
 
