@@ -28,6 +28,7 @@ COLUMNS = (
     "start_s",
     "fps",
     "n_frames",
+    "width_px",
     *(
         f"people.list.element.{name}"
         for name in ("face_boxes_xyxy", "keypoints", "speaking", "speaking_score_smoothed")

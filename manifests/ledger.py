@@ -43,6 +43,8 @@ class Entry:
     cpu_s: float = 0.0
     run_id: str = ""
     seq: int = 0
+    retry_after_s: float | None = None
+    """Pause that a host asked for; from the worker to the driver, not written down."""
 
 
 _PLAIN = pa.schema(

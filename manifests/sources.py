@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -42,6 +43,8 @@ LIST_SUFFIXES = frozenset((".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".yaml"
 COLUMNS = ("url", "address", "source", "path", "link")
 """Names under which a table may hold the addresses; the first that is there counts."""
 
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
 
 class SourceListError(ValueError):
     """A source list or an address cannot be used; the message is one line."""
@@ -70,6 +73,12 @@ def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[So
             yield from (file_source(p) for p in files)
         elif path.is_file():
             yield file_source(path)
+        elif path.exists():
+            raise SourceListError(f"{address} is neither a file nor a folder")
+        elif _SCHEME.match(address):
+            yield url_source(address)
+        elif address.startswith("-"):
+            raise SourceListError(f"{address!r} begins with a dash: not an address, and no such file")
         else:
             raise SourceListError(f"no such file, folder or URL: {address}")
 

@@ -10,15 +10,16 @@ import sys
 import traceback
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from mit_builder import __version__, config, explain, weights_cli
 from mit_builder.doctor import check_all
-from mit_builder.errors import CannotContinue, ConfigError, MitBuilderError
+from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.init_file import commented_settings
+from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
 from mit_builder.session import SourceBook, last_settings, resolve
 from mit_builder.workspace import Workspace
@@ -60,13 +61,13 @@ def run(
     stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
     sources: Annotated[list[Path] | None, typer.Option(help="List: txt, csv, tsv, jsonl, parquet or yaml.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    profile: Annotated[str | None, typer.Option(help="auto or embedded.")] = None,
+    profile: Annotated[str | None, typer.Option(help="auto, embedded or paper.")] = None,
     settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N sources; the dataset then holds their clips only.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option(help="Also retry what failed for good.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Also retry what failed for good, and do not wait.")] = False,
     force_stage: Annotated[list[str] | None, typer.Option(help="Do this stage again, whatever is done.")] = None,
     engine: Annotated[str, typer.Option(help="ray, or serial for debugging.")] = "ray",
     as_json: JsonOption = False,
@@ -81,10 +82,53 @@ def run(
         stages=_split(stage),
         forced=_split(force_stage or []),
         limit=limit,
-        retry_failed=retry_failed,
+        retry=ALL_CLASSES if retry_failed else PASSES_BY_ITSELF,
+        at_once=retry_failed,
         engine=engine,
         as_json=as_json,
     )
+    _run_and_exit(request)
+
+
+@app.command()
+def retry(
+    failure_class: Annotated[
+        list[str], typer.Option("--class", help="transient, permanent, auth, resource or poison; may be repeated.")
+    ] = ["transient"],  # noqa: B006
+    stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    engine: Annotated[str, typer.Option(help="ray, or serial for debugging.")] = "ray",
+    as_json: JsonOption = False,
+) -> None:
+    """Try at once what failed in one way, and go on with what follows; settings are those of the last run."""
+    settings = last_settings(_existing(workspace))
+    if settings is None:
+        raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")
+    request = RunRequest(
+        addresses=[],
+        lists=[],
+        workspace=workspace,
+        settings=config.load(None, overrides or [], base=settings),
+        stages=_split(stage),
+        forced=[],
+        limit=None,
+        retry=_classes(_split(failure_class)),
+        at_once=True,
+        engine=engine,
+        as_json=as_json,
+    )
+    _run_and_exit(request)
+
+
+def _classes(names: list[str]) -> frozenset[FailureClass]:
+    chosen = frozenset(known for known in ALL_CLASSES if known in names)
+    if len(chosen) < len(set(names)) or not chosen:
+        raise ConfigError(f"no failure class {', '.join(names)!r}: choose of {', '.join(sorted(ALL_CLASSES))}")
+    return chosen
+
+
+def _run_and_exit(request: RunRequest) -> NoReturn:
     try:
         code = run_pipeline(request, _console())
     except KeyboardInterrupt:  # typer would end the program its own way, which differs between its versions

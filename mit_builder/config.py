@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 import yaml
@@ -16,6 +16,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mit_builder.errors import ConfigError
 from mit_builder.models.devices import DEVICE_PATTERN
+from mit_builder.web import raw_options
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PeopleModel = Literal[
+    "auto", "mediapipe", "yolo26n-pose", "yolo26s-pose", "yolo26m-pose", "yolo26l-pose", "yolo26x-pose"
+]
+PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"]
+
+_PREFERRED = "auto: what the profile prefers"
+_DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
+
+BROWSER_PATTERN = (
+    r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
+    r"(\+(basictext|gnomekeyring|kwallet|kwallet5|kwallet6))?(:[^:]+)?(::.+)?$"
+)
+"""Browsers and keyrings that yt-dlp can read (2026.8)."""
 
 
 def how(default: Any, description: str, **kwargs: Any) -> Any:
@@ -27,6 +43,8 @@ class Section(BaseModel):
     """Base of all settings: immutable, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    secrets: ClassVar[frozenset[str]] = frozenset()
+    """Fields that may hold a password: never written down or said."""
 
     def key_values(self) -> dict[str, Any]:
         """The values that belong into an input key."""
@@ -37,21 +55,55 @@ class Section(BaseModel):
                 del values[name]
         return values
 
+    def shown_values(self) -> dict[str, Any]:
+        """All values, with `***` in the place of those that may hold a password."""
+        values = self.model_dump(mode="json")
+        for name in self.secrets:
+            if values[name] is not None:
+                values[name] = "***"
+        return values
+
 
 class DownloadSettings(Section):
     """Settings of download."""
+
+    secrets: ClassVar[frozenset[str]] = frozenset(("proxy",))
 
     format: str = Field(
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
         description="yt-dlp format selector for sites",
     )
-    max_duration_s: float = Field(4 * 3600, gt=0, description="longer videos are rejected: too_long")
+    max_duration_s: float = Field(4 * 3600, gt=0, le=48 * 3600, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
+    max_frame_megapixels: float = Field(
+        67.2, gt=0, le=67.2, description="larger pictures are rejected: too_large (8K: 33.2)"
+    )
     cookies_file: str | None = how(None, "Netscape cookie file for sites; makes rows access: authenticated")
+    cookies_from_browser: str | None = how(
+        None,
+        "cookies of a browser on this machine, BROWSER[+KEYRING][:PROFILE][::CONTAINER]; access: authenticated",
+        pattern=BROWSER_PATTERN,
+    )
+    ytdlp_options: dict[str, Any] = Field(
+        {}, description="more options of yt-dlp's API, from an allow-list (mit_builder/web/raw_options.py)"
+    )
     proxy: str | None = how(None, "proxy URL for sites and http(s)")
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
     timeout_s: float = how(30.0, "socket time-out", gt=0)
+    time_limit_s: float = how(3 * 3600, "longest time for one download", gt=0, le=3.5 * 3600)
+    min_free_gb: float = how(1.0, "a download stops when its disk has less", ge=0)
+    allow_private_addresses: bool = how(False, "fetch from this machine and private networks too")
     per_host: int = how(2, "downloads at once from one host", ge=1)
+    host_interval_s: float = how(1.0, "least time between two downloads that start at one host", ge=0)
+    host_failures: int = how(5, "a host that fails so often in a row is left alone for a while", ge=1)
+    host_rest_s: float = how(30.0, "for how long at first; doubled each time", ge=0)
+    host_rests: int = how(6, "after so many rests without an answer a host is left to the next run", ge=0)
+    host_refusals: int = how(3, "a host that asks for a login so often in a row is left to the next run", ge=1)
+
+    @pydantic.field_validator("ytdlp_options")
+    @classmethod
+    def _only_allowed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return raw_options.checked(values)
 
 
 class ShotsSettings(Section):
@@ -67,11 +119,15 @@ class ShotsSettings(Section):
 class DetectSettings(Section):
     """Settings of filter.detect."""
 
+    detector: PeopleModel = Field("auto", description=f"who finds people; {_PREFERRED}")
     detect_stride: int = Field(2, ge=1, le=12, description="faces are searched in every n-th frame")
     tile_stride: int = Field(6, ge=1, description="four overlapping tiles are searched in every n-th frame")
-    face_confidence: float = Field(0.4, ge=0, le=1, description="face detector's threshold (specs: 0.4)")
+    face_confidence: float = Field(0.4, ge=0, le=1, description="mediapipe's threshold for a face (specs: 0.4)")
+    person_confidence: float = Field(0.25, ge=0, le=1, description="YOLO's threshold for a person (ultralytics: 0.25)")
     track_iou: float = Field(0.5, gt=0, le=1, description="overlap that continues a track (MIT scripts: 0.5)")
     max_gap_frames: int = Field(12, ge=0, description="longest gap inside a track (MIT scripts: 12)")
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
+    detect_batch: int = how(16, "frames that YOLO searches at once on a GPU", ge=1)
     run_s: float = how(600.0, "shots of about this length are decoded together", gt=0)
 
 
@@ -86,7 +142,7 @@ class SelectSettings(Section):
     min_clip_s: float = Field(5.0, gt=0, description="shorter: too_short (MIT scripts: 125 frames)")
     max_clip_s: float = Field(30.0, gt=0, description="longer ones are split in silences")
     min_voice_activity: float = Field(0.1, ge=0, le=1, description="share of frames with speech: no_speech")
-    voice_threshold: float = Field(0.25, ge=0, le=1, description="speech probability of a frame with speech")
+    voice_threshold: float = Field(0.15, ge=0, le=1, description="speech probability of a frame with speech")
     min_stillness: float = Field(0.25, ge=0, description="less change in a face (grey levels a frame): still_picture")
     max_bystander_area: float = Field(0.5, ge=0, description="bystander's face / smallest person's: bystander")
 
@@ -105,14 +161,12 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 class PoseSettings(Section):
     """Settings of pose."""
 
-    model: Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"] = Field(
-        "auto", description="auto: what the profile prefers"
-    )
+    model: PoseModel = Field("auto", description=_PREFERRED)
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="number format of Sapiens' products")
+    precision: Precision = Field("fp32", description="number format of Sapiens' products")
     flip_test: bool = Field(False, description="Sapiens: average with the mirrored picture; takes twice as long")
     torchscript: bool = Field(False, description="Sapiens: run the TorchScript program, not our network (fp32)")
-    device: str = how("auto", "of Sapiens: auto, cpu, cuda or cuda:N", pattern=DEVICE_PATTERN)
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     batch: int = how(16, "Sapiens: crops that a GPU is given together; on the CPU it is always one", ge=1)
     compile: bool = how(False, "Sapiens: compile the network for the GPU, which takes minutes at the start")
 
@@ -120,8 +174,15 @@ class PoseSettings(Section):
 class SpeechSettings(Section):
     """Settings of speech."""
 
-    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description="auto: what the profile prefers")
-    min_voice_activity: float = Field(0.25, ge=0, le=1, description="below it nobody counts as speaking")
+    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description=_PREFERRED)
+    precision: Precision = Field("fp32", description="number format of the network's products")
+    device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
+    min_voice_activity: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="voice activity below which nobody counts as speaking (chosen: docs/VALIDATION.md)",
+    )
     merge_below_frames: int = Field(25, ge=0, description="shorter periods are merged (MIT scripts: 25)")
 
 
@@ -142,6 +203,9 @@ class RunSettings(Section):
     """How a run goes on; nothing here changes what comes out."""
 
     cpus: int | None = how(None, "cores to use; null = all", ge=1)
+    max_attempts: int = how(3, "attempts in one run at what may pass: network, disk, memory", ge=1)
+    retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
+    retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
@@ -150,7 +214,9 @@ class RunSettings(Section):
 class Settings(Section):
     """All settings of a run."""
 
-    profile: Literal["auto", "embedded"] = Field("auto", description="model backends")
+    profile: Literal["auto", "embedded", "paper"] = Field(
+        "auto", description="models that auto means; auto: paper where torch can use a GPU, else embedded"
+    )
     download: DownloadSettings = DownloadSettings()
     shots: ShotsSettings = ShotsSettings()
     filter: FilterSettings = FilterSettings()
@@ -160,13 +226,13 @@ class Settings(Section):
     run: RunSettings = RunSettings()
 
 
-def load(path: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a YAML file (or none) and `section.key=value` overrides; values are read as YAML.
+def load(path: Path | None = None, overrides: Iterable[str] = (), *, base: Settings | None = None) -> Settings:
+    """Settings from a YAML file (or else from `base`) and `section.key=value` overrides; values are read as YAML.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown or a value does not fit.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = base.model_dump() if base else {}
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text())

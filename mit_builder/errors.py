@@ -17,7 +17,14 @@ from __future__ import annotations
 from typing import Literal
 
 FailureClass = Literal["transient", "permanent", "auth", "resource", "poison"]
-"""How a failed unit is treated by the next run (DESIGN: plain runs retry transient, resource, auth)."""
+"""Why a unit failed, which decides what happens next (mit_builder/retries.py, hosts.py):
+
+transient   network, a busy host: again in this run, with growing pauses, and in later runs
+permanent   gone, private, broken, a bug: not again unless asked
+auth        a login is needed: again when the settings of its stage change; a host that keeps asking is left alone
+resource    disk or memory ran out: its stage pauses, then stops; again in later runs
+poison      its worker died each time: set aside until asked for
+"""
 
 
 class MitBuilderError(Exception):
@@ -40,14 +47,18 @@ class UnitError(MitBuilderError):
     """One unit failed.
 
     Attributes:
-        failure_class: policy for later runs; see `FailureClass`.
+        failure_class: see `FailureClass`.
+        retry_after_s: pause that the host asked for.
     """
 
     default_class: FailureClass = "permanent"
 
-    def __init__(self, message: str, *, failure_class: FailureClass | None = None) -> None:
+    def __init__(
+        self, message: str, *, failure_class: FailureClass | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.failure_class: FailureClass = failure_class or self.default_class
+        self.retry_after_s = retry_after_s
 
 
 class SourceError(UnitError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
@@ -16,9 +17,13 @@ from mit_builder.lease import lease
 from mit_builder.pipeline import STEPS
 from mit_builder.progress import funnel, nearest_miss
 from mit_builder.report import clips
+from mit_builder.retries import ADVICE
 from mit_builder.runner import Runner, worker_specs
 from mit_builder.session import SourceBook, last_settings, new_run_id
 from mit_builder.workspace import FOLDERS, Workspace
+
+_PARTICULAR = re.compile(r"\S*\d\S*|https?://\S+|\S+\.\w{2,4}\b")
+"""What differs between messages that say the same: words with digits, addresses, names of files."""
 
 
 def look(workspace: Workspace) -> Runner:
@@ -47,18 +52,43 @@ def status(workspace: Workspace, *, failed: bool, as_json: bool) -> None:
             print(line)
 
 
+@dataclass
+class _Alike:
+    """Failures whose messages differ in names and numbers alone."""
+
+    message: str
+    units: list[str] = field(default_factory=list)
+
+
+def _group_failures(failures: list[tuple[str, Entry]]) -> dict[tuple[str, str], list[_Alike]]:
+    """Failures by class and stage; below that by message, the most frequent first."""
+    groups: dict[tuple[str, str], dict[str, _Alike]] = defaultdict(dict)
+    for stage, entry in failures:
+        message = entry.message or ""
+        alike = groups[entry.failure_class or "?", stage].setdefault(_PARTICULAR.sub("…", message), _Alike(message))
+        alike.units.append(entry.unit_id)
+    return {key: sorted(of.values(), key=lambda a: -len(a.units)) for key, of in sorted(groups.items())}
+
+
 def _print_failed(runner: Runner, *, as_json: bool) -> None:
-    groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for name, entry in runner.failures:
-        groups[name, entry.failure_class or "?", entry.message or ""].append(entry.unit_id)
+    groups = _group_failures(runner.failures)
     if as_json:
-        keys = ("stage", "class", "message", "units")
-        print(json.dumps([dict(zip(keys, (*key, units), strict=True)) for key, units in sorted(groups.items())]))
+        rows = [
+            {"stage": stage, "class": failure_class, "message": alike.message, "units": alike.units}
+            for (failure_class, stage), found in groups.items()
+            for alike in found
+        ]
+        print(json.dumps(rows))
         return
-    for (stage, failure_class, message), units in sorted(groups.items()):
-        print(f"{stage} ({failure_class}): {message}")
-        print(f"  {len(units)} units: {', '.join(units[:5])}{' …' if len(units) > 5 else ''}")
-    print("no failed units" if not groups else "again: mit-build run --retry-failed; more: mit-build why ID")
+    said = ""
+    for (failure_class, stage), found in groups.items():
+        if failure_class != said:
+            print(f"{failure_class}: {ADVICE.get(failure_class, '')}")
+            said = failure_class
+        for alike in found:
+            n, few = len(alike.units), ", ".join(alike.units[:3])
+            print(f"  {n:6d} {stage}: {alike.message}\n         {few}{' …' if n > 3 else ''}")
+    print("no failed units" if not groups else "what happened to one: mit-build why ID")
 
 
 def describe() -> None:
@@ -117,6 +147,7 @@ def _tell(step: str, entry: Entry, names: set[str], *, tracebacks: bool) -> None
     line = f"{step} {entry.unit_id}: {entry.status}"
     if entry.status == "failed":
         line += f" ({entry.failure_class}): {entry.message}"
+        took += f"; {ADVICE.get(entry.failure_class or '', '')}"
     elif entry.reason:
         line += f": {entry.reason} {entry.measurements or entry.message or ''}".rstrip()
     print(f"{line}  [{took}]")

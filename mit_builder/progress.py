@@ -35,7 +35,7 @@ def counts(runner: Runner, step: str) -> dict[str, int]:
         "rejected": sum(tally.rejected.values()),
         "failed": sum(tally.failed.values()),
         "running": len(lane.running),
-        "queued": len(lane.queue),
+        "queued": len(lane.queue) + len(lane.delayed),
     }
 
 
@@ -160,8 +160,11 @@ def funnel(tally: Tally) -> list[str]:
         for failure_class, count in sorted(counted.failed.items()):
             lines.append(f"  {count:6d} {step} failed ({failure_class}): mit-build status --failed lists them")
         if counted.pending:
-            why = tally.unavailable.get(step)
+            why = tally.unavailable.get(step) or tally.stopped.get(step)
             lines.append(f"  {counted.pending:6d} {step} pending" + (f": {why}" if why else ""))
+        for (name, reason), count in sorted(tally.held_back.items()):
+            if name == step:
+                lines.append(f"  {count:6d} {step} not asked for: {reason}")
     return lines
 
 

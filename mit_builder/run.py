@@ -12,7 +12,8 @@ from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
-from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.errors import CannotContinue, ConfigError, FailureClass
+from mit_builder.guardian import guarded
 from mit_builder.lease import lease
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
@@ -42,7 +43,8 @@ class RunRequest:
     stages: list[str]
     forced: list[str]
     limit: int | None
-    retry_failed: bool
+    retry: frozenset[FailureClass]
+    at_once: bool
     engine: str
     as_json: bool
 
@@ -63,13 +65,21 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
     with ExitStack() as stack:
         stack.callback(reporter.close)
         stack.enter_context(lease(workspace))
+        stack.enter_context(guarded())
         workspace.sweep()
         sources, settings = _prepare(workspace, request, reporter, steps)
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)
         stack.callback(engine.close)
-        choice = Choice(steps | forced, forced, request.retry_failed)
-        runner = Runner(workspace, settings, run_id=run_id, choice=choice, engine=engine, on_progress=reporter.update)
+        runner = Runner(
+            workspace,
+            settings,
+            run_id=run_id,
+            choice=Choice(steps | forced, forced, request.retry, request.at_once),
+            engine=engine,
+            on_progress=reporter.update,
+            on_note=reporter.note,
+        )
         for lane in runner.lanes.values():
             lane.ledger.compact(run_id)
         tally = runner.run(sources)
@@ -163,4 +173,7 @@ def _exit_code(tally: Tally) -> int:
     if tally.unavailable:
         stage, problem = next(iter(tally.unavailable.items()))
         raise CannotContinue(f"stage {stage} cannot start: {problem}")
-    return 1 if tally.failed else 0
+    if tally.stopped:
+        stage, problem = next(iter(tally.stopped.items()))
+        raise CannotContinue(f"stage {stage} stopped: {problem}; free some, then run again")
+    return 1 if tally.failed or tally.held_back else 0

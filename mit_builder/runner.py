@@ -7,19 +7,23 @@ costs one pass over the ledger, and stages overlap without a schedule.
 
 from __future__ import annotations
 
-import time
-from collections import Counter, defaultdict, deque
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from manifests.ledger import Entry, Ledger
-from manifests.rows import Bucket, Labelled, Shard, Source, Video, artifacts, content, content_hash
+from manifests.ledger import Entry
+from manifests.rows import Bucket, Labelled, Shard, Source, artifacts, content, content_hash
 from mit_builder.config import Settings
+from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Engine, Result
+from mit_builder.errors import FailureClass
+from mit_builder.hosts import Hosts
+from mit_builder.lanes import Lane, Waiting, lost_entry, stamped
 from mit_builder.pipeline import STEPS, Step, Unit, left_out
 from mit_builder.publish import Publisher
-from mit_builder.stage import Stage
+from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
 from mit_builder.tally import Tally
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
@@ -40,35 +44,14 @@ class Choice:
     Attributes:
         steps: names of the steps to work on; the others only hand on what the ledger has.
         forced: steps whose units are due whatever the ledger says.
-        retry_failed: also retry permanent and poison failures.
+        retry: classes of failures that are tried again.
+        at_once: do not wait for what failed a short time ago.
     """
 
     steps: frozenset[str] = frozenset(step.name for step in STEPS)
     forced: frozenset[str] = frozenset()
-    retry_failed: bool = False
-
-
-@dataclass
-class _Waiting:
-    unit: Unit
-    task: Task
-    limit: str | None
-    attempts: int = 0
-    alone: bool = False
-
-
-@dataclass
-class _Lane:
-    """One step with everything the driver keeps about it."""
-
-    step: Step
-    stage: Stage[Any]
-    ledger: Ledger
-    settings_key: str
-    backend: str
-    queue: deque[_Waiting] = field(default_factory=deque)
-    running: dict[str, _Waiting] = field(default_factory=dict)
-    finished: list[Entry] = field(default_factory=list)
+    retry: frozenset[FailureClass] = PASSES_BY_ITSELF
+    at_once: bool = False
 
 
 def worker_specs(
@@ -84,6 +67,7 @@ class Runner:
     Args:
         engine: None = look only, nothing is worked on or written (`mit-build status`).
         on_progress: called with this runner about every second.
+        on_note: called with a line when a host or a stage is left alone for a while.
         steps: the pipeline; tests put fakes into it.
     """
 
@@ -96,35 +80,31 @@ class Runner:
         choice: Choice = Choice(),
         engine: Engine | None = None,
         on_progress: Callable[[Runner], None] = lambda runner: None,
+        on_note: Callable[[str], None] = lambda line: None,
         steps: Sequence[Step] = STEPS,
     ) -> None:
         self.workspace = workspace
         self.settings = settings
         self.run_id = run_id
         self.tally = Tally()
-        self.lanes = {step.name: self._lane(step) for step in steps}
+        self.lanes = {step.name: Lane.of(step, settings, workspace, run_id) for step in steps}
+        self.hosts = Hosts(settings.download)
         self.publisher = Publisher(workspace, settings.shards.n_buckets)
         self._choice = choice
         self._engine = engine
         self._on_progress = on_progress
+        self._on_note = on_note
+        self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
-        self._videos: dict[str, Video] = {}
-        self._copies: dict[str, list[Entry]] = defaultdict(list)
+        self._duplicates = Duplicates()
         self._labelled: dict[int, dict[str, Labelled]] = defaultdict(dict)
         self._changed: set[int] = set()
         self._live: Counter[int] = Counter()
         self._feeding = True
         self._existing: dict[str, set[str]] = {}
-        self._limits: Counter[str] = Counter()
-        self._flushed_at = self._space_checked_at = time.monotonic()
+        self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
         self._written_at: dict[int, float] = {}
         self.failures: list[tuple[str, Entry]] = []
-
-    def _lane(self, step: Step) -> _Lane:
-        section = step.settings(self.settings)
-        stage = WorkerSpec(step.stage, section, self.workspace.uri, self.run_id).load()
-        ledger = Ledger(self.workspace, step.name, stage.emits)
-        return _Lane(step, stage, ledger, content_hash(section.model_dump(mode="json")), stage.backend())
 
     def run(self, sources: Iterable[Source]) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -138,22 +118,20 @@ class Runner:
                 self._feed(feed)
                 self._admit()
                 self._shards_when_quiet()
-                for result in self._engine.wait(1.0) if self._engine else ():
-                    self._absorb(result)
+                self._absorb_all()
                 self._housekeeping()
                 if not self._busy() and not self._shards_when_quiet():
                     break
         finally:
             if self._engine is not None:
-                self.lanes["download"].finished += self._changed_verdicts()
+                self.lanes["download"].finished += self._duplicates.changed_verdicts()
             self._flush()
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
             filled = {bucket for bucket, clips in self._labelled.items() if any(self._kept(clips))}
             self.publisher.finish(filled if self.tally.pending == 0 else None)
         reasons = (left_out(self.settings, row) for clips in self._labelled.values() for row in self._current(clips))
-        self.tally.left_out = Counter(reason for reason in reasons if reason)
-        self.tally.n_dataset = self.publisher.n_clips
+        self.tally.left_out, self.tally.n_dataset = Counter(filter(None, reasons)), self.publisher.n_clips
         return self.tally
 
     def labelled(self) -> list[Labelled]:
@@ -161,7 +139,7 @@ class Runner:
         return [row for clips in self._labelled.values() for row in self._kept(clips)]
 
     def _busy(self) -> bool:
-        return self._feeding or any(lane.queue or lane.running for lane in self.lanes.values())
+        return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
 
     def _feed(self, feed: Iterator[Source]) -> None:
         while self._feeding and len(self.lanes["download"].queue) < QUEUE_BOUND:
@@ -172,7 +150,7 @@ class Runner:
                 self.tally.n_sources += 1
                 self._arrive(Unit("download", source))
 
-    def _key(self, lane: _Lane, row: Any) -> str:
+    def _key(self, lane: Lane, row: Any) -> str:
         settings = lane.step.settings(self.settings).key_values()
         what = content(row, everything=isinstance(row, Bucket))
         return content_hash(lane.step.name, lane.stage.version, settings, lane.backend, what)
@@ -193,8 +171,7 @@ class Runner:
         if entry is not None and not self._due(lane, entry):
             self._settle(unit, entry)
         elif unit.step in self._choice.steps and self._engine is not None:
-            lane.queue.append(_Waiting(unit, task, lane.stage.limit_key(unit.row)))
-            self._count_live(unit, 1)
+            self._enqueue(lane, Waiting(unit, task, lane.stage.limit_key(unit.row)), entry)
             return True
         elif entry is not None and entry.status == "failed":
             self._settle(unit, entry)
@@ -202,18 +179,30 @@ class Runner:
             self._leave(unit)
         return False
 
+    def _enqueue(self, lane: Lane, waiting: Waiting, before: Entry | None) -> None:
+        """Queue a unit; what failed a short time ago waits for the rest of its pause, also in a later run."""
+        self._count_live(waiting.unit, 1)
+        left_s = 0.0
+        if before is not None and before.status == "failed" and before.failure_class == "transient":
+            waiting.n_before = before.attempts
+            ended_s = before.started_at_s + before.duration_s
+            left_s = ended_s + delay_s(before.unit_id, before.attempts, self.settings.run) - self.clock.wall_s()
+        if left_s > 0 and not self._choice.at_once:
+            lane.put_off(waiting, self.clock.monotonic_s() + min(left_s, self.settings.run.retry_max_s))
+        else:
+            lane.queue.append(waiting)
+
     def _leave(self, unit: Unit) -> None:
         """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
         self.tally.steps[unit.step].pending += 1
         self._count_live(unit, 1)
 
-    def _due(self, lane: _Lane, entry: Entry) -> bool:
+    def _due(self, lane: Lane, entry: Entry) -> bool:
         if lane.step.name in self._choice.forced:
             return True
         if entry.status == "failed":
-            if entry.failure_class == "auth":
-                return self._choice.retry_failed or entry.settings_key != lane.settings_key
-            return self._choice.retry_failed or entry.failure_class in ("transient", "resource")
+            changed = entry.failure_class == "auth" and entry.settings_key != lane.settings_key
+            return changed or entry.failure_class in self._choice.retry
         return not all(self._exists(a.key) for row in entry.outputs for a in artifacts(row))
 
     def _exists(self, key: str) -> bool:
@@ -240,80 +229,110 @@ class Runner:
             self._arrive(follower)
 
     def _resolve_duplicate(self, entry: Entry) -> Entry:
-        """Of several sources with one video, the smallest source_id keeps it, whatever the order of the list."""
-        video = next((row for row in entry.outputs if isinstance(row, Video)), None)
-        if video is None:
-            return entry
-        known = self._videos.get(video.video_id)
-        self._copies[video.video_id].append(entry)
-        if known and known.source_id < video.source_id:
-            return _verdict(entry, duplicate_of=known.source_id)
-        self._videos[video.video_id] = video
-        if known:
-            self.tally.demote(known)
+        entry, demoted = self._duplicates.arrive(entry)
+        for video in demoted:
+            self.tally.demote(video)
             self._changed.add(self.publisher.bucket(video.video_id))
-        return _verdict(entry, duplicate_of=None)
-
-    def _changed_verdicts(self) -> Iterator[Entry]:
-        """Downloads that are duplicates, or no longer: known for sure only when all sources have arrived."""
-        for video_id, entries in self._copies.items():
-            keeper = self._videos[video_id].source_id
-            for entry in entries:
-                changed = _verdict(entry, duplicate_of=None if entry.unit_id == keeper else keeper)
-                if changed != entry:
-                    yield changed
+        return entry
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
         if self._engine is None:
             return
-        blocked = False
+        blocked, now_s = False, self.clock.monotonic_s()
+        for name, problem in self._engine.unavailable().items():
+            self._give_up(self.lanes[name], problem, self.tally.unavailable)
         for lane in reversed(list(self.lanes.values())):
-            while lane.queue and not blocked and self._engine.offer(lane.step.name):
-                batch = self._take(lane)
+            lane.wake(now_s)
+            if lane.stopped:
+                self._give_up(lane, lane.stopped, self.tally.stopped)
+            may_start = not blocked and now_s >= lane.paused_until_s
+            while lane.queue and may_start and self._engine.offer(lane.step.name):
+                batch = self._take(lane, now_s)
                 if not batch:
                     break
                 lane.running.update({w.task.unit_id: w for w in batch})
                 self._engine.submit(lane.step.name, [w.task for w in batch])
             blocked = blocked or len(lane.queue) >= QUEUE_BOUND
-        for name, problem in self._engine.unavailable().items():
-            self._give_up(self.lanes[name], problem)
 
-    def _take(self, lane: _Lane) -> list[_Waiting]:
-        batch: list[_Waiting] = []
+    def _take(self, lane: Lane, now_s: float) -> list[Waiting]:
+        batch: list[Waiting] = []
         for _ in range(len(lane.queue)):
             waiting = lane.queue.popleft()
-            if waiting.limit and self._limits[waiting.limit] >= self.settings.download.per_host:
-                lane.queue.append(waiting)
+            if waiting.limit and not self._goes_out(lane, waiting, waiting.limit, now_s):
                 continue
-            if waiting.limit:
-                self._limits[waiting.limit] += 1
             batch.append(waiting)
             if waiting.alone or len(batch) >= lane.stage.resources.batch or (lane.queue and lane.queue[0].alone):
                 break
         return batch
 
-    def _give_up(self, lane: _Lane, problem: str) -> None:
-        while lane.queue:
-            waiting = lane.queue.popleft()
-            self._count_live(waiting.unit, -1)
+    def _goes_out(self, lane: Lane, waiting: Waiting, host: str, now_s: float) -> bool:
+        """Whether a unit may go to its host now; where not, it is queued again, put off or left to another run."""
+        closed = self.hosts.closed(host)
+        if closed:
+            self._abandon(lane, waiting)
+            self.tally.held_back[lane.step.name, closed] += 1
+            return False
+        ready_at_s = self.hosts.ready_at_s(host, now_s)
+        if ready_at_s <= now_s:
+            self.hosts.start(host, now_s)
+            return True
+        if ready_at_s == math.inf:
+            lane.queue.append(waiting)
+        else:
+            lane.put_off(waiting, ready_at_s)
+        return False
+
+    def _abandon(self, lane: Lane, waiting: Waiting) -> None:
+        """This run does not work on a queued unit after all: it stays as it was."""
+        self._count_live(waiting.unit, -1)
+        if waiting.last is not None:
+            self._settle(waiting.unit, waiting.last)
+        else:
             self._leave(waiting.unit)
-            self.tally.unavailable[lane.step.name] = problem
+
+    def _give_up(self, lane: Lane, problem: str, why: dict[str, str]) -> None:
+        for waiting in lane.drain():
+            self._abandon(lane, waiting)
+            why[lane.step.name] = problem
+
+    def _absorb_all(self) -> None:
+        """Take in what the engine has; wait for it, or for the time at which something may start again."""
+        if self._engine is None:
+            return
+        now_s = self.clock.monotonic_s()
+        next_s = min((at_s for lane in self.lanes.values() for at_s in lane.next_start_s(now_s)), default=math.inf)
+        patience_s = min(1.0, max(0.01, next_s - now_s))
+        results = self._engine.wait(patience_s)
+        for result in results:
+            self._absorb(result)
+        if not results and next_s < math.inf and not any(lane.running for lane in self.lanes.values()):
+            self.clock.sleep(patience_s)
 
     def _absorb(self, result: Result) -> None:
         lane = self.lanes[result.stage]
         waiting = [lane.running.pop(task.unit_id) for task in result.tasks]
         for w in waiting:
             if w.limit:
-                self._limits[w.limit] -= 1
+                self.hosts.leave(w.limit)
         if result.entries is None:
             self._lost(lane, waiting, result)
             return
         for w, entry in zip(waiting, result.entries, strict=True):
-            self._record(lane, w, replace(entry, attempts=w.attempts + 1))
+            self._judge(lane, w, stamped(entry, w, lane))
 
-    def _record(self, lane: _Lane, waiting: _Waiting, entry: Entry) -> None:
-        entry = replace(entry, settings_key=lane.settings_key)
+    def _judge(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+        """Try a unit again or record how it ended; learn from it about its host and its stage."""
+        now_s = self.clock.monotonic_s()
+        lines = [lane.learn(entry, self.settings.run, now_s)]
+        if waiting.limit:
+            lines.append(self.hosts.learn(waiting.limit, entry, now_s))
+        for line in filter(None, lines):
+            self._on_note(line)
+        if not lane.tries_again(waiting, entry, self.settings.run, now_s):
+            self._record(lane, waiting, entry)
+
+    def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
             self._exists(artifact.key)
@@ -322,62 +341,51 @@ class Runner:
         self._settle(waiting.unit, entry)
         self._count_live(waiting.unit, -1)
 
-    def _lost(self, lane: _Lane, waiting: list[_Waiting], result: Result) -> None:
+    def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
         """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
         for w in waiting:
             blamed = len(waiting) == 1 and result.lost != "node"
-            w.attempts += blamed
-            if w.attempts < self.settings.run.max_crashes:
+            if not blamed or w.n_crashes + 1 < self.settings.run.max_crashes:
+                w.n_crashes += blamed
                 w.alone = True
                 lane.queue.append(w)
                 continue
-            memory = result.lost == "memory"
-            entry = Entry(
-                unit_id=w.task.unit_id,
-                input_key=w.task.input_key,
-                status="failed",
-                failure_class="resource" if memory else "poison",
-                message=f"the worker died {w.attempts} times: {result.message}",
-                attempts=w.attempts,
-                started_at_s=time.time(),
-            )
-            self._record(lane, w, entry)
+            entry = stamped(lost_entry(w.task, result, w.n_crashes + 1, self.clock.wall_s()), w, lane)
+            w.n_failed = self.settings.run.max_attempts  # that many dead workers are enough
+            self._judge(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
         """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
         lane = self.lanes["shards"]
-        downloads = self.lanes["download"]
-        growing = self._feeding or bool(downloads.queue or downloads.running)
+        growing = self._feeding or not self.lanes["download"].is_idle
         queued = False
         for bucket in sorted(self._changed):
-            recent = time.monotonic() - self._written_at.get(bucket, -PUBLISH_S) < PUBLISH_S
+            recent = self.clock.monotonic_s() - self._written_at.get(bucket, -PUBLISH_S) < PUBLISH_S
             if self._live[bucket] or (growing and recent) or lane.queue or lane.running:
                 continue
             self._changed.remove(bucket)
             row = Bucket(bucket, self.publisher.n_buckets, tuple(self._kept(self._labelled.get(bucket, {}))))
             if row.clips and self._arrive(Unit("shards", row)):
-                self._written_at[bucket] = time.monotonic()
+                self._written_at[bucket] = self.clock.monotonic_s()
                 queued = True
         return queued
 
     def _current(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
         for _, row in sorted(clips.items()):
-            video = self._videos[row.video.video_id]
-            if video.media.sha256 == row.video.media.sha256:
+            video = self._duplicates.current(row.video)
+            if video is not None:
                 yield replace(row, video=video)
 
     def _kept(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
         return (row for row in self._current(clips) if left_out(self.settings, row) is None)
 
     def _publish(self, entry: Entry) -> None:
-        for row in entry.outputs:
-            if isinstance(row, Shard):
-                self.publisher.add(row, write=self._engine is not None)
+        for shard in (row for row in entry.outputs if isinstance(row, Shard)):
+            self.publisher.add(shard, write=self._engine is not None)
 
     def _housekeeping(self) -> None:
-        now = time.monotonic()
-        rows = sum(len(lane.finished) for lane in self.lanes.values())
-        if rows >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
+        now = self.clock.monotonic_s()
+        if sum(len(x.finished) for x in self.lanes.values()) >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
             self._flush()
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)
@@ -388,11 +396,4 @@ class Runner:
         for lane in self.lanes.values():
             lane.ledger.append(lane.finished, run_id=self.run_id)
             lane.finished = []
-        self._flushed_at = time.monotonic()
-
-
-def _verdict(entry: Entry, *, duplicate_of: str | None) -> Entry:
-    """A download's entry as rejected duplicate of another source, or as done."""
-    if duplicate_of is None:
-        return replace(entry, status="done", reason=None, message=None)
-    return replace(entry, status="rejected", reason="duplicate", message=f"same video as source {duplicate_of}")
+        self._flushed_at = self.clock.monotonic_s()

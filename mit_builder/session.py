@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,17 +19,14 @@ from manifests.ledger import read_parquet
 from manifests.rows import Source
 from manifests.sources import SourceListError, expand, file_source, read_list, url_source
 from mit_builder import config
-from mit_builder.config import Settings
+from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError
-from mit_builder.models import weights
+from mit_builder.models import devices, weights
 from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
 SOURCES_KEY = "manifests/sources/sources.parquet"
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
-
-_SECRET = {"download": {"proxy"}}
-"""Settings that may hold a password: neither written down nor said."""
 
 _BOOK = pa.schema(
     [
@@ -148,13 +145,21 @@ def last_settings(workspace: Workspace) -> Settings | None:
 def save_settings(workspace: Workspace, settings: Settings) -> None:
     """Pin the resolved settings in the workspace."""
     text = "# Settings of the last run here, resolved. Written by mit-build; change them with --set or --config.\n"
-    values = settings.model_dump(mode="json", exclude=_SECRET)
+    values = _written_down(settings)
     workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(values, sort_keys=False)).encode())
+
+
+def _written_down(settings: Settings) -> dict[str, Any]:
+    """All values but those that may hold a password."""
+    return {
+        name: section.model_dump(mode="json", exclude=set(section.secrets)) if isinstance(section, Section) else section
+        for name, section in settings
+    }
 
 
 def changed_settings(old: Settings, new: Settings) -> list[str]:
     """`section.key old -> new` for each setting that differs."""
-    before, after = (settings.model_dump(mode="json", exclude=_SECRET) for settings in (old, new))
+    before, after = _written_down(old), _written_down(new)
     lines = []
     for section, values in after.items():
         if isinstance(values, dict):
@@ -165,6 +170,11 @@ def changed_settings(old: Settings, new: Settings) -> list[str]:
     return lines
 
 
+_MODELS = {"filter": "detector", "pose": "model", "speech": "model"}
+"""The setting of each section that names a model."""
+_PAPER = {"filter": "yolo26x-pose", "pose": "sapiens-2b", "speech": "talknet"}
+
+
 def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list[str]]:
     """Replace every "auto" by what this workspace is pinned to, else by what this machine has; lines that say so.
 
@@ -173,23 +183,49 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
     notes: list[str] = []
     profile = settings.profile
     if profile == "auto":
-        profile = pinned.profile if pinned and pinned.profile != "auto" else "embedded"
-        notes.append(f"profile: {profile} (CPU models that come inside Python packages)")
-    model: Any = settings.speech.model
-    if model == "auto":
-        if pinned and pinned.speech.model != "auto":
-            model = pinned.speech.model
-            notes.append(f"speech model: {model}, pinned by the last run here (change it with --set speech.model=…)")
-        else:
-            missing = weights.missing_for("lr-asd")
-            model = "lips" if missing else "lr-asd"
-            notes.append(f"speech model: {model} ({f'for lr-asd: {missing}' if missing else 'its weights are here'})")
-    speech = settings.speech.model_copy(update={"model": model})
+        profile, why = _profile(pinned)
+        notes.append(f"profile: {profile} ({why})")
+    updates: dict[str, Any] = {"profile": profile}
+    same = pinned if pinned and pinned.profile == profile else None
+    for section, field in _MODELS.items():
+        values = getattr(settings, section)
+        if getattr(values, field) == "auto":
+            was = getattr(getattr(same, section), field) if same else "auto"
+            model, why = (was, f"pinned by the last run here; --set {section}.{field}=… changes it")
+            if was == "auto":
+                model, why = (_PAPER[section], "the paper's") if profile == "paper" else _embedded(section)
+            notes.append(f"{_role(section)} model: {model} ({why})")
+            updates[section] = values.model_copy(update={field: model})
     download = settings.download
     if download.cookies_file is not None:
         cookies = Path(download.cookies_file).expanduser().absolute()
-        download = download.model_copy(update={"cookies_file": str(cookies)})
-    return settings.model_copy(update={"profile": profile, "speech": speech, "download": download}), notes
+        updates["download"] = download.model_copy(update={"cookies_file": str(cookies)})
+    return settings.model_copy(update=updates), notes
+
+
+def models(settings: Settings) -> Iterator[tuple[str, str]]:
+    """What each model is for, and its name."""
+    for section, field in _MODELS.items():
+        yield f"{_role(section)} model", getattr(getattr(settings, section), field)
+
+
+def _role(section: str) -> str:
+    return "people" if section == "filter" else section
+
+
+def _profile(pinned: Settings | None) -> tuple[Literal["embedded", "paper"], str]:
+    if pinned and pinned.profile != "auto":
+        return pinned.profile, "pinned by the last run here; --profile changes it"
+    if devices.n_gpus():
+        return "paper", "the paper's models: torch can use a GPU here"
+    return "embedded", "CPU models that come inside Python packages"
+
+
+def _embedded(section: str) -> tuple[str, str]:
+    if section != "speech":
+        return "mediapipe", "inside its package"
+    missing = weights.missing_for("lr-asd")
+    return ("lips", f"for lr-asd: {missing}") if missing else ("lr-asd", "its weights are here")
 
 
 def open_sources(

@@ -30,8 +30,26 @@ class Signals:
     sharpness: Floats
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """A frame that was not looked at yet.
+
+    Attributes:
+        grey: it, small.
+        scale: size of `grey` / size of the frame.
+        image: the frame itself, where faces are to be searched in it.
+    """
+
+    grey: Grey
+    scale: float
+    image: Image | None
+
+
 class ShotScan:
-    """Takes the frames of one shot in order; nothing is carried over from the shot before."""
+    """Takes the frames of one shot in order; nothing is carried over from the shot before.
+
+    Frames wait until the detector has as many as it takes best; what comes out is the same however many that are.
+    """
 
     def __init__(self, detector: PeopleDetector, settings: DetectSettings, start_frame: int) -> None:
         self._detector = detector
@@ -42,6 +60,7 @@ class ShotScan:
         self._brightness: list[float] = []
         self._sharpness: list[float] = []
         self._n_frames = 0
+        self._waiting: list[_Waiting] = []
         self._before: Grey | None = None
         self._repeats = 0
         self._seen: Grey | None = None
@@ -50,20 +69,15 @@ class ShotScan:
 
     def add(self, image: Image) -> None:
         """Take the next frame, (h, w, 3) RGB."""
-        offset = self._n_frames
         grey = small_grey(image)
-        scale = grey.shape[1] / image.shape[1]
-        self._brightness.append(float(grey.mean()))
-        self._sharpness.append(float(cv2.Laplacian(grey, cv2.CV_32F).var()))
-        self._measure_motion(grey, scale)
-        if offset % self._settings.detect_stride == 0:
-            found = self._detect(image, offset)
-            self._measure_change(grey, scale, self._start_frame + offset, found.face_boxes_xyxy)
-            self._tracker.add(self._start_frame + offset, found.face_boxes_xyxy, found.scores, found.boxes_xyxy)
-        self._n_frames += 1
+        is_searched = (self._n_frames + len(self._waiting)) % self._settings.detect_stride == 0
+        self._waiting.append(_Waiting(grey, grey.shape[1] / image.shape[1], image if is_searched else None))
+        if sum(frame.image is not None for frame in self._waiting) in (0, self._detector.batch):
+            self._look()
 
     def finish(self) -> tuple[list[Track], list[float], Signals]:
         """Tracks, the stillness of each (NaN where unknown), and the signals of every frame."""
+        self._look()
         tracks = self._tracker.finish(
             end_frame=self._start_frame + self._n_frames,
             hold_frames=self._settings.detect_stride,
@@ -76,9 +90,29 @@ class ShotScan:
         )
         return tracks, [self._stillness(track) for track in tracks], signals
 
-    def _detect(self, image: Image, offset: int) -> Detections:
-        frame = self._start_frame + offset
-        found = self._detector.detect(image, thorough=offset % self._settings.tile_stride == 0)
+    def _look(self) -> None:
+        """Search the faces of all waiting frames at once, then go through the frames in order."""
+        images = [frame.image for frame in self._waiting if frame.image is not None]
+        offsets = [offset for offset, frame in enumerate(self._waiting, self._n_frames) if frame.image is not None]
+        thorough = [offset % self._settings.tile_stride == 0 for offset in offsets]
+        detections = iter(self._detector.detect(images, thorough=thorough) if images else ())
+        for frame in self._waiting:
+            self._take(frame, None if frame.image is None else self._completed(frame.image, next(detections)))
+        self._waiting = []
+
+    def _take(self, frame: _Waiting, found: Detections | None) -> None:
+        self._brightness.append(float(frame.grey.mean()))
+        self._sharpness.append(float(cv2.Laplacian(frame.grey, cv2.CV_32F).var()))
+        self._measure_motion(frame.grey, frame.scale)
+        if found is not None:
+            number = self._start_frame + self._n_frames
+            self._measure_change(frame.grey, frame.scale, number, found.face_boxes_xyxy)
+            self._tracker.add(number, found.face_boxes_xyxy, found.scores, found.boxes_xyxy)
+        self._n_frames += 1
+
+    def _completed(self, image: Image, found: Detections) -> Detections:
+        """With the faces that were lost and found again at their place, without those too small to follow."""
+        frame = self._start_frame + self._n_frames
         lost = self._tracker.lost(frame, found.face_boxes_xyxy)
         if len(lost):
             found = joined(found, self._detector.look_again(image, lost))

@@ -57,6 +57,11 @@ class Tally:
     left_out: Counter[str] = field(default_factory=Counter)
     n_dataset: int = 0
     unavailable: dict[str, str] = field(default_factory=dict)
+    """Stages whose setup failed."""
+    stopped: dict[str, str] = field(default_factory=dict)
+    """Stages that stopped because disk or memory ran out."""
+    held_back: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Units by stage and reason whose host is not asked any more in this run."""
 
     def settle(self, step: str, entry: Entry, select: SelectSettings) -> None:
         """Count a finished unit and its output rows."""
@@ -126,6 +131,7 @@ class Tally:
             "clips": self.n_clips,
             "left_out": dict(sorted(self.left_out.items())),
             "dataset_clips": self.n_dataset,
+            "held_back": [[step, why, count] for (step, why), count in sorted(self.held_back.items())],
             "stages": {name: tally.as_dict() for name, tally in self.steps.items()},
         }
 

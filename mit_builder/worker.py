@@ -6,9 +6,7 @@ import errno
 import importlib
 import json
 import os
-import select
 import shutil
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -78,16 +76,9 @@ class UnitContext:
 
 
 class Worker:
-    """One stage in one process; `run` never raises for what a unit does.
+    """One stage in one process; `run` never raises for what a unit does."""
 
-    Args:
-        spec: how to build the stage.
-        driver_pid: the process whose death ends this one at once; None where it is the same process.
-    """
-
-    def __init__(self, spec: WorkerSpec, driver_pid: int | None = None) -> None:
-        if driver_pid is not None:
-            die_with(driver_pid)
+    def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
         self._workspace = Workspace(spec.workspace_uri)
         self._stage: Stage[Any] | None = None
@@ -144,6 +135,7 @@ class Worker:
                 "failure_class": classify(error),
                 "message": _one_line(error),
                 "traceback": traceback.format_exc(),
+                "retry_after_s": getattr(error, "retry_after_s", None),
             }
         return {"status": "done", "outputs": outputs}
 
@@ -167,24 +159,3 @@ def _one_line(error: BaseException) -> str:
 def _cpu_s() -> float:
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
-
-
-def die_with(pid: int) -> None:
-    """End this process as soon as another one of this machine is gone, also in the middle of a unit.
-
-    Ray's own workers notice a killed driver after seconds, on a loaded machine after many, and those of a process pool
-    never; until then they work on, in a workspace that the next run may hold. Where the system cannot watch processes,
-    it is left to Ray.
-    """
-    try:
-        watched = os.pidfd_open(pid)
-    except ProcessLookupError:
-        os._exit(1)
-    except (AttributeError, OSError):
-        return
-
-    def wait() -> None:
-        select.select([watched], [], [])
-        os._exit(1)
-
-    threading.Thread(target=wait, name="driver-watch", daemon=True).start()

@@ -2,8 +2,8 @@
 
 In: `Source`. Out: one `Video`; or, for a playlist, a channel or a page with several videos, one `Source` for each.
 Rejects: `too_long`, `too_large`, `live`, `age_limited`. Local files are copied in, everything else goes through yt-dlp,
-direct links to files included (it resumes and retries). What yt-dlp says went wrong is mapped to a failure class by
-`failure_of`.
+direct links to files included (it resumes and retries). What yt-dlp says went wrong becomes a failure class in
+mit_builder/web/failures.py.
 """
 
 from __future__ import annotations
@@ -17,19 +17,16 @@ from urllib.parse import urlsplit
 from manifests.rows import Source, Video, short_id
 from manifests.sources import SourceListError, url_source
 from mit_builder.config import DownloadSettings
-from mit_builder.errors import FailureClass, SourceError
+from mit_builder.errors import SourceError
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
-from mit_builder.media.write import ffmpeg_executable
 from mit_builder.stage import Context, Reject, Resources
+from mit_builder.web.budget import Budget
+from mit_builder.web.client import Client, check_cookies
 from mit_builder.workspace import sha256_of
 
 AGE_LIMIT = 18
 """Items for adults are never taken (DESIGN: people in the footage)."""
-ASKS_FOR_LOGIN = ("sign in", "log in", "login", "cookies", "not a bot", "members-only", "private video", "subscribers")
-
-GAVE_UP = "giving up after"
-"""yt-dlp's words when its retries are used up, which it spends on connections only; the cause is not handed on."""
 
 
 class Download:
@@ -42,12 +39,14 @@ class Download:
 
     def __init__(self, settings: DownloadSettings) -> None:
         self._settings = settings
+        self._has_login = bool(settings.cookies_file or settings.cookies_from_browser)
 
     def setup(self) -> None:
-        """Keep yt-dlp from running plugins that happen to be installed."""
+        """Keep yt-dlp from running plugins that happen to be installed; look whether there are the cookies it needs."""
         import yt_dlp.globals
 
         yt_dlp.globals.plugin_dirs.value = []
+        check_cookies(self._settings)
 
     def unit_id(self, row: Source) -> str:
         """The source."""
@@ -78,7 +77,9 @@ class Download:
         path = Path(row.address)
         if not path.is_file():
             raise SourceError(f"{path} is gone: put it back, or leave it out of the list", failure_class="transient")
-        self._check_size(path.stat().st_size)
+        budget = Budget(self._settings, ctx.tmp)
+        budget.check_size(path.stat().st_size)
+        budget.check_disk(path.stat().st_size)
         copy = ctx.tmp / f"video{path.suffix.lower()}"
         shutil.copyfile(path, copy)
         digest = sha256_of(copy)
@@ -90,48 +91,29 @@ class Download:
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
 
-        log = _FirstError()
+        client, in_media = Client(self._settings, ctx.tmp), False
+        # What follows this mark would be instructions to yt-dlp's extractors.
+        address = yt_dlp.utils.unsmuggle_url(row.address)[0]
         try:
-            with yt_dlp.YoutubeDL(self._options(ctx.tmp, log)) as ydl:
-                info = ydl.extract_info(row.address, download=False)
+            with client.open(address) as ydl:
+                info = ydl.extract_info(address, download=False)
                 if info.get("_type") in ("playlist", "multi_video"):
                     yield from _entries(info, row)
                     return
                 self._check_info(info)
+                in_media = True
                 info = ydl.process_ie_result(info, download=True)
                 path = Path(info["requested_downloads"][0]["filepath"])
         except yt_dlp.utils.YoutubeDLError as error:
-            raise failure_of(error, first=log.first) from error
+            raise client.failure(error, in_media=in_media) from error
         except (KeyError, IndexError) as error:
-            raise SourceError(f"yt-dlp fetched nothing from {row.address}: {log.first or 'no file'}") from error
+            raise client.nothing_fetched() from error
         if not path.is_file():
-            raise SourceError(f"yt-dlp fetched nothing from {row.address}: {log.first or 'no file'}")
-        self._check_size(path.stat().st_size)
+            raise client.nothing_fetched()
+        Budget(self._settings, ctx.tmp).check_size(path.stat().st_size)
         extractor = str(info.get("extractor_key", "Generic"))
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
         yield self._video(row, ctx, path, short_id(*name), info)
-
-    def _options(self, tmp: Path, log: _FirstError) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "quiet": True,
-            "no_warnings": True,
-            "noprogress": True,
-            "logger": log,
-            "format": self._settings.format,
-            "outtmpl": {"default": str(tmp / "video.%(ext)s")},
-            "ffmpeg_location": str(_ffmpeg_folder(tmp)),
-            "extract_flat": "in_playlist",
-            "cachedir": False,
-            "socket_timeout": self._settings.timeout_s,
-            "retries": 3,
-            "proxy": self._settings.proxy,
-        }
-        if self._settings.rate_limit_kbps:
-            options["ratelimit"] = self._settings.rate_limit_kbps * 1024
-        if self._settings.cookies_file:
-            # yt-dlp writes the jar back when it closes: let it write a copy.
-            options["cookiefile"] = str(shutil.copyfile(self._settings.cookies_file, tmp / "cookies.txt"))
-        return options
 
     def _check_info(self, info: dict[str, Any]) -> None:
         if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming"):
@@ -142,15 +124,15 @@ class Download:
         if duration_s and duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=float(duration_s))
 
-    def _check_size(self, n_bytes: int) -> None:
-        if n_bytes > self._settings.max_file_gb * 1e9:
-            raise Reject("too_large", n_bytes=n_bytes)
-
     def _video(self, row: Source, ctx: Context, path: Path, video_id: str, info: dict[str, Any]) -> Video:
         media = probe(path)
         if media.duration_s and media.duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=media.duration_s)
+        if media.width_px * media.height_px > self._settings.max_frame_megapixels * 1e6:
+            raise Reject("too_large", width_px=media.width_px, height_px=media.height_px)
         timeline = read_timeline(path)
+        if timeline.n_frames / 25 > self._settings.max_duration_s:
+            raise Reject("too_long", duration_s=timeline.n_frames / 25)
         return Video(
             video_id=video_id,
             source_id=row.source_id,
@@ -160,7 +142,7 @@ class Download:
             channel_id=_text(info.get("channel_id") or info.get("uploader_id")),
             upload_date=_text(info.get("upload_date")),
             licence=_text(info.get("license")),
-            access="authenticated" if self._settings.cookies_file and row.kind == "url" else "public",
+            access="authenticated" if self._has_login and row.kind == "url" else "public",
             media=ctx.commit(path, "videos", video_id),
             duration_s=timeline.n_frames / 25,
             n_frames=timeline.n_frames,
@@ -169,22 +151,6 @@ class Download:
             height_px=media.height_px,
             has_audio=media.has_audio,
         )
-
-
-class _FirstError:
-    """yt-dlp's logger: the first error is the cause, later ones come from cleaning up."""
-
-    def __init__(self) -> None:
-        self.first = ""
-
-    def debug(self, message: str) -> None:
-        """Dropped."""
-
-    def warning(self, message: str) -> None:
-        """Dropped."""
-
-    def error(self, message: str) -> None:
-        self.first = self.first or message
 
 
 def _of_a_site(extractor_key: str) -> bool:
@@ -206,47 +172,6 @@ def _entries(info: dict[str, Any], row: Source) -> Iterator[Source]:
             continue
         if source.source_id != row.source_id:
             yield source
-
-
-def failure_of(error: Exception, *, first: str = "") -> SourceError:
-    """yt-dlp's exception as a `SourceError` with its failure class, told from its types first, then from its words."""
-    from yt_dlp.networking.exceptions import HTTPError, TransportError
-    from yt_dlp.utils import GeoRestrictedError
-
-    text = " ".join((first or str(error)).removeprefix("ERROR:").split())
-    chain = list(_causes(error))
-    http = next((e for e in chain if isinstance(e, HTTPError)), None)
-    failure_class: FailureClass = "permanent"
-    if http is not None:
-        failure_class = "auth" if http.status in (401, 403, 407) else "permanent"
-        if http.status in (408, 425, 429) or http.status >= 500:
-            failure_class = "transient"
-    elif any(isinstance(e, GeoRestrictedError) for e in chain):
-        failure_class = "permanent"
-    elif any(isinstance(e, TransportError | TimeoutError | ConnectionError) for e in chain) or GAVE_UP in text.lower():
-        failure_class = "transient"
-    elif any(sign in text.lower() for sign in ASKS_FOR_LOGIN):
-        failure_class = "auth"
-    if failure_class == "auth":
-        text += " (set download.cookies_file to a cookie file of a signed-in browser)"
-    return SourceError(text[:400], failure_class=failure_class)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        # yt-dlp keeps the cause in fields of its own besides __cause__.
-        info = getattr(error, "exc_info", None)
-        inner = info[1] if isinstance(info, tuple) and len(info) > 1 else None
-        error = getattr(error, "cause", None) or (inner if inner is not error else None) or error.__cause__
-
-
-def _ffmpeg_folder(tmp: Path) -> Path:
-    """A folder with a program named ffmpeg: yt-dlp knows the program by its name only."""
-    folder = tmp / "bin"
-    folder.mkdir(exist_ok=True)
-    (folder / "ffmpeg").symlink_to(Path(ffmpeg_executable()).resolve())
-    return folder
 
 
 def _text(value: Any) -> str | None:

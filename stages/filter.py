@@ -15,6 +15,7 @@ Thresholds follow the scripts of the MIT dataset (Zhu et al.) where they have on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,8 +29,10 @@ from mit_builder.media.audio import iter_samples
 from mit_builder.media.cut import cut_clip
 from mit_builder.media.frames import read_frames
 from mit_builder.media.timeline import read_timeline
-from mit_builder.models import mediapipe_people, silero_voice
+from mit_builder.models import mediapipe_people, silero_voice, weights
 from mit_builder.models.base import Floats, PeopleDetector, VoiceDetector
+from mit_builder.models.devices import device_of, gpu_resources
+from mit_builder.models.weights_table import PEOPLE_MODELS
 from mit_builder.selection import Selector, ShotSignals, sightings
 from mit_builder.shot_scan import ShotScan
 from mit_builder.stage import Context, Resources
@@ -40,21 +43,29 @@ class DetectTracks:
 
     name: ClassVar[str] = "filter.detect"
     version: ClassVar[int] = 1
-    resources: ClassVar[Resources] = Resources(cpus=1.0)
     emits: ClassVar[tuple[type, ...]] = (Tracks,)
 
     def __init__(self, settings: DetectSettings) -> None:
         self._settings = settings
         self._people: PeopleDetector | None = None
         self._voice: VoiceDetector | None = None
+        self._detector = ""
+
+    @property
+    def resources(self) -> Resources:
+        """A quarter of a GPU for a network on one."""
+        if self._settings.detector in PEOPLE_MODELS:
+            return gpu_resources(self._settings.device, share=0.25)
+        return Resources()
 
     def setup(self) -> None:
-        """Load the face detector and the voice detector.
+        """Load the people detector and the voice detector.
 
         Raises:
-            StageUnavailable: a package is missing.
+            StageUnavailable: a package or the detector's weights are missing.
         """
-        self._people = mediapipe_people.MediapipePeople(self._settings.face_confidence)
+        self._people = load_people(self._settings)
+        self._detector = people_name(self._settings.detector)
         self._voice = silero_voice.SileroVoice()
 
     def unit_id(self, row: ShotRun) -> str:
@@ -63,7 +74,7 @@ class DetectTracks:
 
     def backend(self) -> str:
         """People and voice detectors."""
-        return f"{mediapipe_people.backend_name()}; {silero_voice.backend_name()}"
+        return f"{people_name(self._settings.detector)}; {silero_voice.backend_name()}"
 
     def limit_key(self, row: ShotRun) -> str | None:
         """No shared limit."""
@@ -92,10 +103,42 @@ class DetectTracks:
                         scan.add(frame.image)
                     if frame.index + 1 == shot.end_frame:
                         break
-                yield _store(row.video, shot, scan, voice[shot.start_frame - start : shot.end_frame - start], ctx)
+                heard = voice[shot.start_frame - start : shot.end_frame - start]
+                yield _store(row.video, shot, scan, heard, ctx, self._detector)
 
 
-def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx: Context) -> Tracks:
+def load_people(settings: DetectSettings) -> PeopleDetector:
+    """The detector of the settings; a run replaces "auto" beforehand, alone it means mediapipe.
+
+    Raises:
+        StageUnavailable: its package or its weights are missing.
+    """
+    if settings.detector not in PEOPLE_MODELS:
+        return mediapipe_people.MediapipePeople(settings.face_confidence)
+    path = weights.file_for("filter.detector", settings.detector)
+    from mit_builder.models.yolo import YoloPeople
+
+    return YoloPeople(
+        path,
+        settings.detector,
+        confidence=settings.person_confidence,
+        device=device_of(settings.device),
+        batch=settings.detect_batch,
+    )
+
+
+def people_name(detector: str) -> str:
+    """Name, version and weight digest of the people detector, without loading it."""
+    if detector not in PEOPLE_MODELS:
+        return mediapipe_people.backend_name()
+    try:
+        package = version("ultralytics")
+    except PackageNotFoundError:
+        package = "(missing)"
+    return f"ultralytics {package} {weights.label(PEOPLE_MODELS[detector])}"
+
+
+def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx: Context, detector: str) -> Tracks:
     """Write what a scan found and commit it."""
     tracks, stillness, signals = scan.finish()
     name = clip_id(video.video_id, shot.start_frame, shot.end_frame)
@@ -135,7 +178,7 @@ def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx
         n_tracks=len(tracks),
         tracks=ctx.commit(tracks_path, "tracks", f"{name}.tracks"),
         signals=ctx.commit(signals_path, "tracks", f"{name}.signals"),
-        detector=mediapipe_people.backend_name(),
+        detector=detector,
     )
 
 

@@ -17,12 +17,13 @@ import numpy as np
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import SAMPLES_PER_FRAME, SPEECH, VOICE, Speech, SpeechJob
 from mit_builder.config import SpeechSettings
-from mit_builder.errors import MediaError, StageUnavailable
+from mit_builder.errors import MediaError
 from mit_builder.face_boxes import FaceBoxSource, speech_face_boxes
 from mit_builder.media.audio import read_flac
 from mit_builder.media.frames import read_frames
-from mit_builder.models import lips, silero_voice
+from mit_builder.models import lips, silero_voice, weights
 from mit_builder.models.base import Floats, SpeakerScorer, SpeechInput, VoiceDetector
+from mit_builder.models.devices import device_of, gpu_resources
 from mit_builder.models.weights_table import SPEECH_MODELS
 from mit_builder.speaking import is_speaking, merged_periods, periods, smooth, smooth_voice
 from mit_builder.stage import Context, Resources
@@ -33,7 +34,6 @@ class ScoreSpeech:
 
     name: ClassVar[str] = "speech"
     version: ClassVar[int] = 1
-    resources: ClassVar[Resources] = Resources(cpus=1.0)
     emits: ClassVar[tuple[type, ...]] = (Speech,)
 
     def __init__(self, settings: SpeechSettings) -> None:
@@ -41,13 +41,20 @@ class ScoreSpeech:
         self._scorer: SpeakerScorer | None = None
         self._voice: VoiceDetector | None = None
 
+    @property
+    def resources(self) -> Resources:
+        """A quarter of a GPU for a network on one."""
+        return (
+            gpu_resources(self._settings.device, share=0.25) if self._settings.model in SPEECH_MODELS else Resources()
+        )
+
     def setup(self) -> None:
         """Load the speaker model and the voice detector.
 
         Raises:
             StageUnavailable: a package or the model's weights are missing.
         """
-        self._scorer = load_scorer(self._settings.model)
+        self._scorer = load_scorer(self._settings)
         self._voice = silero_voice.SileroVoice()
 
     def unit_id(self, row: SpeechJob) -> str:
@@ -143,34 +150,24 @@ def _read_people(row: SpeechJob, ctx: Context) -> list[_Seen]:
     return people
 
 
-def load_scorer(model: str) -> SpeakerScorer:
-    """The speaker model of a setting; a run replaces "auto" beforehand, alone it means lips.
+def load_scorer(settings: SpeechSettings) -> SpeakerScorer:
+    """The speaker model of the settings; a run replaces "auto" beforehand, alone it means lips.
 
     Raises:
         StageUnavailable: its package or its weights are missing.
     """
-    if model not in SPEECH_MODELS:
+    if settings.model not in SPEECH_MODELS:
         return lips.Lips()
-    from mit_builder.models import weights
-
-    path = weights.find(SPEECH_MODELS[model])
-    if path is None:
-        raise StageUnavailable(f"speech.model {model} needs: {weights.missing_for(model)}")
-    if model == "talknet":
+    path, device = weights.file_for("speech.model", settings.model), device_of(settings.device)
+    if settings.model == "talknet":
         from mit_builder.models.talknet import TalkNet
 
-        return TalkNet(path)
+        return TalkNet(path, device=device, precision=settings.precision)
     from mit_builder.models.lr_asd import LrAsd
 
-    return LrAsd(path)
+    return LrAsd(path, device=device, precision=settings.precision)
 
 
 def scorer_name(model: str) -> str:
     """Name, version and weight digest of the speaker model, without loading it."""
-    if model not in SPEECH_MODELS:
-        return lips.NAME
-    from mit_builder.models import weights
-    from mit_builder.workspace import sha256_of
-
-    path = weights.find(SPEECH_MODELS[model])
-    return f"{SPEECH_MODELS[model]} {'(missing)' if path is None else sha256_of(path)[:12]}"
+    return weights.label(SPEECH_MODELS[model]) if model in SPEECH_MODELS else lips.NAME

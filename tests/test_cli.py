@@ -29,6 +29,7 @@ from mit_builder.publish import INDEX_KEY
 from mit_builder.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
+QUICK = ("--set", "download.host_interval_s=0", "--set", "run.retry_base_s=0")
 A, E = "http://fake.test/a", "http://fake.test/e"
 BAD = "http://fake.test/bad?pose=fail"
 
@@ -70,7 +71,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def run(cli: Cli, *arguments: str) -> tuple[int, str, str]:
-    return cli("run", "--engine", "serial", "-w", "ws", "--set", "shards.n_buckets=2", *arguments)
+    return cli("run", "--engine", "serial", "-w", "ws", "--set", "shards.n_buckets=2", *QUICK, *arguments)
 
 
 def ledger_rows(stage: str) -> int:
@@ -99,7 +100,8 @@ def test_a_failed_item_makes_exit_code_1_and_is_listed(cli: Cli) -> None:
     assert "2 pose failed (permanent)" in out
     code, out, _ = cli("status", "-w", "ws", "--failed")
     assert code == 0
-    assert "pose (permanent): told to fail: fail\n  2 units: " in out
+    assert out.startswith("permanent: not tried again unless asked: mit-build retry --class permanent\n")
+    assert "       2 pose: told to fail: fail\n" in out
     assert "Traceback" not in out
     assert run(cli)[0] == 1
 
@@ -269,6 +271,19 @@ def test_retry_failed_does_the_failed_units_of_the_chosen_stage_again(cli: Cli) 
     _, out, _ = run(cli, "--stage", "pose", "--retry-failed")
     assert "2 units worked on" in out
     assert run(cli)[0] == 0
+
+
+def test_retry_takes_one_class_and_the_settings_of_the_last_run(cli: Cli) -> None:
+    Path("flag").touch()
+    bad = [f"http://fake.test/{how}?pose={how}&while={Path('flag').absolute()}" for how in ("fail", "transient")]
+    assert run(cli, A, *bad, "--set", "filter.min_clip_s=1")[0] == 1
+    Path("flag").unlink()
+    code, out, _ = cli("retry", "--class", "permanent", "-w", "ws", "--engine", "serial")
+    assert "3 pose failed (transient)" in out
+    assert code == 1
+    assert "setting changed" not in out
+    assert cli("retry", "-w", "ws", "--engine", "serial")[0] == 0
+    assert cli("status", "-w", "ws", "--failed")[1] == "no failed units\n"
 
 
 def test_a_changed_setting_is_said(cli: Cli) -> None:

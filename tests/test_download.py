@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import gc
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yt_dlp
+from web_site import serve_site
 
 from manifests.rows import Source, Video, short_id
 from manifests.sources import file_source, url_source
@@ -20,13 +18,10 @@ from mit_builder.media.write import write_video
 from mit_builder.stage import Reject
 from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
-from stages.download import Download, failure_of
+from stages.download import Download
 
 # yt-dlp leaves sockets of failed answers to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
-
-PAGE = "<html><head><title>{title}</title></head><body>{body}</body></html>"
-LONG = "<p>words</p>" * 200
 
 
 @pytest.fixture(scope="module")
@@ -41,64 +36,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return made
 
 
-class Site(BaseHTTPRequestHandler):
-    """Pages and videos, and ways to fail."""
-
-    videos: dict[str, bytes]
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        name = self.path.partition("?")[0].strip("/")
-        self.asked.append(name)
-        if name in self.videos:
-            self._answer(self.videos[name], "video/mp4")
-        elif name.isdigit():
-            self.send_error(int(name))
-        elif name == "cut.mp4":
-            self._answer(self.videos["a.mp4"][:700], "video/mp4", claimed=len(self.videos["a.mp4"]))
-        elif name == "page.mp4":
-            self._answer(PAGE.format(title="x", body=LONG).encode(), "video/mp4")
-        elif name == "broken.mp4":
-            self._answer(b"\0\0\0\x18ftypmp42" + bytes(5000), "video/mp4")
-        elif name in self._pages():
-            self._answer(self._pages()[name].encode(), "text/html")
-        else:
-            self.send_error(404)
-
-    def _pages(self) -> dict[str, str]:
-        video = '<video src="/{}" controls></video>'
-        return {
-            "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
-            "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
-            "none": PAGE.format(title="No video", body=LONG),
-        }
-
-    def _answer(self, body: bytes, kind: str, *, claimed: int | None = None) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(claimed or len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Quiet."""
-
-
 @pytest.fixture(scope="module")
 def site(videos: dict[str, bytes]) -> Iterator[str]:
-    handler = type("ThisSite", (Site,), {"videos": videos, "asked": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    gc.collect()
+    with serve_site(videos) as url:
+        yield url
 
 
 Fetch = Callable[..., list[Video | Source]]
@@ -114,7 +55,7 @@ def fetch(workspace: Workspace, tmp_path: Path) -> Fetch:
     """What download makes of a source, in an empty folder."""
 
     def fetch(source: Source, **settings: Any) -> list[Video | Source]:
-        stage = Download(DownloadSettings(**{"timeout_s": 10.0, **settings}))
+        stage = Download(DownloadSettings(**{"timeout_s": 10.0, "allow_private_addresses": True, **settings}))
         stage.setup()
         tmp = tmp_path / "tmp"
         tmp.mkdir()
@@ -171,8 +112,9 @@ def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: 
         ("500", "transient", "500"),
         ("503", "transient", "503"),
         ("429", "transient", "429"),
-        ("403", "auth", "set download.cookies_file"),
-        ("401", "auth", "set download.cookies_file"),
+        ("403", "auth", "give download.cookies_file"),
+        ("401", "auth", "give download.cookies_file"),
+        ("expired.mp4", "transient", "403"),
         ("none", "permanent", "Unsupported URL"),
         ("cut.mp4", "transient", None),
     ],
@@ -186,6 +128,13 @@ def test_what_goes_wrong_has_a_failure_class_and_one_line(
     assert "\n" not in str(failed.value)
     assert "ERROR" not in str(failed.value)
     assert "\x1b" not in str(failed.value)
+
+
+@pytest.mark.parametrize(("name", "pause_s"), [("busy", 7), ("busy.mp4", 9), ("503", None)])
+def test_the_pause_that_a_host_asks_for_is_handed_on(fetch: Fetch, site: str, name: str, pause_s: float | None) -> None:
+    with pytest.raises(SourceError) as failed:
+        fetch(url_source(f"{site}/{name}"))
+    assert (failed.value.failure_class, failed.value.retry_after_s) == ("transient", pause_s)
 
 
 def test_a_host_that_does_not_answer_is_tried_again_later(fetch: Fetch) -> None:
@@ -348,35 +297,6 @@ def test_the_limit_of_a_source_is_its_host() -> None:
     assert stage.limit_key(Source("s", "/a/b.mp4", "file")) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "failure_class"),
-    [
-        ("ERROR: [youtube] x: Sign in to confirm you're not a bot. Use --cookies", "auth"),
-        ("Private video. Sign in if you've been granted access", "auth"),
-        ("Join this channel to get access to members-only content", "auth"),
-        ("Video unavailable. This video has been removed by the uploader", "permanent"),
-        ("Requested format is not available", "permanent"),
-        ("The uploader has not made this video available in your country", "permanent"),
-    ],
-)
-def test_what_a_site_says_decides_the_failure_class(text: str, failure_class: str) -> None:
-    failure = failure_of(yt_dlp.utils.DownloadError(text))
-    assert failure.failure_class == failure_class
-    assert ("cookies_file" in str(failure)) is (failure_class == "auth")
-    assert not str(failure).startswith("ERROR")
-
-
-def test_an_error_of_the_network_deep_inside_is_transient() -> None:
-    inner = yt_dlp.networking.exceptions.TransportError("timed out")
-    outer = yt_dlp.utils.DownloadError("Unable to download", exc_info=(type(inner), inner, None))
-    assert failure_of(outer).failure_class == "transient"
-
-
-def test_the_first_thing_that_went_wrong_is_what_is_told() -> None:
-    failure = failure_of(yt_dlp.utils.DownloadError("clean-up failed"), first="ERROR: \n no such  video")
-    assert str(failure) == "no such video"
-
-
 def test_the_file_that_is_committed_is_the_one_that_was_probed(fetch: Fetch, site: str, workspace: Workspace) -> None:
     video = one_video(fetch(url_source(f"{site}/b.mp4")))
     with workspace.local(video.media.key) as path:
@@ -388,7 +308,9 @@ def test_nothing_unfinished_stays_behind_whatever_happens(
     workspace: Workspace, site: str, tmp_path: Path, videos: dict[str, bytes]
 ) -> None:
     (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
-    worker = Worker(WorkerSpec("stages.download:Download", DownloadSettings(), workspace.uri, "run"))
+    worker = Worker(
+        WorkerSpec("stages.download:Download", DownloadSettings(allow_private_addresses=True), workspace.uri, "run")
+    )
     assert worker.ready() is None
     sources = [url_source(f"{site}/{name}") for name in ("a.mp4", "404", "page.mp4", "several")]
     sources.append(file_source(tmp_path / "x.mp4"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fake_people
 import numpy as np
@@ -25,14 +25,16 @@ from manifests.rows import (
     Tracks,
     Video,
 )
-from mit_builder.config import CutSettings, DetectSettings, SelectSettings
-from mit_builder.errors import MediaError
+from mit_builder.config import CutSettings, DetectSettings, PoseSettings, SelectSettings, SpeechSettings
+from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.frames import read_frames
 from mit_builder.media.write import write_video
-from mit_builder.models import mediapipe_people, silero_voice
+from mit_builder.models import devices, mediapipe_people, silero_voice
 from mit_builder.worker import UnitContext
 from mit_builder.workspace import Workspace
 from stages.filter import CutClips, DetectTracks, SelectCandidates
+from stages.pose import EstimatePose
+from stages.speech import ScoreSpeech
 
 WIDTH_PX, HEIGHT_PX, N_FRAMES = 320, 180, 120
 SHOTS = (Shot("v", 10, 60), Shot("v", 64, 110))
@@ -220,7 +222,7 @@ def test_the_clips_boxes_lie_on_the_clips_pixels(place: Place, clip: Clip) -> No
     finder = fake_people.SquareFinder()
     red = place.rows(clip.people)[1]["face_boxes_xyxy"]
     for frame in read_frames(place.root / clip.mp4.key):
-        found = finder.detect(frame.image, thorough=False).face_boxes_xyxy[0]
+        found = finder.detect([frame.image], thorough=[False])[0].face_boxes_xyxy[0]
         np.testing.assert_allclose(red[frame.index], found, atol=2.5)
 
 
@@ -229,6 +231,51 @@ def test_units_are_named_by_video_and_frames(place: Place, detected: list[Tracks
     assert detect_stage.unit_id(ShotRun(place.video, SHOTS)) == "v_000010to000110"
     assert select_stage.unit_id(detected[1]) == "v_000064to000110"
     assert CutClips(CutSettings()).unit_id(CutJob(place.video, candidates[0])) == "v_000010to000060"
+
+
+def test_a_detector_without_its_weights_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
+    settings = DetectSettings(detector="yolo26m-pose")
+    assert "yolo26m-pose (missing)" in DetectTracks(settings).backend()
+    with pytest.raises(StageUnavailable, match=r"filter.detector yolo26m-pose needs: .*weights fetch yolo26m-pose$"):
+        DetectTracks(settings).setup()
+
+
+def test_auto_alone_means_mediapipe() -> None:
+    assert DetectTracks(DetectSettings()).backend() == DetectTracks(DetectSettings(detector="mediapipe")).backend()
+
+
+@pytest.mark.parametrize(
+    ("detector", "device", "n_gpus", "share", "max_workers"),
+    [
+        ("yolo26x-pose", "auto", 2, 0.25, 2),
+        ("yolo26x-pose", "cuda", 1, 0.25, 1),
+        ("yolo26x-pose", "auto", 0, 0, None),
+        ("yolo26x-pose", "cpu", 2, 0, None),
+        ("yolo26x-pose", "cuda", 0, 0, None),
+        ("mediapipe", "auto", 2, 0, None),
+    ],
+)
+def test_a_network_on_a_gpu_asks_for_a_share_of_it(
+    detector: Any, device: str, n_gpus: int, share: float, max_workers: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "n_gpus", lambda: n_gpus)
+    needs = DetectTracks(DetectSettings(detector=detector, device=device)).resources
+    assert (needs.gpus, needs.max_workers) == (share, max_workers)
+    speech = ScoreSpeech(
+        SpeechSettings(model="lips" if detector == "mediapipe" else "talknet", device=device)
+    ).resources
+    assert (speech.gpus, speech.max_workers) == (share, max_workers)
+
+
+def test_the_shares_of_all_stages_fit_on_one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "n_gpus", lambda: 1)
+    stages = (
+        DetectTracks(DetectSettings(detector="yolo26x-pose")),
+        EstimatePose(PoseSettings(model="sapiens-2b")),
+        ScoreSpeech(SpeechSettings(model="talknet")),
+    )
+    assert sum(stage.resources.gpus for stage in stages) <= 1
 
 
 def test_the_real_detectors_follow_both_people_of_the_demo(demo_video: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from manifests.sources import file_source
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.errors import ConfigError
-from mit_builder.models import weights
+from mit_builder.models import devices, weights
 from mit_builder.session import (
     DEMO,
     SETTINGS_KEY,
@@ -169,6 +170,60 @@ def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch
     assert resolve(Settings(), None)[0].speech.model == "lr-asd"
     asked = config.load(None, ["speech.model=lr-asd"])
     assert resolve(asked, first)[0].speech.model == "lr-asd"
+
+
+@pytest.fixture
+def n_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    monkeypatch.setattr(weights, "missing_for", lambda model: None)
+    return lambda number: monkeypatch.setattr(devices, "n_gpus", lambda: number)
+
+
+def chosen(settings: Settings) -> tuple[str, str, str, str]:
+    return settings.profile, settings.filter.detector, settings.pose.model, settings.speech.model
+
+
+EMBEDDED = ("embedded", "mediapipe", "mediapipe", "lr-asd")
+PAPER = ("paper", "yolo26x-pose", "sapiens-2b", "talknet")
+
+
+def test_the_profile_follows_the_gpu_and_decides_every_model(n_gpus: Callable[[int], None]) -> None:
+    n_gpus(0)
+    settings, notes = resolve(Settings(), None)
+    assert chosen(settings) == EMBEDDED
+    assert notes[0] == "profile: embedded (CPU models that come inside Python packages)"
+    n_gpus(1)
+    settings, notes = resolve(Settings(), None)
+    assert chosen(settings) == PAPER
+    assert [note.partition(" (")[0] for note in notes] == [
+        "profile: paper",
+        "people model: yolo26x-pose",
+        "pose model: sapiens-2b",
+        "speech model: talknet",
+    ]
+    assert chosen(resolve(config.load(None, ["profile=embedded"]), None)[0]) == EMBEDDED
+
+
+def test_a_profile_stays_pinned_until_another_is_asked_for(n_gpus: Callable[[int], None]) -> None:
+    n_gpus(0)
+    small = config.load(None, ["profile=paper", "filter.detector=yolo26n-pose"])
+    first = resolve(small, None)[0]
+    assert chosen(first) == ("paper", "yolo26n-pose", "sapiens-2b", "talknet")
+    settings, notes = resolve(Settings(), first)
+    assert settings == first
+    assert all("pinned by the last run here" in note for note in notes)
+    assert chosen(resolve(config.load(None, ["profile=embedded"]), first)[0]) == EMBEDDED
+    assert chosen(resolve(config.load(None, ["filter.detector=mediapipe"]), first)[0]) == (
+        "paper",
+        "mediapipe",
+        *PAPER[2:],
+    )
+
+
+def test_torch_is_not_imported_to_find_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    devices.n_gpus.cache_clear()
+    assert devices.n_gpus() == 0
+    devices.n_gpus.cache_clear()
 
 
 def test_a_relative_cookie_file_is_the_one_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

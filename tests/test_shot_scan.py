@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import fake_people
 import numpy as np
+import pytest
 
 from mit_builder.config import DetectSettings
 from mit_builder.shot_scan import ShotScan
@@ -63,6 +64,28 @@ def test_faces_below_sixteen_pixels_are_not_followed() -> None:
     images = [fake_people.picture(SCENE[:360, :640], ((50, 50, 65, 65), (200, 50, 216, 66)))] * 8
     tracks, _, _ = scan(images).finish()
     assert [t.face_boxes_xyxy[0, 0] for t in tracks] == [200]
+
+
+@pytest.mark.parametrize("batch", [3, 8, 100])
+def test_a_detector_that_takes_several_frames_at_once_changes_nothing(batch: int) -> None:
+    rng = np.random.default_rng(2)
+    images = []
+    for i in range(41):
+        boxes = (tuple(np.add(LEFT, i)), RIGHT if i % 10 < 6 else None)
+        image = fake_people.picture(SCENE[:360, i // 5 : 640 + i // 5], boxes)
+        image[130:165, 405:445] = np.clip(image[130:165, 405:445] + rng.integers(0, 60, (35, 40, 1)), 0, 255)
+        images.append(image)
+    one, several = fake_people.SquareFinder(), fake_people.SquareFinder(batch=batch)
+    plain, batched = scan(images, one).finish(), scan(images, several).finish()
+    for first, second in zip(plain[0], batched[0], strict=True):
+        for name, values in vars(first).items():
+            np.testing.assert_array_equal(values, getattr(second, name), err_msg=name)
+    np.testing.assert_array_equal(plain[1], batched[1])
+    for name, values in vars(plain[2]).items():
+        np.testing.assert_array_equal(values, getattr(batched[2], name), err_msg=name)
+    assert one.calls == [1] * 21
+    assert several.calls == [batch] * (21 // batch) + [21 % batch] * (21 % batch > 0)
+    assert one.looked_again == several.looked_again > 0
 
 
 def test_brightness_and_sharpness_are_those_of_the_luma() -> None:

@@ -85,7 +85,7 @@ def test_labels_of_every_person_and_frame_are_stored(
 
 
 def test_voice_gates_speaking_but_not_the_scores(builder: tiny_dataset.Builder, job: SpeechJob, fakes: None) -> None:
-    speech = run(builder, job)
+    speech = run(builder, job, min_voice_activity=0.25)
     first, _ = read_arrays(builder.root / speech.speech.key)
     voice = np.array([row["voice_activity"] for row in read_arrays(builder.root / speech.voice.key)], np.float32)
     assert voice.shape == (job.clip.n_frames,)
@@ -124,7 +124,7 @@ def test_sound_of_another_length_is_an_error(builder: tiny_dataset.Builder, job:
 
 
 def test_auto_alone_means_lips() -> None:
-    assert isinstance(load_scorer("auto"), lips.Lips)
+    assert isinstance(load_scorer(SpeechSettings()), lips.Lips)
     assert scorer_name("auto") == lips.NAME
 
 
@@ -135,4 +135,4 @@ def test_missing_weights_stop_the_stage_with_the_command_that_fetches_them(
     monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
     assert "missing" in scorer_name(model)
     with pytest.raises(StageUnavailable, match=f"weights fetch {model}-talkset"):
-        load_scorer(model)
+        load_scorer(SpeechSettings.model_validate({"model": model}))

@@ -16,16 +16,17 @@ from mit_builder.dataset import Index, parse_index
 from mit_builder.engine import Result, SerialEngine
 from mit_builder.pipeline import Step
 from mit_builder.publish import INDEX_KEY
+from mit_builder.retries import ALL_CLASSES
 from mit_builder.runner import Choice, Runner, worker_specs
 from mit_builder.session import new_run_id
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
 
-TWO_BUCKETS = ("shards.n_buckets=2",)
+QUICK = ("shards.n_buckets=2", "download.host_interval_s=0", "run.retry_base_s=0")
 
 
 def settings_with(*overrides: str) -> Settings:
-    return config.load(None, [*TWO_BUCKETS, *overrides])
+    return config.load(None, [*QUICK, *overrides])
 
 
 def walk(
@@ -39,6 +40,8 @@ def walk(
     """Run the fakes over sources, as one `mit-build run --engine serial` would; the runner, after its run."""
     settings, run_id, steps = settings_with(*overrides), new_run_id(), steps or fakes.steps()
     engine = SerialEngine(worker_specs(settings, workspace, run_id, steps))
+    if choice.pop("retry_failed", False):
+        choice["retry"] = ALL_CLASSES
     chosen = Choice(steps=frozenset(only), **choice)
     runner = Runner(workspace, settings, run_id=run_id, choice=chosen, engine=engine, steps=steps)
     runner.run([s if isinstance(s, Source) else fakes.source(s) for s in sources])

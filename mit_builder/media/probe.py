@@ -35,6 +35,8 @@ _SAR_LIMIT = 4
 """Pixels more than four times as wide as high (or the reverse) are taken for damaged metadata."""
 _PIXEL = np.dtype("V3")
 """RGB as one item: numpy turns a picture 2.6 times faster than with three bytes a pixel."""
+MAX_FRAME_PX = 8192 * 8192
+"""Decoders refuse larger pictures before they allocate them, also in the middle of a stream: 8K has half of it."""
 _TRIAL_PACKETS = 100
 """Audio packets tried before a track counts as not decodable (about 2 s of AAC)."""
 
@@ -107,7 +109,8 @@ def open_media(path: Path) -> Iterator[InputContainer]:
     """
     try:
         # The absolute path keeps a file's name from being read as a protocol ("concat:...").
-        with av.open(str(path.absolute()), options={"protocol_whitelist": "file"}) as container:
+        options = {"protocol_whitelist": "file", "max_pixels": str(MAX_FRAME_PX)}
+        with av.open(str(path.absolute()), options=options) as container:
             if _PLAYLISTS & set(container.format.name.split(",")):
                 raise MediaError(f"{path.name}: a {container.format.name} playlist is not a video file")
             yield container
@@ -123,11 +126,15 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     run in parallel anyway.
 
     Raises:
-        MediaError: there is none.
+        MediaError: there is none, or none whose frames have a size that may be decoded (`MAX_FRAME_PX`).
     """
     for stream in container.streams.video:
         if not stream.disposition & _PICTURES and stream.codec_context is not None:
+            codec = stream.codec_context
+            if not 0 < codec.width * codec.height <= MAX_FRAME_PX:
+                raise MediaError(f"{path.name}: frames of no size, or of more than {MAX_FRAME_PX / 1e6:.0f} megapixels")
             stream.thread_count = 1
+            codec.options = {"max_pixels": str(MAX_FRAME_PX)}
             return stream
     raise MediaError(f"{path.name} has no video stream")
 

@@ -24,6 +24,8 @@ Entry = tuple[int, int]
 """Presentation time of a keyframe, and the time to seek to: that of its decoding where it is known (ticks)."""
 Indices = npt.NDArray[np.int64]
 
+MAX_DURATION_S = 48 * 3600
+"""Two days at most: timestamps that span more are taken for damage, because a timeline is as long as they say."""
 _HEAD_FRAMES = 32
 """Frames decoded to compare with the packets' times: past the deepest reordering of H.264 and HEVC (16)."""
 _MIN_RISING = 0.95
@@ -79,7 +81,7 @@ def read_timeline(path: Path) -> Timeline:
     """Lay the clip timeline over a video file.
 
     Raises:
-        MediaError: unreadable, no video stream, or no frame can be decoded.
+        MediaError: unreadable, no video stream, no frame can be decoded, or its timestamps span days.
     """
     with open_media(path) as container:
         stream = video_stream(container, path)
@@ -113,16 +115,21 @@ def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int |
 
     Returns:
         (n_frames,) int64.
+
+    Raises:
+        MediaError: the times span more than `MAX_DURATION_S`.
     """
     ticks_per_frame = 1 / (TIMELINE_FPS * time_base)
-    up, down = ticks_per_frame.numerator, ticks_per_frame.denominator
-    # Frame i takes over at the first k with k * up / down >= (pts[i-1] + pts[i]) / 2 - pts[0].
-    takeovers = [-((2 * pts[0] - before - after) * down // (2 * up)) for before, after in pairwise(pts)]
     if last_duration is None:
         last_duration = pts[-1] - pts[-2] if len(pts) > 1 else None
     shown = Fraction(last_duration) if last_duration is not None else ticks_per_frame
     end = pts[-1] - pts[0] + shown
     n_frames = max(1, -int(-end // ticks_per_frame))
+    if n_frames > MAX_DURATION_S * TIMELINE_FPS:
+        raise MediaError(f"timestamps span {float(end * time_base):.0f} s, more than {MAX_DURATION_S} s: damaged?")
+    up, down = ticks_per_frame.numerator, ticks_per_frame.denominator
+    # Frame i takes over at the first k with k * up / down >= (pts[i-1] + pts[i]) / 2 - pts[0].
+    takeovers = [-((2 * pts[0] - before - after) * down // (2 * up)) for before, after in pairwise(pts)]
     return np.searchsorted(np.array(takeovers, np.int64), np.arange(n_frames), side="right").astype(np.int64)
 
 

@@ -6,7 +6,7 @@ backend, fakes included, through the same checks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -23,7 +23,8 @@ class Detections:
     """Faces found in one image.
 
     Attributes:
-        face_boxes_xyxy: (n, 4) float32, pixels; S3FD-like (forehead to chin), may leave the image.
+        face_boxes_xyxy: (n, 4) float32, pixels; S3FD-like (forehead to chin), may leave the image. Of somebody whose
+            face is turned away it may be the head, with a low score.
         scores: (n,) float32, 0..1.
         boxes_xyxy: (n, 4) float32, the whole body that belongs to each face, clipped to the image.
     """
@@ -34,10 +35,13 @@ class Detections:
 
 
 class PeopleDetector(Protocol):
-    """Finds people with their faces in single images."""
+    """Finds people with their faces in single images; what is found in one never depends on the others of a call."""
 
-    def detect(self, image: Image, *, thorough: bool) -> Detections:
-        """Detect; `thorough` spends more (tiles) on small and turned faces."""
+    batch: int
+    """How many images a call of `detect` takes best."""
+
+    def detect(self, images: Sequence[Image], *, thorough: Sequence[bool]) -> list[Detections]:
+        """Detect in each of several images of one size; where `thorough`, spend more on small and turned faces."""
         ...
 
     def look_again(self, image: Image, face_boxes_xyxy: Floats) -> Detections:

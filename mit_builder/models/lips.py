@@ -24,6 +24,7 @@ outside the picture may be given to a face that moves, and on faces below about 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -36,16 +37,31 @@ Doubles = npt.NDArray[np.float64]
 
 NAME = "lips 1"
 """Name and version; the version rises with any change of the scores."""
-DEVIATION_FRAMES = 13
-"""Width of the window whose standard deviation is taken."""
-ACTIVITY_FRAMES = 31
-"""Width of the window over which its logarithm is averaged."""
-NOISE = 0.002
-"""Added to the standard deviation before the logarithm: the jitter of the points of a closed mouth."""
-MAX_LEAD = 1.1
-"""Limit of the lead over the others' activity. With all of it, a deviation of 0.005 is enough for log-odds of zero."""
-SLOPE, INTERCEPT = 3.3, 12.8
-"""Log-odds = SLOPE * (activity + lead) + INTERCEPT; without a lead zero at a deviation of 0.019."""
+
+
+@dataclass(frozen=True)
+class LipConstants:
+    """What turns lip openings into log-odds; benchmarks/choose.py compares others with these.
+
+    Attributes:
+        deviation_frames: width of the window whose standard deviation is taken (odd).
+        activity_frames: width of the window over which its logarithm is averaged (odd).
+        noise: added to the standard deviation before the logarithm: the jitter of the points of a closed mouth.
+        max_lead: limit of the lead over the others' activity. With all of it, a deviation of 0.005 is enough for
+            log-odds of zero.
+        slope: log-odds = slope * (activity + lead) + intercept.
+        intercept: without a lead the log-odds are zero at a deviation of 0.019.
+    """
+
+    deviation_frames: int = 13
+    activity_frames: int = 31
+    noise: float = 0.002
+    max_lead: float = 1.1
+    slope: float = 3.3
+    intercept: float = 12.8
+
+
+CHOSEN = LipConstants()
 UNSEEN_LOGIT = -0.5
 """Log-odds where the lips were not seen: probably not speaking, with little confidence."""
 MAX_GAP_FRAMES = 12
@@ -59,9 +75,14 @@ class Lips:
 
     def score(self, clip: SpeechInput) -> Floats:
         """(n_people, n_frames) float32 log-odds from `clip.keypoints` alone."""
-        activity = np.stack([_activity(lip_opening(person)) for person in clip.keypoints])
-        scores = SLOPE * (activity + _lead(activity)) + INTERCEPT
-        return np.where(np.isnan(activity), UNSEEN_LOGIT, scores).astype(np.float32)
+        return log_odds(lip_opening(clip.keypoints), CHOSEN)
+
+
+def log_odds(openings: Floats, constants: LipConstants) -> Floats:
+    """(n_people, n_frames) lip openings, NaN where not seen -> (n_people, n_frames) float32 log-odds of speaking."""
+    active = np.stack([activity(opening, constants) for opening in openings])
+    scores = constants.slope * (active + lead(active, constants.max_lead)) + constants.intercept
+    return np.where(np.isnan(active), UNSEEN_LOGIT, scores).astype(np.float32)
 
 
 def lip_opening(keypoints: Floats) -> Floats:
@@ -73,28 +94,29 @@ def lip_opening(keypoints: Floats) -> Floats:
     return np.asarray(np.where(is_seen, lips / np.where(height > 0, height, 1), np.nan), np.float32)
 
 
-def _activity(opening: Floats) -> Doubles:
+def activity(opening: Floats, constants: LipConstants) -> Doubles:
     """(n_frames,) lip opening -> (n_frames,) mean log deviation; NaN where the lips were not seen for long."""
     is_seen = np.isfinite(opening)
     if not is_seen.any():
         return np.full(len(opening), np.nan)
     frames = np.arange(len(opening))
     bridged = np.interp(frames, frames[is_seen], opening[is_seen]).astype(np.float64)
-    variance = _mean(np.square(bridged), DEVIATION_FRAMES) - np.square(_mean(bridged, DEVIATION_FRAMES))
-    activity = _mean(np.log(np.sqrt(np.maximum(variance, 0)) + NOISE), ACTIVITY_FRAMES)
-    return np.asarray(np.where(_near_seen(is_seen), activity, np.nan))
+    width = constants.deviation_frames
+    variance = _mean(np.square(bridged), width) - np.square(_mean(bridged, width))
+    active = _mean(np.log(np.sqrt(np.maximum(variance, 0)) + constants.noise), constants.activity_frames)
+    return np.asarray(np.where(_near_seen(is_seen), active, np.nan))
 
 
-def _lead(activity: Doubles) -> Doubles:
-    """How much each is ahead of all others, 0 .. `MAX_LEAD`: (n_people, n_frames) -> (n_people, n_frames).
+def lead(active: Doubles, limit: float) -> Doubles:
+    """How much each is ahead of all others, 0 .. `limit`: (n_people, n_frames) -> (n_people, n_frames).
 
     Nobody is ahead of somebody whose lips are not seen, or of nobody.
     """
-    if len(activity) < 2:
-        return np.zeros_like(activity)
-    known = np.where(np.isnan(activity), np.inf, activity)
+    if len(active) < 2:
+        return np.zeros_like(active)
+    known = np.where(np.isnan(active), np.inf, active)
     others = np.stack([np.delete(known, person, axis=0).max(axis=0) for person in range(len(known))])
-    return np.asarray(np.clip(activity - others, 0, MAX_LEAD))
+    return np.asarray(np.clip(active - others, 0, limit))
 
 
 def _mean(values: Doubles, width: int) -> Doubles:

@@ -4,6 +4,10 @@ Each person is looked at in two windows of their own: the body (holistic: body, 
 with attention: 68 face points, nose and eyes). In both, the faces of the others are painted over, because holistic
 starts from a face and readily takes the neighbour's: for the worst person of a four-person clip this brought the frames
 with the right body from 0% to 100%. Trackers belong to one person and one call, so nothing crosses clips.
+
+The body model treats left and right unequally: mirrored pictures moved a shoulder by up to a fifth of the face's width,
+the same way for seconds. So every few frames it also looks at the mirrored picture, and half of the difference is added
+to the body's points until the next look (a tenth more time).
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy.typing as npt
 from manifests.rows import N_KEYPOINTS, TIMELINE_FPS
 from mit_builder.errors import ModelError, StageUnavailable
 from mit_builder.models.base import Floats, Image
-from mit_builder.models.coco_wholebody import BODY, FACE, LEFT_HAND, RIGHT_HAND
+from mit_builder.models.coco_wholebody import BODY, FACE, LEFT_HAND, RIGHT_HAND, SWAP
 from mit_builder.models.mediapipe_runtime import quiet
 
 Windows = npt.NDArray[np.int64]
@@ -33,6 +37,8 @@ _POSE_OF_BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 _POSE_OF_FOOT = {17: 31, 19: 29, 20: 32, 22: 30}
 """BlazePose's landmarks of big toes and heels; it has no small toes (18, 21)."""
 _LEFT_WRIST, _RIGHT_WRIST = 9, 10
+_N_MOVED = 23
+"""Body and foot points."""
 _MESH_OF_FACE = (
     *(127, 234, 132, 58, 172, 150, 149, 148, 152, 377, 378, 379, 397, 288, 361, 454, 356),
     *(70, 63, 105, 66, 107, 336, 296, 334, 293, 300),
@@ -75,6 +81,11 @@ MESH_CONFIDENCE = 0.3
 """Detection threshold of the face mesh; that a face is there is known from the box."""
 RETRY_FRAMES = 6
 """Frames for which nothing is searched after a failure: starting a tracker anew costs as much as several frames."""
+FLIP_FRAMES = 5
+"""Every so many frames the body is also looked for in the mirrored picture; the points move to its answer over as many.
+"""
+MAX_FLIP_OFFSET = 0.5
+"""Where the two answers are further apart, in face widths, one of them is wrong and the point stays as it is."""
 OUTSIDE_FACTOR = 0.1
 """Scores of points outside the picture are guesses: multiplied by this."""
 _GREY = 128
@@ -205,6 +216,45 @@ class _Tracker:
         self._solution.close()
 
 
+class _Symmetry:
+    """Moves one person's body and foot points half way to where the mirrored picture has them."""
+
+    def __init__(self, mirrored: _Tracker) -> None:
+        self._mirrored = mirrored
+        self._n_frames = 0
+        self._goal = np.zeros((_N_MOVED, 2), np.float32)
+        self._shift = self._goal
+
+    def correct(self, keypoints: Floats, view: _View, face_xyxy: Floats) -> None:
+        """Move points of (133, 3) keypoints; the hands stay."""
+        if self._n_frames % FLIP_FRAMES == 0:
+            self._measure(keypoints, view, face_xyxy)
+        if self._n_frames == 0:
+            self._shift = self._goal
+        self._n_frames += 1
+        self._shift = self._shift + (self._goal - self._shift) / FLIP_FRAMES
+        keypoints[:_N_MOVED, :2] += self._shift
+
+    def close(self) -> None:
+        """Free the graph."""
+        self._mirrored.close()
+
+    def _measure(self, keypoints: Floats, view: _View, face_xyxy: Floats) -> None:
+        found = self._mirrored.look(np.ascontiguousarray(view.image[:, ::-1])).pose_landmarks
+        pose = None if found is None else view.pixels(found)
+        if pose is not None:
+            pose[:, 0] = 2 * view.left + len(view.image) - pose[:, 0]
+        if pose is None or _nose_offset(pose[0, :2], face_xyxy) > MAX_NOSE_OFFSET:
+            self._mirrored.restart()
+            return
+        body = np.full((_N_MOVED, 2), np.nan, np.float32)
+        for point, landmark in (*enumerate(_POSE_OF_BODY), *_POSE_OF_FOOT.items()):
+            body[point] = pose[landmark, :2]
+        apart = body[SWAP[:_N_MOVED]] - keypoints[:_N_MOVED, :2]
+        is_near = np.hypot(apart[:, 0], apart[:, 1]) <= MAX_FLIP_OFFSET * (face_xyxy[2] - face_xyxy[0])
+        self._goal = np.where(is_near[:, None], apart / 2, 0).astype(np.float32)
+
+
 class _Person:
     """The trackers of one person."""
 
@@ -212,10 +262,13 @@ class _Person:
         with quiet():
             holistic = solutions.holistic.Holistic(model_complexity=1)
             mesh = solutions.face_mesh.FaceMesh(refine_landmarks=True, min_detection_confidence=MESH_CONFIDENCE)
+            mirrored = solutions.pose.Pose(model_complexity=1, smooth_landmarks=False)
         self._body = _Tracker(holistic)
         self._face = _Tracker(mesh)
+        self._symmetry = _Symmetry(_Tracker(mirrored))
         stack.callback(self._body.close)
         stack.callback(self._face.close)
+        stack.callback(self._symmetry.close)
 
     def look(self, scene: _Scene, person: int, body_window: Windows, face_window: Windows) -> Floats:
         """(133, 3) float32 keypoints of this person."""
@@ -240,6 +293,7 @@ class _Person:
                 pose = view.pixels(found.pose_landmarks)
                 if _nose_offset(pose[0, :2], face) <= MAX_NOSE_OFFSET:
                     _fill_body(keypoints, pose, found, view)
+                    self._symmetry.correct(keypoints, view, face)
                     return
             self._body.restart()
         self._body.pause()

@@ -7,10 +7,11 @@ import pickle
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mit_builder.config import Precision
 from mit_builder.errors import StageUnavailable
 
 try:
@@ -59,10 +60,7 @@ _LEFT_BY_MMENGINE = (
     "numpy.dtype",
     "numpy.ndarray",
 )
-"""Classes in the training logs that mmengine saves beside the tensors: read as `_Ignored`, whoever wrote them."""
-
-Precision = Literal["fp32", "bf16", "fp16"]
-"""Number format of the network's matrix products; weights and scores stay float32."""
+"""Classes in the training logs that mmengine saves beside the tensors: read as `Ignored`, whoever wrote them."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -87,7 +85,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """Context in which networks run at `precision` on `device`."""
+    """Context in which a network's matrix products have `precision`; weights and scores stay float32."""
     if precision == "fp32":
         return contextlib.nullcontext()
     context: contextlib.AbstractContextManager[Any] = torch.autocast(
@@ -108,10 +106,10 @@ def read_restricted(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
 
 
-class _Ignored:
+class Ignored:
     """Stands in for whatever a training run left in a checkpoint: takes everything, keeps and does nothing."""
 
-    def __new__(cls, *args: object) -> _Ignored:
+    def __new__(cls, *args: object) -> Ignored:
         return super().__new__(cls)
 
     def __init__(self, *args: object) -> None:
@@ -134,7 +132,7 @@ def read_tensors(path: Path, *, script: bool = False) -> dict[str, Tensor]:
     Raises:
         StageUnavailable: no file, or it holds anything else than named tensors.
     """
-    with torch.serialization.safe_globals([(_Ignored, name) for name in _LEFT_BY_MMENGINE]):
+    with torch.serialization.safe_globals([(Ignored, name) for name in _LEFT_BY_MMENGINE]):
         loaded = open_script(path).state_dict() if script else read_restricted(path)
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
@@ -169,30 +167,39 @@ def _refusing(path: Path) -> Iterator[None]:
         raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
 
 
-def load_strictly(network: nn.Module, path: Path, *, unused: Iterable[str]) -> None:
-    """Put a checkpoint into `network`: every tensor of the network must be there, and no stranger.
+def load_strictly(
+    network: nn.Module,
+    path: Path,
+    *,
+    unused: Iterable[str],
+    read: Callable[[Path], dict[str, Tensor]] = read_tensors,
+) -> None:
+    """Put a checkpoint into `network`: every tensor that it uses must be there, and no stranger.
 
     Args:
         network: its state dict has the checkpoint's names.
         path: the checkpoint.
-        unused: beginnings of names that the file may have and the network does not need.
+        unused: beginnings of names that the file may have and the network does not use.
+        read: reader of this kind of file.
 
     Raises:
         StageUnavailable: names or shapes differ.
     """
     skip = tuple(unused)
-    tensors = {name: value for name, value in read_tensors(path).items() if not name.startswith(skip)}
-    check_fit(network, tensors, path.name)
-    network.load_state_dict(tensors)
+    tensors = {name: value for name, value in read(path).items() if not name.startswith(skip)}
+    check_fit(network, tensors, path.name, unused=skip)
+    network.load_state_dict(tensors, strict=False)
 
 
-def check_fit(network: nn.Module, tensors: Mapping[str, Tensor], file_name: str) -> None:
-    """See that a checkpoint has every tensor of the network in its shape, and no stranger.
+def check_fit(
+    network: nn.Module, tensors: Mapping[str, Tensor], file_name: str, *, unused: tuple[str, ...] = ()
+) -> None:
+    """See that a checkpoint has every tensor that the network uses in its shape, and no stranger.
 
     Raises:
         StageUnavailable: names or shapes differ.
     """
-    wanted = network.state_dict()
+    wanted = {name: value for name, value in network.state_dict().items() if not name.startswith(unused)}
     missing, strange = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
     shapes = [name for name in wanted.keys() & tensors.keys() if wanted[name].shape != tensors[name].shape]
     problems = [("missing", missing), ("unknown", strange), ("of another shape", sorted(shapes))]

@@ -22,7 +22,7 @@ import platformdirs
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
-from mit_builder.models.weights_table import SPEECH_MODELS, TABLE, WeightsFile
+from mit_builder.models.weights_table import PEOPLE_MODELS, SAPIENS_MODELS, SPEECH_MODELS, TABLE, WeightsFile
 from mit_builder.workspace import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
@@ -31,6 +31,12 @@ RECORD_NAME = "digests.json"
 
 State = Literal["missing", "ok", "damaged", "untrusted"]
 """Untrusted: a program of which neither the registry nor the user said that it may be run."""
+
+_MODELS: Mapping[str, tuple[str, ...]] = {
+    **{model: (name,) for model, name in (PEOPLE_MODELS | SPEECH_MODELS).items()},
+    **SAPIENS_MODELS,
+}
+"""Files of the models that settings name; one of them is enough."""
 
 
 def folder() -> Path:
@@ -81,14 +87,32 @@ def label(name: str) -> str:
     return f"{name} {'(missing)' if path is None else digest_of(path)[:12]}"
 
 
-def missing_for(speech_model: str) -> str | None:
-    """What a speech model lacks on this machine, as the command that helps; None where nothing is missing."""
-    if speech_model not in SPEECH_MODELS:
+def missing_for(model: str) -> str | None:
+    """What a model of a setting lacks on this machine, as the command that helps; None where nothing is missing."""
+    if model not in _MODELS:
         return None
-    name = SPEECH_MODELS[speech_model]
-    needs_torch = importlib.util.find_spec("torch") is None
-    steps = ["pip install torch"] * needs_torch + [f"mit-build weights fetch {name}"] * (find(name) is None)
-    return ", then ".join(steps) or None
+    packages = ["torch"] + ["ultralytics"] * (model in PEOPLE_MODELS)
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    install = [f"pip install {' '.join(absent)}"] * bool(absent)
+    names = _MODELS[model]
+    fetch = [f"mit-build weights fetch {names[0]}"] * all(find(name) is None for name in names)
+    return ", then ".join(install + fetch) or None
+
+
+def file_for(setting: str, model: str) -> Path:
+    """The verified weights of a model that has one file.
+
+    Args:
+        setting: where the model was chosen, for the message.
+        model: its value.
+
+    Raises:
+        StageUnavailable: they or a package are missing; the line says what gets them.
+    """
+    missing, path = missing_for(model), find(_MODELS[model][0])
+    if missing or path is None:
+        raise StageUnavailable(f"{setting} {model} needs: {missing}")
+    return path
 
 
 def find(name: str) -> Path | None:
@@ -224,8 +248,15 @@ def is_script(path: Path) -> bool:
 
 def _shapes(path: Path, *, script: bool) -> dict[str, tuple[int, ...]]:
     from mit_builder.models.torch_backend import read_tensors
+    from mit_builder.models.yolo_file import read_yolo
 
-    return {name: tuple(tensor.shape) for name, tensor in read_tensors(path, script=script).items()}
+    try:
+        tensors = read_tensors(path, script=script)
+    except StageUnavailable:
+        if script:
+            raise
+        tensors = read_yolo(path)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _fits(file: WeightsFile, shapes: Mapping[str, tuple[int, ...]]) -> bool:

@@ -47,6 +47,36 @@ _LR_ASD_ADDRESS = "https://raw.githubusercontent.com/Junhua-Liao/LR-ASD/main/wei
 _TALKNET_DRIVE_ID = "1AbN9fCf9IexMxEKXLQY2KYBlb-IhSEea"
 """The file on Google Drive that TalkNet's own demo downloads."""
 
+_YOLO_ADDRESS = "https://github.com/ultralytics/assets/releases/download/v8.4.0/"
+"""The release that ultralytics 8.4.190 downloads from."""
+
+
+def _yolo(size: str, *, channels: int, joined: tuple[int, int], points: int) -> WeightsFile:
+    """A pose model: channels of its first layer, those that its first block joins, and of its points' last layer."""
+    return WeightsFile(
+        name=f"yolo26{size}-pose",
+        file_name=f"yolo26{size}-pose.pt",
+        urls=(f"{_YOLO_ADDRESS}yolo26{size}-pose.pt",),
+        sha256=None,
+        n_bytes=None,
+        licence="AGPL-3.0 (Ultralytics)",
+        purpose=f"filter.detector yolo26{size}-pose: people" + ", profile paper" * (size == "x"),
+        tensors={
+            "model.0.conv.weight": (channels, 3, 3, 3),
+            "model.2.cv2.conv.weight": (*joined, 1, 1),
+            "model.23.one2one_cv4_kpts.0.weight": (51, points, 1, 1),
+        },
+    )
+
+
+_YOLO = (
+    _yolo("n", channels=16, joined=(64, 48), points=85),
+    _yolo("s", channels=32, joined=(128, 96), points=85),
+    _yolo("m", channels=64, joined=(256, 192), points=85),
+    _yolo("l", channels=64, joined=(256, 256), points=85),
+    _yolo("x", channels=96, joined=(384, 384), points=96),
+)
+
 _SAPIENS_ADDRESS = "https://huggingface.co/noahcao/sapiens-pose-coco/resolve/main/"
 _SAPIENS_SIZES = {"0.3b": (1024, 24, 620), "0.6b": (1280, 32, 695), "1b": (1536, 40, 727), "2b": (1920, 48, 745)}
 """Width, layers, and the precision on COCO-WholeBody in thousandths that is part of the files' names."""
@@ -106,9 +136,12 @@ TABLE = (
         purpose="speech.model talknet: TalkNet trained on TalkSet, the paper's model",
         tensors=_TALKNET_TENSORS,
     ),
+    *_YOLO,
     *(_sapiens(size, is_script=is_script) for size in _SAPIENS_SIZES for is_script in (False, True)),
 )
 
+PEOPLE_MODELS = {file.name: file.name for file in _YOLO}
+"""Entry of the table for each `filter.detector` that has weights."""
 SPEECH_MODELS = {"lr-asd": "lr-asd-talkset", "talknet": "talknet-talkset"}
 """Entry of the table for each `speech.model` that has weights: those tuned for footage in the wild."""
 

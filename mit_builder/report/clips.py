@@ -21,7 +21,6 @@ from mit_builder.report.contact_sheet import write_contact_sheet
 from mit_builder.report.overlay import write_overlay
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import open_view
-from mit_builder.worker import die_with
 from mit_builder.workspace import Workspace
 
 REPORT = "report"
@@ -57,7 +56,7 @@ def report_clips(
         # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
         context = multiprocessing.get_context("spawn")
         n_workers = min(len(due), n_processes or os.cpu_count() or 1)
-        with ProcessPoolExecutor(n_workers, context, initializer=die_with, initargs=(os.getpid(),)) as pool:
+        with ProcessPoolExecutor(n_workers, context) as pool:
             list(pool.map(_draw, due))
     return overlays + sorted(wanted.keys() - set(overlays))
 

@@ -10,7 +10,7 @@ import pytest
 from manifests.rows import N_KEYPOINTS
 from mit_builder.models.base import SpeakerScorer, SpeechInput
 from mit_builder.models.coco_wholebody import CHIN, FACE, INNER_LIP_LOWER, INNER_LIP_UPPER, NOSE_BRIDGE
-from mit_builder.models.lips import MAX_LEAD, SLOPE, UNSEEN_LOGIT, Lips, lip_opening
+from mit_builder.models.lips import CHOSEN, UNSEEN_LOGIT, Lips, lip_opening
 
 N_FRAMES = 150
 FACE_HEIGHT_PX = 100.0
@@ -105,7 +105,7 @@ def test_whoever_moves_most_gains_and_the_others_lose_nothing() -> None:
         Lips().score(make_input(faint, *others))[0] for others in ((), (closed() * 0,), (talking(), talking()))
     )
     gain = among_still - alone
-    assert gain.max() <= SLOPE * MAX_LEAD + 1e-4
+    assert gain.max() <= CHOSEN.slope * CHOSEN.max_lead + 1e-4
     assert gain.min() > 1
     np.testing.assert_array_equal(among_talkers, alone)
 

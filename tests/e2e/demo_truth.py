@@ -92,6 +92,7 @@ class Clip:
     """A dataset row."""
 
     start_frame: int
+    width_px: int
     people: tuple[LabelledPerson, ...]
 
     @property
@@ -160,6 +161,7 @@ def read_clip(row: Mapping[str, Any]) -> Clip:
     """The labels of a dataset row."""
     return Clip(
         round(row["start_s"] * row["fps"]),
+        row["width_px"],
         tuple(
             LabelledPerson(
                 np.array(person["face_boxes_xyxy"], float),
@@ -321,7 +323,7 @@ def on_own_side(pairs: Iterable[Pair], left: int, right: int) -> float:
     return _share(np.concatenate(correct))
 
 
-def mirror_error(original: Clip, mirrored: Clip, width_px: int) -> dict[str, float]:
+def mirror_error(original: Clip, mirrored: Clip) -> dict[str, float]:
     """How far the mirrored video's keypoints are from the mirrored keypoints, left and right exchanged.
 
     Returns the median distance in face widths over the 68 face points ("face") and both shoulders ("shoulders"), over
@@ -332,6 +334,7 @@ def mirror_error(original: Clip, mirrored: Clip, width_px: int) -> dict[str, flo
     second = [
         _cut_labelled(p, slice(start - mirrored.start_frame, end - mirrored.start_frame)) for p in mirrored.people
     ]
+    width_px = original.width_px
     boxes = [_mirrored_boxes(person.face_boxes_xyxy, width_px) for person in first]
     distances = []
     for i, j in _match(boxes, [person.face_boxes_xyxy for person in second]):

@@ -107,7 +107,7 @@ def test_the_mirrored_demo_gives_mirrored_keypoints(
     mirrored = build(tmp_path / "workspace", str(mirrored_video), "--set", "run.overlays=0")
     assert dt.wrong_verdicts(mirrored.candidates, truth) == []
     for original, other in zip(demo.clips, mirrored.clips, strict=True):
-        errors = dt.mirror_error(original, other, 1280)
+        errors = dt.mirror_error(original, other)
         assert max(errors.values()) <= 0.1, errors
 
 

@@ -72,7 +72,7 @@ def labels_of(person: TruePerson) -> LabelledPerson:
 
 @pytest.fixture
 def perfect(truth: tuple[TrueShot, ...]) -> Clip:
-    return Clip(100, tuple(labels_of(person) for person in truth[0].people.values()))
+    return Clip(100, WIDTH_PX, tuple(labels_of(person) for person in truth[0].people.values()))
 
 
 def speaking_shifted(clip: Clip, frames: int) -> Clip:
@@ -141,7 +141,7 @@ def test_a_clip_that_begins_inside_the_shot_is_compared_with_the_same_frames(
         LabelledPerson(p.face_boxes_xyxy[40:], p.keypoints[40:], p.speaking[40:], p.speaking_score[40:])
         for p in perfect.people
     )
-    assert score_speech([Clip(140, people)], truth).balanced_accuracy == 1
+    assert score_speech([Clip(140, WIDTH_PX, people)], truth).balanced_accuracy == 1
 
 
 def test_always_speaking_has_half_the_balanced_accuracy_and_no_silence(
@@ -184,15 +184,15 @@ def test_mirroring_twice_restores_every_keypoint() -> None:
 
 
 def test_mirrored_labels_agree_only_with_left_and_right_exchanged(perfect: Clip) -> None:
-    assert mirror_error(perfect, mirrored(perfect), WIDTH_PX) == {"face": 0, "shoulders": 0}
+    assert mirror_error(perfect, mirrored(perfect)) == {"face": 0, "shoulders": 0}
     not_exchanged = mirrored(perfect)
     for person in not_exchanged.people:
         person.keypoints[:] = person.keypoints[:, MIRROR]
-    assert mirror_error(perfect, not_exchanged, WIDTH_PX)["shoulders"] == pytest.approx(1.8)
+    assert mirror_error(perfect, not_exchanged)["shoulders"] == pytest.approx(1.8)
     half_missing = mirrored(perfect)
     for person in half_missing.people:
         person.keypoints[:, 23:60, :2] = np.nan
-    assert mirror_error(perfect, half_missing, WIDTH_PX)["face"] == np.inf
+    assert mirror_error(perfect, half_missing)["face"] == np.inf
 
 
 def test_boundaries_are_measured_both_ways(truth: tuple[TrueShot, ...]) -> None:
@@ -231,7 +231,7 @@ def test_rows_and_the_committed_truth_are_read(demo_video: Path) -> None:
         }
         for person in shot.people.values()
     ]
-    row: dict[str, Any] = {"start_s": shot.start_frame / 25, "fps": 25, "people": people}
+    row: dict[str, Any] = {"start_s": shot.start_frame / 25, "fps": 25, "width_px": WIDTH_PX, "people": people}
     clip = read_clip(row)
     assert (clip.start_frame, clip.end_frame) == (shot.start_frame, shot.end_frame)
     assert score_speech([clip], truth).balanced_accuracy == 1

@@ -1,0 +1,144 @@
+"""A lane: one step with everything that the driver keeps about it, and what it does about failures."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from manifests.ledger import Entry, Ledger
+from manifests.rows import content_hash
+from mit_builder.config import RunSettings, Settings
+from mit_builder.engine import Result
+from mit_builder.pipeline import Step, Unit
+from mit_builder.retries import PASSES_BY_ITSELF, delay_s
+from mit_builder.stage import Stage
+from mit_builder.worker import Task, WorkerSpec
+from mit_builder.workspace import Workspace
+
+
+@dataclass
+class Waiting:
+    """A unit that is due."""
+
+    unit: Unit
+    task: Task
+    limit: str | None
+    n_before: int = 0
+    """Failed attempts of earlier runs in a row."""
+    n_failed: int = 0
+    """Failed attempts of this run, those with a dead worker aside."""
+    n_crashes: int = 0
+    alone: bool = False
+    """Shares no call with others, so that it can be blamed."""
+    last: Entry | None = None
+    """How the latest failed attempt of this run ended."""
+
+    @property
+    def n_attempts(self) -> int:
+        """Attempts that failed, in this run and before."""
+        return self.n_before + self.n_failed + self.n_crashes
+
+
+@dataclass
+class Lane:
+    """Units of one step: queued, put off, running, finished but not yet in the ledger; all times are monotonic."""
+
+    step: Step
+    stage: Stage[Any]
+    ledger: Ledger
+    settings_key: str
+    backend: str
+    queue: deque[Waiting] = field(default_factory=deque)
+    delayed: list[tuple[float, Waiting]] = field(default_factory=list)
+    running: dict[str, Waiting] = field(default_factory=dict)
+    finished: list[Entry] = field(default_factory=list)
+    paused_until_s: float = 0.0
+    n_short: int = 0
+    """Failures of resources in a row."""
+    stopped: str | None = None
+    """Why nothing of this step is started any more in this run."""
+
+    @classmethod
+    def of(cls, step: Step, settings: Settings, workspace: Workspace, run_id: str) -> Lane:
+        """The lane of a step, with its ledger."""
+        section = step.settings(settings)
+        stage = WorkerSpec(step.stage, section, workspace.uri, run_id).load()
+        ledger = Ledger(workspace, step.name, stage.emits)
+        return cls(step, stage, ledger, content_hash(section.shown_values()), stage.backend())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is queued, put off or running."""
+        return not (self.queue or self.delayed or self.running)
+
+    def wake(self, now_s: float) -> None:
+        """Queue what was put off until now."""
+        due = sorted((item for item in self.delayed if item[0] <= now_s), key=lambda item: item[0])
+        if due:
+            self.delayed = [item for item in self.delayed if item[0] > now_s]
+            self.queue.extend(waiting for _, waiting in due)
+
+    def next_start_s(self, now_s: float) -> Iterator[float]:
+        """Times at which something here may become due."""
+        if self.delayed:
+            yield min(at_s for at_s, _ in self.delayed)
+        if self.queue and self.paused_until_s > now_s:
+            yield self.paused_until_s
+
+    def put_off(self, waiting: Waiting, until_s: float) -> None:
+        """Queue a unit later."""
+        self.delayed.append((until_s, waiting))
+
+    def drain(self) -> Iterator[Waiting]:
+        """Take out all that is queued or put off."""
+        while self.queue:
+            yield self.queue.popleft()
+        delayed, self.delayed = self.delayed, []
+        yield from (waiting for _, waiting in delayed)
+
+    def tries_again(self, waiting: Waiting, entry: Entry, settings: RunSettings, now_s: float) -> bool:
+        """Put a failed unit off where another attempt may help; whether it was put off."""
+        if entry.status != "failed" or entry.failure_class not in PASSES_BY_ITSELF or self.stopped:
+            return False
+        if waiting.n_failed + 1 >= settings.max_attempts:
+            return False
+        waiting.n_failed += 1
+        waiting.last = entry
+        self.put_off(waiting, now_s + delay_s(entry.unit_id, waiting.n_attempts, settings))
+        self.finished.append(entry)
+        return True
+
+    def learn(self, entry: Entry, settings: RunSettings, now_s: float) -> str | None:
+        """Pause where disk or memory ran out, and stop where pauses do not help; one line when that happens."""
+        if entry.failure_class != "resource":
+            self.n_short = 0 if entry.status == "done" else self.n_short
+            return None
+        self.n_short += 1
+        if self.stopped or now_s < self.paused_until_s:
+            return None
+        # One unit may be too large for this machine; two in a row, each tried to the end, are no accident.
+        if self.n_short >= 2 * settings.max_attempts:
+            self.stopped = entry.message or "resources ran out"
+            return f"{self.step.name} stops, what is left stays pending: {entry.message}"
+        pause_s = delay_s(self.step.name, self.n_short, settings)
+        self.paused_until_s = now_s + pause_s
+        return f"{self.step.name} pauses for {pause_s:.0f} s: {entry.message}"
+
+
+def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:
+    """An entry of a worker with what only the driver knows."""
+    return replace(entry, attempts=waiting.n_attempts + 1, settings_key=lane.settings_key)
+
+
+def lost_entry(task: Task, result: Result, n_crashes: int, wall_s: float) -> Entry:
+    """The entry of a unit whose worker died for the last time; running out of memory is not the unit's poison."""
+    return Entry(
+        unit_id=task.unit_id,
+        input_key=task.input_key,
+        status="failed",
+        failure_class="resource" if result.lost == "memory" else "poison",
+        message=f"the worker died {n_crashes} times: {result.message}",
+        started_at_s=wall_s,
+    )

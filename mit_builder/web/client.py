@@ -1,0 +1,165 @@
+"""yt-dlp as this project calls it: options, cookies, and what it logs and is answered."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mit_builder.config import DownloadSettings
+from mit_builder.errors import SourceError, StageUnavailable
+from mit_builder.media.write import ffmpeg_executable
+from mit_builder.stage import Reject
+from mit_builder.web.addresses import AddressGuard
+from mit_builder.web.budget import Budget
+from mit_builder.web.failures import failure_of
+
+
+class Heard:
+    """What yt-dlp said and was answered: its logger, and the last HTTP error behind its retries."""
+
+    def __init__(self) -> None:
+        self.first_error = ""
+        """The cause: later errors come from cleaning up."""
+        self.http: Any = None
+
+    def debug(self, message: str) -> None:
+        """Dropped."""
+
+    def warning(self, message: str) -> None:
+        """Dropped."""
+
+    def error(self, message: str) -> None:
+        self.first_error = self.first_error or message
+
+
+class Client:
+    """yt-dlp for one unit, within its budget and away from private addresses.
+
+    Args:
+        settings: of the stage.
+        tmp: the unit's folder, the only one that is written to.
+    """
+
+    def __init__(self, settings: DownloadSettings, tmp: Path) -> None:
+        self.heard = Heard()
+        self._settings = settings
+        self._tmp = tmp
+        self._budget = Budget(settings, tmp)
+        self._guard: AddressGuard | None = None
+
+    @contextmanager
+    def open(self, address: str) -> Iterator[Any]:
+        """A `YoutubeDL` for this address.
+
+        Raises:
+            SourceError: the address is not one of the public network.
+        """
+        import yt_dlp
+
+        chosen = options(self._settings, self._tmp, self.heard)
+        chosen["progress_hooks"] = [self._budget.progress]
+        with ExitStack() as stack:
+            client = stack.enter_context(yt_dlp.YoutubeDL(chosen))
+            if not self._settings.allow_private_addresses:
+                self._guard = AddressGuard(client.proxies.values())
+                self._guard.check_url(address)
+                stack.enter_context(self._guard.on())
+                # It would find addresses in a library of its own.
+                client._request_director.handlers.pop("CurlCFFI", None)
+            client.urlopen = self._watched(client.urlopen)
+            yield client
+
+    def _watched(self, send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        from yt_dlp.networking.exceptions import HTTPError
+
+        def urlopen(request: Any) -> Any:
+            self._budget.check()
+            if self._guard is not None:
+                self._guard.check_url(request if isinstance(request, str) else request.url)
+            try:
+                return self._budget.watch(send(request))
+            except HTTPError as error:
+                self.heard.http = error
+                raise
+
+        return urlopen
+
+    def failure(self, error: Exception, *, in_media: bool) -> SourceError | Reject:
+        """What to raise for an exception of yt-dlp; see `failure_of`."""
+        if self._guard is not None and self._guard.refused:
+            return self._guard.error()
+        return failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
+
+    def nothing_fetched(self) -> SourceError:
+        """What to raise where yt-dlp reported success and there is no file."""
+        return SourceError(f"yt-dlp fetched nothing: {self.heard.first_error or 'no file'}")
+
+
+def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, Any]:
+    """What is handed to `YoutubeDL`."""
+    chosen: dict[str, Any] = {
+        "quiet": True,
+        "no_warnings": True,
+        "noprogress": True,
+        "logger": heard,
+        "format": settings.format,
+        "outtmpl": {"default": str(tmp / "video.%(ext)s")},
+        "ffmpeg_location": str(_ffmpeg_folder(tmp)),
+        "extract_flat": "in_playlist",
+        "cachedir": False,
+        "socket_timeout": settings.timeout_s,
+        "retries": 3,
+        "proxy": settings.proxy,
+        "js_runtimes": {"deno": {}, "node": {}},
+        **settings.ytdlp_options,
+    }
+    if settings.rate_limit_kbps:
+        chosen["ratelimit"] = settings.rate_limit_kbps * 1024
+    if settings.cookies_file:
+        # yt-dlp writes the jar back when it closes: let it write a copy, which nobody else may read.
+        copy = tmp / "cookies.txt"
+        copy.touch(mode=0o600)
+        chosen["cookiefile"] = str(shutil.copyfile(settings.cookies_file, copy))
+    if settings.cookies_from_browser:
+        chosen["cookiesfrombrowser"] = browser(settings.cookies_from_browser)
+    return chosen
+
+
+def browser(text: str) -> tuple[str, str | None, str | None, str | None]:
+    """Name, profile, keyring and container of `BROWSER[+KEYRING][:PROFILE][::CONTAINER]` for yt-dlp's API."""
+    rest, _, container = text.partition("::")
+    rest, _, profile = rest.partition(":")
+    name, _, keyring = rest.partition("+")
+    return name.lower(), profile or None, keyring.upper() or None, container or None
+
+
+def check_cookies(settings: DownloadSettings) -> None:
+    """Read the cookies once.
+
+    Raises:
+        StageUnavailable: there are none to read; else every item would fail on them.
+    """
+    if settings.cookies_file and not Path(settings.cookies_file).is_file():
+        raise StageUnavailable(f"download.cookies_file: no such file: {settings.cookies_file}")
+    if not settings.cookies_from_browser:
+        return
+    from yt_dlp.cookies import extract_cookies_from_browser
+
+    name, profile, keyring, container = browser(settings.cookies_from_browser)
+    try:
+        extract_cookies_from_browser(name, profile, keyring=keyring, container=container)
+    except (OSError, ValueError, RuntimeError) as error:
+        why = re.sub(r"\s+", " ", str(error))[:200]
+        raise StageUnavailable(f"download.cookies_from_browser={settings.cookies_from_browser}: {why}") from error
+
+
+def _ffmpeg_folder(tmp: Path) -> Path:
+    """A folder with a program named ffmpeg: yt-dlp knows the program by its name only."""
+    folder = tmp / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "ffmpeg").symlink_to(Path(ffmpeg_executable()).resolve())
+    return folder

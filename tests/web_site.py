@@ -1,0 +1,114 @@
+"""A site on loopback whose pages and videos fail in every way that a test asks for."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+PAGE = "<html><head><title>{title}</title></head><body>{body}</body></html>"
+LONG = "<p>words</p>" * 200
+
+
+class Site(BaseHTTPRequestHandler):
+    """Pages and videos, and ways to fail."""
+
+    videos: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0].strip("/")
+        self.asked.append(name)
+        if name in self.videos:
+            self._answer(self.videos[name], "video/mp4")
+        elif name == "moved":
+            self.send_response(302)
+            self.send_header("Location", self.path.partition("?")[2])
+            self.end_headers()
+        elif name in ("endless.mp4", "endless"):
+            self._endless("video/mp4" if name == "endless.mp4" else "text/html")
+        elif name == "busy":
+            self._refuse(429, retry_after="7")
+        elif name == "busy.mp4":  # in the middle of its media
+            self._once(name, lambda: self._refuse(503, retry_after="9"))
+        elif name == "expired.mp4":
+            self._once(name, lambda: self._refuse(403))
+        elif name.isdigit():
+            self.send_error(int(name))
+        elif name == "cut.mp4":
+            self._answer(self.videos["a.mp4"][:700], "video/mp4", claimed=len(self.videos["a.mp4"]))
+        elif name == "page.mp4":
+            self._answer(PAGE.format(title="x", body=LONG).encode(), "video/mp4")
+        elif name == "broken.mp4":
+            self._answer(b"\0\0\0\x18ftypmp42" + bytes(5000), "video/mp4")
+        elif name in self._pages():
+            self._answer(self._pages()[name].encode(), "text/html")
+        else:
+            self.send_error(404)
+
+    def _pages(self) -> dict[str, str]:
+        video = '<video src="/{}" controls></video>'
+        return {
+            "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
+            "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
+            "none": PAGE.format(title="No video", body=LONG),
+        }
+
+    def _once(self, name: str, then: Callable[[], None]) -> None:
+        """A video's head for yt-dlp's first look at it, something else when it is fetched."""
+        if self.asked.count(name) == 1:
+            self._answer(self.videos["a.mp4"], "video/mp4")
+        else:
+            then()
+
+    def _endless(self, kind: str) -> None:
+        """A body without a length that never ends by itself."""
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while self.command == "GET":
+                self.wfile.write(bytes(1 << 16) if kind == "video/mp4" else b"<p>words" * 8192)
+
+    def _refuse(self, status: int, *, retry_after: str | None = None) -> None:
+        self.send_response(status)
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _answer(self, body: bytes, kind: str, *, claimed: int | None = None) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(claimed or len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def serve_site(
+    videos: dict[str, bytes], *, address: str = "127.0.0.1", asked: list[str] | None = None
+) -> Iterator[str]:
+    """The address of a site that has these videos; names it is asked for go to `asked`."""
+    handler = type("ThisSite", (Site,), {"videos": videos, "asked": [] if asked is None else asked})
+    server = ThreadingHTTPServer((address, 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield f"http://{address}:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        gc.collect()
