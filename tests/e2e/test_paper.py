@@ -34,7 +34,7 @@ SETTINGS = (
     "shards.n_buckets=1",
 )
 EARS_APART = 13.2
-"""In units of 32 pixels, of a picture of 640 x 384: of faces so large, two or three find room in a row."""
+"""In units of 32 pixels, of a picture of 640 x 384: of faces so large, few find room in a row."""
 
 
 def run(place: Path, *arguments: str) -> int:
@@ -107,7 +107,7 @@ def test_the_whole_profile_makes_a_dataset(
     assert row["pose_backend"].startswith("sapiens-2b ")
     assert row["speech_backend"].startswith("talknet-talkset ")
     assert row["label_tier"] == "model"
-    assert row["n_people"] in (2, 3)
+    assert row["n_people"] in (2, 3, 4)
     for person in row["people"]:
         assert len(person["keypoints"]) == len(person["speaking_score"]) == row["n_frames"] == 30
         assert len(person["keypoints"][0]) == 133
