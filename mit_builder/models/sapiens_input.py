@@ -1,7 +1,7 @@
 """What Sapiens looks at: each person cut out of the frame, scaled to 1024 x 768 and normalised, in batch on the device.
 
 The crop follows the training code ("UDP": corners map to the centres of corner pixels) and gives the very bytes of
-OpenCV's `warpAffine` (bilinear, zeros outside), whose coordinates are multiples of 1/32 pixel.
+`warpAffine` in OpenCV 4 (bilinear, zeros outside), where places are multiples of 1/32 pixel, whatever OpenCV is here.
 """
 
 from __future__ import annotations

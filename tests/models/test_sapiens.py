@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from filled_weights import save_filled
@@ -19,7 +18,7 @@ from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.models.coco_wholebody import SWAP
 from mit_builder.models.sapiens import Sapiens
 from mit_builder.models.sapiens_decode import decode, in_picture
-from mit_builder.models.sapiens_input import MEAN_RGB, STD_RGB, crop_matrices, regions_of
+from mit_builder.models.sapiens_input import batch_of, regions_of
 from mit_builder.models.sapiens_network import load_network
 
 torch.set_num_threads(1)  # as in production
@@ -44,15 +43,14 @@ def estimate(weights: Path, frames: list[np.ndarray], **options: Any) -> np.ndar
 
 
 def one_by_one(weights: Path, frames: list[np.ndarray]) -> np.ndarray:
-    """The plain way: OpenCV's crops, one after another through the network and the decoder."""
+    """The plain way: one crop after another through the network and the decoder."""
     network, points = load_network(weights), []
     for person in boxes(len(frames)):
         for image, box in zip(frames, person, strict=True):
             regions = regions_of(box[None])
-            crop = cv2.warpAffine(image, crop_matrices(regions, (128, 96))[0], (96, 128), flags=cv2.INTER_LINEAR)
-            seen = ((crop - np.float32(MEAN_RGB)) / np.float32(STD_RGB)).transpose(2, 0, 1)
             with torch.inference_mode():
-                points.append(in_picture(decode(network(torch.from_numpy(seen)[None])).numpy(), regions)[0])
+                maps = network(batch_of([image], regions, (128, 96)).crops())
+            points.append(in_picture(decode(maps).numpy(), regions)[0])
     return np.stack(points).reshape(2, len(frames), 133, 3)
 
 

@@ -16,6 +16,7 @@ from tiny_sapiens import SHAPE, boxes, checkpoint, picture, program, shapes
 pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded environment does not have")
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from mit_builder.errors import StageUnavailable
@@ -108,6 +109,22 @@ def test_published_sizes_have_their_tensors_and_parameters(
     assert size_of(tensors) == size
     assert size.input_hw == (1024, 768)
     assert tensors["head.deconv_layers.0.weight"].shape == (width, 768, 4, 4)
+
+
+def test_normalisations_add_their_epsilon_to_a_variance_as_small() -> None:
+    """The fixtures' values vary too much to tell one epsilon from another."""
+    with torch.device("meta"):
+        network = SapiensNetwork(Size(*SHAPE))
+    found = {nn.LayerNorm: 0, nn.InstanceNorm2d: 0}
+    for layer in network.modules():
+        for kind, epsilon in ((nn.LayerNorm, 1e-6), (nn.InstanceNorm2d, 1e-5)):
+            if isinstance(layer, kind):
+                signs = torch.tensor([1.0, -1.0]).repeat(32)
+                values = epsilon**0.5 * (signs if kind is nn.LayerNorm else signs.reshape(1, 1, 8, 8))
+                plain = kind(64 if kind is nn.LayerNorm else 1, eps=layer.eps)
+                torch.testing.assert_close(plain(values).detach().flatten(), signs / 2**0.5)
+                found[kind] += 1
+    assert found == {nn.LayerNorm: 2 * 2 + 1, nn.InstanceNorm2d: 4}
 
 
 def test_a_network_of_another_width_has_heads_of_64_channels_and_the_grid_of_its_positions() -> None:
