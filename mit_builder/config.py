@@ -112,7 +112,7 @@ class SpeechSettings(Section):
 
     model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description="auto: what the profile prefers")
     min_voice_activity: float = Field(
-        0.15,
+        0.1,
         ge=0,
         le=1,
         description="voice activity below which nobody counts as speaking (chosen: docs/VALIDATION.md)",
