@@ -178,7 +178,7 @@ class SpeechSettings(Section):
     precision: Precision = Field("fp32", description="number format of the network's products")
     device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     min_voice_activity: float = Field(
-        0.15,
+        0.1,
         ge=0,
         le=1,
         description="voice activity below which nobody counts as speaking (chosen: docs/VALIDATION.md)",

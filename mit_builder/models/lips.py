@@ -41,15 +41,15 @@ class LipConstants:
         deviation_frames: width of the window whose standard deviation is taken (odd).
         activity_frames: width of the window over which its logarithm is averaged (odd).
         noise: added to the standard deviation before the logarithm: the jitter of the points of a closed mouth.
-        max_lead: limit of the lead over the others' activity. With all of it, a deviation of 0.003 is enough for
+        max_lead: limit of the lead over the others' activity. With all of it, a deviation of 0.005 is enough for
             log-odds of zero.
         slope: log-odds = slope * (activity + lead) + intercept.
-        intercept: without a lead the log-odds are zero at a deviation of 0.017.
+        intercept: without a lead the log-odds are zero at a deviation of 0.019.
     """
 
     deviation_frames: int = 13
     activity_frames: int = 31
-    noise: float = 0.004
+    noise: float = 0.002
     max_lead: float = 1.1
     slope: float = 3.3
     intercept: float = 12.8
