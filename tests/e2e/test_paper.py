@@ -23,6 +23,7 @@ from mit_builder.errors import CannotContinue
 from mit_builder.media.cut import cut_clip
 from mit_builder.models import weights, yolo
 from mit_builder.models.talknet import TalkNetNetwork
+from mit_builder.retries import PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
 
 SETTINGS = (
@@ -46,7 +47,8 @@ def run(place: Path, *arguments: str) -> int:
         stages=["all"],
         forced=[],
         limit=None,
-        retry_failed=False,
+        retry=PASSES_BY_ITSELF,
+        at_once=False,
         engine="serial",
         as_json=False,
     )
