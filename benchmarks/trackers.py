@@ -6,14 +6,15 @@
 VIDEO is a single shot in which PEOPLE people stay where they are, e.g. interview.mp4:2. Faces are searched in every
 second frame, as filter.detect does by default, but no lost face is searched again, since that depends on the tracker.
 A person's true faces are the detections nearest to one of PEOPLE places (k-means of the centres). Counted are tracks of
-at least three detections: how many there are, how often one goes over from one person to another, and the share of
-(person, look) pairs that some track covers, gaps inside a track included.
+at least 12 frames, as below that filter.select counts nobody: how many there are, how often one goes over from one
+person to another, and the share of (person, look) pairs that some track covers, gaps inside a track included.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ import cv2
 import numpy as np
 
 from mit_builder.config import DetectSettings
-from mit_builder.shot_scan import MIN_DETECTIONS, MIN_FACE_PX
+from mit_builder.selection import CLEAR_FRAMES
+from mit_builder.shot_scan import MIN_FACE_PX
 from mit_builder.tracking import Tracker, areas
 
 SETTINGS = DetectSettings()
@@ -81,7 +83,7 @@ def compare(file: Path) -> None:
         ]
         people = places(looks, int(n_people))
         for title, follow in TRACKERS.items():
-            tracks = [track for track in follow(looks) if len(track.looks) >= MIN_DETECTIONS]
+            tracks = [track for track in follow(looks) if (track.looks[-1] - track.looks[0]) * STRIDE >= CLEAR_FRAMES]
             counted = count(tracks, people, int(n_people))
             totals[title] = totals.get(title, np.zeros(4)) + np.array([int(n_people), *counted])
             print(f"| {clip} | {n_people} | {title} | {counted[0]} | {counted[1]} | {counted[2]:.3f} |")
@@ -109,8 +111,8 @@ def count(tracks: list[Track], people: list[np.ndarray], n_people: int) -> tuple
     return len(tracks), n_switches, float(covered.mean())
 
 
-def ours(looks: list[Look]) -> list[Track]:
-    tracker = Tracker(min_iou=SETTINGS.track_iou, max_gap_frames=SETTINGS.max_gap_frames)
+def ours(looks: list[Look], min_iou: float = SETTINGS.track_iou) -> list[Track]:
+    tracker = Tracker(min_iou=min_iou, max_gap_frames=SETTINGS.max_gap_frames)
     index: dict[tuple[int, bytes], int] = {}
     for look, (faces, scores) in enumerate(looks):
         tracker.add(look * STRIDE, faces, scores, faces)
@@ -155,7 +157,8 @@ def theirs(kind: str, buffer: int | None) -> Callable[[list[Look]], list[Track]]
 
 GAP_LOOKS = SETTINGS.max_gap_frames // STRIDE
 TRACKERS: dict[str, Callable[[list[Look]], list[Track]]] = {
-    "ours": ours,
+    f"ours, IoU {SETTINGS.track_iou}": ours,
+    "ours, IoU 0.3": partial(ours, min_iou=0.3),
     "ByteTrack": theirs("ByteTrack", None),
     f"ByteTrack, buffer {GAP_LOOKS}": theirs("ByteTrack", GAP_LOOKS),
     "BoT-SORT": theirs("BoTSORT", None),
