@@ -67,11 +67,12 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-# torch comes in a build per kind of machine; pip takes the one it is set up for.
+# torch comes in a build per kind of machine; pip takes the one it is set up for. It comes first, as pip would complain
+# of what the lock leaves out.
 $(PAPER_VENV)/.installed: constraints-paper.txt pyproject.toml
 	$(call make-venv,$(PAPER_VENV))
-	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps -r constraints-paper.txt
 	$(PAPER_VENV)/bin/python -m pip install --quiet -c constraints-paper.txt torch==2.13.0
+	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps -r constraints-paper.txt
 	$(PAPER_VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

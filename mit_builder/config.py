@@ -142,7 +142,7 @@ class SelectSettings(Section):
     min_clip_s: float = Field(5.0, gt=0, description="shorter: too_short (MIT scripts: 125 frames)")
     max_clip_s: float = Field(30.0, gt=0, description="longer ones are split in silences")
     min_voice_activity: float = Field(0.1, ge=0, le=1, description="share of frames with speech: no_speech")
-    voice_threshold: float = Field(0.15, ge=0, le=1, description="speech probability of a frame with speech")
+    voice_threshold: float = Field(0.25, ge=0, le=1, description="speech probability of a frame with speech")
     min_stillness: float = Field(0.25, ge=0, description="less change in a face (grey levels a frame): still_picture")
     max_bystander_area: float = Field(0.5, ge=0, description="bystander's face / smallest person's: bystander")
 
@@ -178,7 +178,7 @@ class SpeechSettings(Section):
     precision: Precision = Field("fp32", description="number format of the network's products")
     device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     min_voice_activity: float = Field(
-        0.15,
+        0.1,
         ge=0,
         le=1,
         description="voice activity below which nobody counts as speaking (chosen: docs/VALIDATION.md)",

@@ -19,9 +19,11 @@ class SquareFinder:
         self.looked_again = 0
         self.batch = batch
         self.calls: list[int] = []
+        self.thorough: list[bool] = []
 
     def detect(self, images: Sequence[np.ndarray], *, thorough: Sequence[bool]) -> list[Detections]:
         self.calls.append(len(images))
+        self.thorough += thorough
         assert len(thorough) == len(images)
         return [self._detect(image) for image in images]
 

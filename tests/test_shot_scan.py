@@ -85,6 +85,7 @@ def test_a_detector_that_takes_several_frames_at_once_changes_nothing(batch: int
         np.testing.assert_array_equal(values, getattr(batched[2], name), err_msg=name)
     assert one.calls == [1] * 21
     assert several.calls == [batch] * (21 // batch) + [21 % batch] * (21 % batch > 0)
+    assert one.thorough == several.thorough == [True, False, False] * 7
     assert one.looked_again == several.looked_again > 0
 
 

@@ -91,9 +91,8 @@ def missing_for(model: str) -> str | None:
     """What a model of a setting lacks on this machine, as the command that helps; None where nothing is missing."""
     if model not in _MODELS:
         return None
-    packages = ["torch"] + ["ultralytics"] * (model in PEOPLE_MODELS)
-    absent = [name for name in packages if importlib.util.find_spec(name) is None]
-    install = [f"pip install {' '.join(absent)}"] * bool(absent)
+    packages = {"torch": "torch"} | ({"ultralytics": "--no-deps ultralytics"} if model in PEOPLE_MODELS else {})
+    install = [f"pip install {what}" for name, what in packages.items() if importlib.util.find_spec(name) is None]
     names = _MODELS[model]
     fetch = [f"mit-build weights fetch {names[0]}"] * all(find(name) is None for name in names)
     return ", then ".join(install + fetch) or None

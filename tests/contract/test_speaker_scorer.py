@@ -93,6 +93,12 @@ def test_a_smile_that_comes_or_goes_is_not_speech() -> None:
     assert (Lips().score(make_input(smile)) > 0).mean() < 0.05
 
 
+def test_points_that_jump_from_frame_to_frame_are_not_speech() -> None:
+    jumping = 0.06 + np.random.default_rng(3).normal(0, 0.02, N_FRAMES)
+    assert (Lips().score(make_input(jumping)) > 0).mean() < 0.05
+    assert (Lips().score(make_input(talking() + jumping)) > 0).all()
+
+
 def test_scores_do_not_depend_on_voice() -> None:
     given = make_input(talking(), closed())
     silent = replace(given, samples=given.samples * 0, voice_activity=given.voice_activity * 0)
@@ -111,7 +117,7 @@ def test_whoever_moves_most_gains_and_the_others_lose_nothing() -> None:
 
 
 def test_two_who_talk_at_once_both_speak() -> None:
-    louder, softer = talking(), closed() + 0.6 * (talking() - closed())
+    louder, softer = talking(), closed() + 0.7 * (talking() - closed())
     assert (Lips().score(make_input(louder, softer)) > 0).all()
 
 

@@ -23,6 +23,7 @@ from mit_builder.errors import CannotContinue
 from mit_builder.media.cut import cut_clip
 from mit_builder.models import weights, yolo
 from mit_builder.models.talknet import TalkNetNetwork
+from mit_builder.retries import PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
 
 SETTINGS = (
@@ -34,7 +35,7 @@ SETTINGS = (
     "shards.n_buckets=1",
 )
 EARS_APART = 13.2
-"""In units of 32 pixels, of a picture of 640 x 384: of faces so large, two or three find room in a row."""
+"""In units of 32 pixels, of a picture of 640 x 384: of faces so large, few find room in a row."""
 
 
 def run(place: Path, *arguments: str) -> int:
@@ -46,7 +47,8 @@ def run(place: Path, *arguments: str) -> int:
         stages=["all"],
         forced=[],
         limit=None,
-        retry_failed=False,
+        retry=PASSES_BY_ITSELF,
+        at_once=False,
         engine="serial",
         as_json=False,
     )
@@ -107,7 +109,7 @@ def test_the_whole_profile_makes_a_dataset(
     assert row["pose_backend"].startswith("sapiens-2b ")
     assert row["speech_backend"].startswith("talknet-talkset ")
     assert row["label_tier"] == "model"
-    assert row["n_people"] in (2, 3)
+    assert row["n_people"] in (2, 3, 4)
     for person in row["people"]:
         assert len(person["keypoints"]) == len(person["speaking_score"]) == row["n_frames"] == 30
         assert len(person["keypoints"][0]) == 133

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from asd_parity import spec_file
 from filled_weights import filled, save_filled
-from make_sapiens_small import POINTS
-from tiny_sapiens import SHAPE, boxes, checkpoint, picture, program, shapes
 
 pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded environment does not have")
 
 import torch
+from make_sapiens_small import POINTS
+from tiny_sapiens import SHAPE, boxes, checkpoint, picture, program, shapes
 from torch import nn
 from torch.nn import functional
 
