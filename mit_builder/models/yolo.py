@@ -50,9 +50,10 @@ FACE_OF_DISTANCE = np.array(
 """Height of the face box / distance of two head points where the head's turn shortens it least. Turning shortens some
 distances and not others, so the largest product is the height.
 
-This and the numbers below were measured by benchmarks/face_geometry.py on 1093 faces of eleven clips (six real, five
-generated): S3FD-like boxes of MediaPipe's face detector against the points of MediaPipe's pose, as the weights of YOLO
-were not at hand. The boxes then overlap the detector's by an IoU of 0.83 in the median, 0.77 without the far ear."""
+This and the numbers below were measured on 1093 faces of eleven clips (six real, five generated; see
+docs/VALIDATION.md): S3FD-like boxes of MediaPipe's face detector against the points of MediaPipe's pose, as the
+weights of YOLO were not at hand. The boxes then overlap the detector's by an IoU of 0.83 in the median, 0.77
+without the far ear."""
 CENTRE_BELOW = np.array([-0.12, 0.046, 0.046, -0.037, -0.037], np.float32)
 """Centre of the face box below each head point / height of the box."""
 WIDTH_OF_HEIGHT = 0.78
