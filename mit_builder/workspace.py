@@ -121,10 +121,6 @@ class Workspace:
         """Keys of all objects below a folder."""
         return {meta["path"] for batch in obstore.list(self.store, prefix=folder) for meta in batch}
 
-    def size_bytes(self, folder: str) -> int:
-        """Bytes of all objects below a folder."""
-        return sum(meta["size"] for batch in obstore.list(self.store, prefix=folder) for meta in batch)
-
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
         try:

@@ -17,7 +17,7 @@ from mit_builder.report.card import dataset_card
 from mit_builder.report.contact_sheet import WIDTH_PX, contact_sheet, write_contact_sheet
 from mit_builder.report.drawing import GUTTER_PX, LISTENS, PERSON_STRIP_PX, SPEAKS, draw_people, score_panel
 from mit_builder.report.overlay import write_overlay
-from mit_builder.report.statistics import COLUMNS, statistics, summarise
+from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import ClipView, open_view, view_of_row
 
 
@@ -125,7 +125,7 @@ def test_an_overlay_has_every_frame_and_sound_and_its_playhead_moves(view: ClipV
 
 
 def test_statistics_count_clips_people_and_time(builder: tiny_dataset.Builder) -> None:
-    found = statistics(builder.root)
+    found = summarise(open_dataset(builder.root, COLUMNS))
     rows = list(open_dataset(builder.root))
     assert (found["n_clips"], found["n_videos"]) == (3, 2)
     assert found["hours"] == pytest.approx((40 + 32 + 35) / 25 / 3600, abs=1e-6)
@@ -152,7 +152,7 @@ def test_statistics_and_card_of_an_empty_dataset_are_complete() -> None:
 
 
 def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset.Builder) -> None:
-    card = dataset_card(statistics(builder.root), contact="data@example.org")
+    card = dataset_card(summarise(open_dataset(builder.root, COLUMNS)), contact="data@example.org")
     _, front, body = card.split("---\n", 2)
     matter = yaml.safe_load(front)
     assert matter["license"] == "other"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.dataset import open_dataset
 from mit_builder.models.coco_wholebody import BODY_PARTS
 
 COLUMNS = (
@@ -33,15 +31,6 @@ COLUMNS = (
 """What is read: no media and no arrays over frames."""
 
 Statistics = dict[str, Any]
-
-
-def statistics(folder: Path) -> Statistics:
-    """Figures of the dataset in a folder or workspace, ready for JSON; see `summarise`.
-
-    Raises:
-        ConfigError: there is no dataset.
-    """
-    return summarise(open_dataset(folder, COLUMNS))
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> Statistics:
