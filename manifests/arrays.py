@@ -57,7 +57,15 @@ def write_arrays(path: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]
 
     Floats are stored as they are: zstd over split bytes, no dictionary (measured in the toolchain notes).
     """
-    columns = [to_arrow([row[field.name] for row in rows], field.type) for field in schema]
+    _write(path, schema, [to_arrow([row[field.name] for row in rows], field.type) for field in schema])
+
+
+def write_columns(path: Path, schema: pa.Schema, columns: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Write (n_rows,) arrays, one a column, in the same way; NaN is stored as null where the schema has nulls."""
+    _write(path, schema, [pa.array(columns[field.name], field.type, from_pandas=field.nullable) for field in schema])
+
+
+def _write(path: Path, schema: pa.Schema, columns: Sequence[pa.Array]) -> None:
     table = pa.Table.from_arrays(columns, schema=schema)
     pq.write_table(table, path, compression="zstd", use_dictionary=False, use_byte_stream_split=float_leaves(schema))
 

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow.parquet as pq
 
-from manifests.arrays import read_arrays, write_arrays
+from manifests.arrays import read_arrays, write_arrays, write_columns
 from manifests.rows import PEOPLE, SIGNALS, TRACK, Candidate, Clip, CutJob, Shot, ShotRun, Tracks, Video, clip_id
 from mit_builder.config import CutSettings, DetectSettings, SelectSettings
 from mit_builder.media.audio import iter_samples
@@ -155,19 +155,15 @@ def _store(video: Video, shot: Shot, scan: ShotScan, voice_activity: Floats, ctx
         for track_id, (track, still) in enumerate(zip(tracks, stillness, strict=True))
     ]
     columns = {
+        "frame": np.arange(shot.start_frame, shot.end_frame, dtype=np.int32),
         "camera_motion_pct": signals.camera_motion_pct,
         "voice_activity": voice_activity,
         "brightness": signals.brightness,
         "sharpness": signals.sharpness,
     }
-    signal_rows = [
-        {"frame": shot.start_frame + offset}
-        | {key: None if np.isnan(values[offset]) else values[offset] for key, values in columns.items()}
-        for offset in range(shot.end_frame - shot.start_frame)
-    ]
     tracks_path, signals_path = ctx.tmp / "tracks.parquet", ctx.tmp / "signals.parquet"
     write_arrays(tracks_path, TRACK, track_rows)
-    write_arrays(signals_path, SIGNALS, signal_rows)
+    write_columns(signals_path, SIGNALS, columns)
     return Tracks(
         video_id=video.video_id,
         start_frame=shot.start_frame,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from manifests.arrays import read_arrays, write_arrays
+from manifests.arrays import read_arrays, write_arrays, write_columns
 from manifests.rows import SAMPLES_PER_FRAME, SPEECH, VOICE, Speech, SpeechJob
 from mit_builder.config import SpeechSettings
 from mit_builder.errors import MediaError
@@ -98,7 +98,7 @@ class ScoreSpeech:
         speech, voice = ctx.tmp / "speech.parquet", ctx.tmp / "voice.parquet"
         labelled = [self._labels(p, s, voice_activity) for p, s in zip(people, scores, strict=True)]
         write_arrays(speech, SPEECH, labelled)
-        write_arrays(voice, VOICE, [{"voice_activity": value} for value in voice_activity.tolist()])
+        write_columns(voice, VOICE, {"voice_activity": voice_activity})
         yield Speech(
             clip_id=clip.clip_id,
             speech=ctx.commit(speech, "speech", clip.clip_id),

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.arrays import float_leaves, read_arrays, to_arrow, to_numpy, write_arrays
+from manifests.arrays import float_leaves, read_arrays, to_arrow, to_numpy, write_arrays, write_columns
 from manifests.rows import KEYPOINTS, POSES, SIGNALS, SPEECH, TRACK, VOICE
 
 RNG = np.random.default_rng(3)
@@ -115,3 +115,13 @@ def test_all_floats_and_nothing_else_are_stored_by_bytes(tmp_path: Path) -> None
         column = group.column(i)
         assert ("BYTE_STREAM_SPLIT" in column.encodings) is (column.physical_type == "FLOAT")
         assert column.compression == "ZSTD"
+
+
+def test_columns_are_written_as_rows_would_be_and_unknown_values_are_null(tmp_path: Path) -> None:
+    schema = pa.schema([pa.field("frame", pa.int32(), nullable=False), pa.field("motion", pa.float32())])
+    motion = np.array([0.5, np.nan, 2.0], np.float32)
+    write_columns(tmp_path / "columns", schema, {"frame": np.arange(3), "motion": motion})
+    rows = [{"frame": i, "motion": None if np.isnan(v) else float(v)} for i, v in enumerate(motion)]
+    write_arrays(tmp_path / "rows", schema, rows)
+    assert (tmp_path / "columns").read_bytes() == (tmp_path / "rows").read_bytes()
+    assert pq.read_table(tmp_path / "columns").to_pylist() == rows
