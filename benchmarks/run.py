@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -150,13 +151,21 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def work(place: Path, step: str, row: Any, settings: Settings) -> tuple[Any, ...]:
-    """Output rows of one unit."""
+@cache
+def loaded(place: Path, step: str, settings: Settings) -> Worker:
+    """A worker that is ready: one a step in a process, as in a run, so that models are loaded once."""
     worker = Worker(worker_specs(settings, Workspace(place), "bench")[step])
     problem = worker.ready()
-    entry = worker.run([Task("bench", "0" * 32, row)])[0]
-    if problem or entry.status != "done":
-        raise SystemExit(f"{step}: {problem or entry.message or entry.reason}")
+    if problem:
+        raise SystemExit(f"{step}: {problem}")
+    return worker
+
+
+def work(place: Path, step: str, row: Any, settings: Settings) -> tuple[Any, ...]:
+    """Output rows of one unit."""
+    entry = loaded(place, step, settings).run([Task("bench", "0" * 32, row)])[0]
+    if entry.status != "done":
+        raise SystemExit(f"{step}: {entry.message or entry.reason}")
     return entry.outputs
 
 
