@@ -117,7 +117,6 @@ def measure(place: Path, video: Path, overrides: list[str]) -> dict[str, tuple[f
 
 def memory(base: Path, video: Path) -> None:
     """Table of peak memory, one row a stage."""
-    settings = config.load(None, MEMORY_SETTINGS)
     print(f"settings: {', '.join(MEMORY_SETTINGS)}; video: {video.name}\n")
     print("| stage, engine none | short | long | peak MB short | peak MB long | ratio |")
     print("|---|---|---|---|---|---|")
@@ -125,12 +124,12 @@ def memory(base: Path, video: Path) -> None:
     peaks: dict[str, list[float]] = {}
     for length_s, path in lengths.items():
         repeat(video, path, length_s)
-        for name, peak in in_process(_peaks_until_cut, path, settings, base / f"memory{length_s}").items():
+        for name, peak in in_process(_peaks_until_cut, path, base / f"memory{length_s}").items():
             peaks.setdefault(name, []).append(peak)
     for name, (short, long) in peaks.items():
         print(f"| {name} | {SHORT_S} s | {LONG_S} s | {short:.0f} | {long:.0f} | {long / short:.2f} |")
     clip, place = demo_clip(base)
-    short, long = (in_process(_peak_of_pose, place, clip, s, settings) for s in (SHORT_S, LONG_POSE_S))
+    short, long = (in_process(_peak_of_pose, place, clip, s) for s in (SHORT_S, LONG_POSE_S))
     print(f"| pose | {SHORT_S} s | {LONG_POSE_S} s | {short:.0f} | {long:.0f} | {long / short:.2f} |\n")
 
 
@@ -152,33 +151,37 @@ def peak_mb() -> float:
 
 
 @cache
-def loaded(place: Path, step: str, settings: Settings) -> Worker:
+def loaded(place: Path, step: str) -> Worker:
     """A worker that is ready: one a step in a process, as in a run, so that models are loaded once."""
-    worker = Worker(worker_specs(settings, Workspace(place), "bench")[step])
+    worker = Worker(worker_specs(memory_settings(), Workspace(place), "bench")[step])
     problem = worker.ready()
     if problem:
         raise SystemExit(f"{step}: {problem}")
     return worker
 
 
-def work(place: Path, step: str, row: Any, settings: Settings) -> tuple[Any, ...]:
+def memory_settings() -> Settings:
+    return config.load(None, MEMORY_SETTINGS)
+
+
+def work(place: Path, step: str, row: Any) -> tuple[Any, ...]:
     """Output rows of one unit."""
-    entry = loaded(place, step, settings).run([Task("bench", "0" * 32, row)])[0]
+    entry = loaded(place, step).run([Task("bench", "0" * 32, row)])[0]
     if entry.status != "done":
         raise SystemExit(f"{step}: {entry.message or entry.reason}")
     return entry.outputs
 
 
-def _peaks_until_cut(path: Path, settings: Settings, place: Path) -> dict[str, float]:
+def _peaks_until_cut(path: Path, place: Path) -> dict[str, float]:
     """Peak memory after download, shots and filter, MB; a peak includes those before it."""
     peaks = {}
-    video: Video = work(place, "download", file_source(path), settings)[0]
+    video: Video = work(place, "download", file_source(path))[0]
     peaks["download"] = peak_mb()
-    shots = work(place, "shots", video, settings)
+    shots = work(place, "shots", video)
     peaks["download, shots"] = peak_mb()
-    for run in shot_runs(shots, run_s=settings.filter.run_s):
-        for tracks in work(place, "filter.detect", ShotRun(video, run), settings):
-            work(place, "filter.select", tracks, settings)
+    for run in shot_runs(shots, run_s=memory_settings().filter.run_s):
+        for tracks in work(place, "filter.detect", ShotRun(video, run)):
+            work(place, "filter.select", tracks)
     peaks["download, shots, filter"] = peak_mb()
     return peaks
 
@@ -193,7 +196,7 @@ def demo_clip(base: Path) -> tuple[Clip, Path]:
     return clips[0], place
 
 
-def _peak_of_pose(place: Path, clip: Clip, length_s: int, settings: Settings) -> float:
+def _peak_of_pose(place: Path, clip: Clip, length_s: int) -> float:
     """Peak memory of pose on the clip repeated to `length_s`, MB."""
     workspace = Workspace(place)
     times = length_s * 25 // clip.n_frames
@@ -206,7 +209,7 @@ def _peak_of_pose(place: Path, clip: Clip, length_s: int, settings: Settings) ->
         tiled = [{**row, **{name: np.concatenate([row[name]] * times) for name in arrays}} for row in rows]
         write_arrays(Path(folder) / "people.parquet", PEOPLE, tiled)
         people = workspace.commit(Path(folder) / "people.parquet", f"clips/bench{length_s}.parquet")
-    work(place, "pose", replace(clip, mp4=media, people=people, n_frames=times * clip.n_frames), settings)
+    work(place, "pose", replace(clip, mp4=media, people=people, n_frames=times * clip.n_frames))
     return peak_mb()
 
 
