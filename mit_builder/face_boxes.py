@@ -40,7 +40,7 @@ def speech_face_boxes(
     points = keypoints[:, FACE]
     is_seen = (points[:, :, 2].mean(axis=1) >= SEEN_SCORE) & np.isfinite(points[:, :, :2]).all(axis=(1, 2))
     boxes = np.array(detector_boxes_xyxy, np.float32)
-    boxes[is_seen] = _enlarged(points[is_seen, :, :2])
+    boxes[is_seen] = enlarged(points[is_seen, :, :2])
     sources: list[FaceBoxSource] = [
         "pose" if seen else "detector" if detected else "interpolated"
         for seen, detected in zip(is_seen, face_detected, strict=True)
@@ -48,7 +48,7 @@ def speech_face_boxes(
     return boxes, sources
 
 
-def _enlarged(points_xy: Floats) -> Floats:
+def enlarged(points_xy: Floats) -> Floats:
     """(n, 68, 2) face points -> (n, 4) S3FD-like boxes."""
     low, high = points_xy.min(axis=1), points_xy.max(axis=1)
     height = high[:, 1] - low[:, 1]

@@ -37,7 +37,7 @@ class EstimatePose:
     """Keypoints of the people of a clip."""
 
     name: ClassVar[str] = "pose"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     emits: ClassVar[tuple[type, ...]] = (Pose,)
 
     def __init__(self, settings: PoseSettings) -> None:

@@ -7,7 +7,8 @@ with the right body from 0% to 100%. Trackers belong to one person and one call,
 
 The body model treats left and right unequally: mirrored pictures moved a shoulder by up to a fifth of the face's width,
 the same way for seconds. So every few frames it also looks at the mirrored picture, and half of the difference is added
-to the body's points until the next look (a tenth more time).
+to the body's points until the next look (an eighth more time). It also answers differently where its window is another
+one, so the window is framed by the mesh (mit_builder/models/person_windows.py).
 """
 
 from __future__ import annotations
@@ -22,15 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from manifests.rows import N_KEYPOINTS, TIMELINE_FPS
+from manifests.rows import N_KEYPOINTS
 from mit_builder.errors import ModelError, StageUnavailable
 from mit_builder.models.base import Floats, Image
 from mit_builder.models.coco_wholebody import BODY, FACE, LEFT_HAND, RIGHT_HAND, SWAP
 from mit_builder.models.mediapipe_runtime import quiet
-
-Windows = npt.NDArray[np.int64]
+from mit_builder.models.person_windows import Framing, Windows, around_bodies, around_faces, steady, tighter
 
 _POSE_OF_BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """BlazePose's landmark for each of the 17 body points."""
@@ -64,14 +63,6 @@ _WEIGHTS = tuple(
 _N_MESH = 468
 """Vertices before the irises."""
 
-BODY_WINDOW = (2.2, 1.4, 5.5)
-"""Reach of the body's window from the face's centre in face widths: to each side, up, down."""
-TIGHT_REACH = 1.3
-"""Reach to each side at the second attempt."""
-FACE_WINDOW = 1.5
-"""Side of the face's window in longer sides of the face box."""
-STEADY_FRAMES = TIMELINE_FPS
-"""Windows follow the mean box over this many frames: trackers expect a camera that does not jitter."""
 MAX_NOSE_OFFSET = 0.8
 """A body is this person's if its nose lies within so many face widths of the face's centre."""
 FULL_OVERLAP, MIN_OVERLAP = 0.65, 0.3
@@ -81,7 +72,7 @@ MESH_CONFIDENCE = 0.3
 """Detection threshold of the face mesh; that a face is there is known from the box."""
 RETRY_FRAMES = 6
 """Frames for which nothing is searched after a failure: starting a tracker anew costs as much as several frames."""
-FLIP_FRAMES = 5
+FLIP_FRAMES = 3
 """Every so many frames the body is also looked for in the mirrored picture; the points move to its answer over as many.
 """
 MAX_FLIP_OFFSET = 0.5
@@ -112,8 +103,8 @@ class MediaPipePose:
         nose and eyes the agreement of mesh and face box; a tenth of it outside the picture.
         """
         faces = np.asarray(face_boxes_xyxy, np.float32)
-        body_windows = _steady(_around_bodies(np.asarray(boxes_xyxy, np.float32), faces))
-        face_windows = _steady(_around_faces(faces))
+        body_windows = steady(around_bodies(np.asarray(boxes_xyxy, np.float32), faces))
+        face_windows = steady(around_faces(faces))
         with ExitStack() as stack:
             people = [_Person(self._solutions, stack) for _ in faces]
             for i, image in enumerate(frames):
@@ -266,6 +257,7 @@ class _Person:
         self._body = _Tracker(holistic)
         self._face = _Tracker(mesh)
         self._symmetry = _Symmetry(_Tracker(mirrored))
+        self._framing = Framing()
         stack.callback(self._body.close)
         stack.callback(self._face.close)
         stack.callback(self._symmetry.close)
@@ -274,8 +266,12 @@ class _Person:
         """(133, 3) float32 keypoints of this person."""
         keypoints = np.full((N_KEYPOINTS, 3), np.nan, np.float32)
         keypoints[:, 2] = 0
-        self._add_body(keypoints, scene, person, body_window)
-        self._add_face(keypoints, scene, person, face_window)
+        mesh = self._mesh(scene, person, face_window)
+        points = None if mesh is None else mesh[list(_MESH_OF_FACE)]
+        self._add_body(keypoints, scene, person, self._framing.adjusted(body_window, scene.faces_xyxy[person], points))
+        if mesh is not None:
+            keypoints[FACE] = points
+            keypoints[: len(_MESH_OF_HEAD)] = mesh[list(_MESH_OF_HEAD)]
         height, width = scene.image.shape[:2]
         x, y = keypoints[:, 0], keypoints[:, 1]
         outside = (x < 0) | (y < 0) | (x > width) | (y > height)
@@ -286,7 +282,7 @@ class _Person:
         if self._body.is_pausing():
             return
         face = scene.faces_xyxy[person]
-        for attempt in (window, _tighter(window, face)):
+        for attempt in (window, tighter(window, face)):
             view = scene.view(person, attempt)
             found = self._body.look(view.image)
             if found.pose_landmarks is not None:
@@ -298,54 +294,21 @@ class _Person:
             self._body.restart()
         self._body.pause()
 
-    def _add_face(self, keypoints: Floats, scene: _Scene, person: int, window: Windows) -> None:
+    def _mesh(self, scene: _Scene, person: int, window: Windows) -> Floats | None:
+        """(478, 3) points of the face mesh, scored by how well it lies in the face box; None without one."""
         if self._face.is_pausing():
-            return
+            return None
         view = scene.view(person, window)
         found = self._face.look(view.image).multi_face_landmarks
         if not found:
-            return
+            return None
         mesh = view.pixels(found[0])
         mesh[:, 2] = _agreement(mesh[:_N_MESH, :2], scene.faces_xyxy[person])
         if mesh[0, 2] == 0:
             self._face.restart()
             self._face.pause()
-            return
-        keypoints[FACE] = mesh[list(_MESH_OF_FACE)]
-        keypoints[: len(_MESH_OF_HEAD)] = mesh[list(_MESH_OF_HEAD)]
-
-
-def _around_bodies(boxes_xyxy: Floats, faces_xyxy: Floats) -> Floats:
-    """(n_people, n_frames, 4) windows that hold body box and the usual reach of arms."""
-    centre = (faces_xyxy[..., :2] + faces_xyxy[..., 2:]) / 2
-    width = faces_xyxy[..., 2] - faces_xyxy[..., 0]
-    side, up, down = (reach * width for reach in BODY_WINDOW)
-    low = centre - np.stack([side, up], axis=-1)
-    high = centre + np.stack([side, down], axis=-1)
-    return np.concatenate([np.minimum(low, boxes_xyxy[..., :2]), np.maximum(high, boxes_xyxy[..., 2:])], axis=-1)
-
-
-def _around_faces(faces_xyxy: Floats) -> Floats:
-    """(n_people, n_frames, 4) squares around the faces."""
-    centre = (faces_xyxy[..., :2] + faces_xyxy[..., 2:]) / 2
-    half = FACE_WINDOW / 2 * (faces_xyxy[..., 2:] - faces_xyxy[..., :2]).max(axis=-1, keepdims=True)
-    return np.concatenate([centre - half, centre + half], axis=-1)
-
-
-def _steady(windows: Floats) -> Windows:
-    """Mean over `STEADY_FRAMES` around each frame (ends repeated), whole pixels: (n_people, n_frames, 4) int64."""
-    half = STEADY_FRAMES // 2
-    padded = np.pad(windows.astype(np.float64), ((0, 0), (half, half), (0, 0)), mode="edge")
-    means = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1, axis=1).mean(axis=-1)
-    whole: Windows = np.rint(means).astype(np.int64)
-    return whole
-
-
-def _tighter(window: Windows, face_xyxy: Floats) -> Windows:
-    """The window with less to the sides: where it still held another person's shoulders, it no longer does."""
-    centre, reach = (face_xyxy[0] + face_xyxy[2]) / 2, TIGHT_REACH * (face_xyxy[2] - face_xyxy[0])
-    left, top, right, bottom = window
-    return np.array([max(left, round(centre - reach)), top, min(right, round(centre + reach)), bottom])
+            return None
+        return mesh
 
 
 def _fill_body(keypoints: Floats, pose: Floats, found: Any, view: _View) -> None:
