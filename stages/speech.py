@@ -33,7 +33,7 @@ class ScoreSpeech:
     """Speaking labels of the people of a clip."""
 
     name: ClassVar[str] = "speech"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     emits: ClassVar[tuple[type, ...]] = (Speech,)
 
     def __init__(self, settings: SpeechSettings) -> None:

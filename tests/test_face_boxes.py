@@ -37,6 +37,24 @@ def test_untrusted_points_leave_the_box_to_the_detector() -> None:
     np.testing.assert_array_equal(boxes[1:], detector[1:])
 
 
+@pytest.mark.parametrize("moved_px", [150, -15000])
+def test_points_of_another_face_leave_the_box_to_the_detector(moved_px: float) -> None:
+    keypoints = make_keypoints(2)
+    keypoints[1, FACE, 0] += moved_px
+    detector = np.tile(DETECTOR_XYXY, (2, 1))
+    boxes, sources = speech_face_boxes(keypoints, detector, np.ones(2, bool))
+    assert sources == ["pose", "detector"]
+    np.testing.assert_array_equal(boxes[1], detector[1])
+
+
+def test_points_all_over_the_picture_leave_the_box_to_the_detector() -> None:
+    keypoints = make_keypoints(1)
+    keypoints[0, FACE, :2] = (keypoints[0, FACE, :2] - [150, 140]) * 12 + [150, 140]
+    boxes, sources = speech_face_boxes(keypoints, DETECTOR_XYXY[None], np.ones(1, bool))
+    assert sources == ["detector"]
+    np.testing.assert_array_equal(boxes[0], DETECTOR_XYXY)
+
+
 def test_no_box_is_nan_although_single_points_are() -> None:
     keypoints = make_keypoints(1)
     keypoints[0, FACE.start] = (np.nan, np.nan, 0)
