@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Video, arrow_schema, artifacts
+from manifests.rows import Pose, Video, arrow_schema, artifacts
 from mit_builder import config
 from mit_builder.doctor import Check
 from mit_builder.errors import ConfigError
 from mit_builder.lease import lease
-from mit_builder.pipeline import STEPS
+from mit_builder.pipeline import STEPS, left_out
 from mit_builder.progress import funnel, nearest_miss
 from mit_builder.report import clips
 from mit_builder.retries import ADVICE
@@ -114,6 +114,7 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
     book = SourceBook(workspace)
     sources = [s for s in book.sources() if wanted in (s.source_id, s.address) or s.address.endswith(f"/{wanted}")]
     names = {wanted, *(s.source_id for s in sources)}
+    settings = last_settings(workspace) or config.Settings()
     for source in sources:
         print(f"source {source.source_id}: {source.address}")
     found = bool(sources)
@@ -128,6 +129,10 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
             if unit_id in names:
                 names |= {row.video_id for row in entry.outputs if isinstance(row, Video)}
             _tell(step.name, entry, names, tracebacks=tracebacks)
+            for row in entry.outputs:
+                reason = left_out(settings, row) if isinstance(row, Pose) else None
+                if reason:
+                    print(f"  {entry.unit_id}: left out of the dataset: {reason}")
     if not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
 

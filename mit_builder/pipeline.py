@@ -137,9 +137,9 @@ STAGES = tuple(dict.fromkeys(step.name.partition(".")[0] for step in STEPS))
 """What `--stage` takes besides "all"."""
 
 
-def left_out(settings: Settings, labelled: Labelled) -> str | None:
+def left_out(settings: Settings, pose: Pose) -> str | None:
     """Why a labelled clip does not go into the dataset, judged by what its rows hold; None where it does."""
-    if labelled.pose.min_body_visible_ratio < settings.shards.min_body_visible:
+    if pose.min_body_visible_ratio < settings.shards.min_body_visible:
         return "body_not_visible"
     return None
 

@@ -130,7 +130,7 @@ class Runner:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
             filled = {bucket for bucket, clips in self._labelled.items() if any(self._kept(clips))}
             self.publisher.finish(filled if self.tally.pending == 0 else None)
-        reasons = (left_out(self.settings, row) for clips in self._labelled.values() for row in self._current(clips))
+        reasons = (left_out(self.settings, c.pose) for clips in self._labelled.values() for c in self._current(clips))
         self.tally.left_out, self.tally.n_dataset = Counter(filter(None, reasons)), self.publisher.n_clips
         return self.tally
 
@@ -377,7 +377,7 @@ class Runner:
                 yield replace(row, video=video)
 
     def _kept(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
-        return (row for row in self._current(clips) if left_out(self.settings, row) is None)
+        return (row for row in self._current(clips) if left_out(self.settings, row.pose) is None)
 
     def _publish(self, entry: Entry) -> None:
         for shard in (row for row in entry.outputs if isinstance(row, Shard)):

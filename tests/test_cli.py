@@ -335,6 +335,14 @@ def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: C
     assert "'min_face_px': 100.0" in out
 
 
+def test_why_tells_that_a_clip_is_left_out_of_the_dataset(cli: Cli) -> None:
+    clip = clip_id(short_id("content", "a"), 50, 200)
+    run(cli, A)
+    assert "left out" not in cli("why", clip, "-w", "ws")[1]
+    run(cli, "--set", "shards.min_body_visible=1")
+    assert f"  {clip}: left out of the dataset: body_not_visible" in cli("why", clip, "-w", "ws")[1]
+
+
 def test_why_tells_verdicts_and_duplicates(cli: Cli) -> None:
     run(cli, "http://fake.test/x?shots=reject", "http://fake.test/y?video=same", "http://fake.test/z?video=same")
     assert 'rejected: told_to {"answer": 42}' in cli("why", short_id("content", "x"), "-w", "ws")[1]
