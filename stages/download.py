@@ -9,7 +9,7 @@ mit_builder/web/failures.py.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
 from mit_builder.stage import Context, Reject, Resources
 from mit_builder.web.budget import Budget
-from mit_builder.web.client import Client, check_cookies
+from mit_builder.web.client import PLAYLISTS, Client, check_cookies
 from mit_builder.workspace import sha256_of
 
 AGE_LIMIT = 18
@@ -91,16 +91,16 @@ class Download:
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
 
-        client, in_media = Client(self._settings, ctx.tmp), False
+        client, in_media = Client(self._settings, ctx.tmp, self._judge), False
         # What follows this mark would be instructions to yt-dlp's extractors.
         address = yt_dlp.utils.unsmuggle_url(row.address)[0]
         try:
             with client.open(address) as ydl:
                 info = ydl.extract_info(address, download=False)
-                if info.get("_type") in ("playlist", "multi_video"):
-                    yield from _entries(info, row)
+                if info and info.get("_type") in PLAYLISTS:
+                    _judge_age(info)
+                    yield from _sources(ydl, client.entries(ydl, info), row)
                     return
-                self._check_info(info)
                 in_media = True
                 info = ydl.process_ie_result(info, download=True)
                 path = Path(info["requested_downloads"][0]["filepath"])
@@ -115,11 +115,10 @@ class Download:
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
         yield self._video(row, ctx, path, short_id(*name), info)
 
-    def _check_info(self, info: dict[str, Any]) -> None:
+    def _judge(self, info: dict[str, Any]) -> None:
         if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming"):
             raise Reject("live")
-        if (info.get("age_limit") or 0) >= AGE_LIMIT:
-            raise Reject("age_limited", age_limit=info["age_limit"])
+        _judge_age(info)
         duration_s = info.get("duration")
         if duration_s and duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=float(duration_s))
@@ -160,14 +159,26 @@ def _of_a_site(extractor_key: str) -> bool:
     return extractor_key != "Generic" and bool(get_info_extractor(extractor_key)._VALID_URL)
 
 
-def _entries(info: dict[str, Any], row: Source) -> Iterator[Source]:
-    for entry in info.get("entries") or ():
-        formats = (entry or {}).get("formats")
-        address = formats[-1]["url"] if formats else (entry or {}).get("url") or (entry or {}).get("webpage_url")
+def _judge_age(info: dict[str, Any]) -> None:
+    if (info.get("age_limit") or 0) >= AGE_LIMIT:
+        raise Reject("age_limited", age_limit=info["age_limit"])
+
+
+def _sources(ydl: Any, entries: Iterable[dict[str, Any] | None], row: Source) -> Iterator[Source]:
+    """A source for each entry that has an address; of one with formats, the best is the address."""
+    from yt_dlp.utils import sanitize_url
+
+    for entry in entries:
+        address = (entry or {}).get("url") or (entry or {}).get("webpage_url")
+        if entry and entry.get("formats"):
+            if (entry.get("age_limit") or 0) >= AGE_LIMIT:
+                continue  # the page says it, the file does not
+            ydl.sort_formats(entry)
+            address = entry["formats"][-1]["url"]
         if not address:
             continue
         try:
-            source = url_source(address)
+            source = url_source(sanitize_url(address, scheme="https"))
         except SourceListError:
             continue
         if source.source_id != row.source_id:

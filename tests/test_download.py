@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,10 +232,77 @@ def test_limits_reject_with_what_was_measured(
 def test_what_a_site_says_beforehand_is_judged_before_anything_is_fetched(
     fetch: Fetch, monkeypatch: pytest.MonkeyPatch, info: dict[str, Any], reason: str
 ) -> None:
-    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", lambda *a, **k: {"id": "x", **info})
+    told = {"id": "x", "title": "x", "formats": [{"url": "http://127.0.0.1:9/x", "protocol": "m3u8_native"}], **info}
+    monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", lambda *a, **k: dict(told))
     with pytest.raises(Reject) as verdict:
         fetch(url_source("http://127.0.0.1:9/x"))
     assert verdict.value.reason == reason
+
+
+def extracted(monkeypatch: pytest.MonkeyPatch, info: dict[str, Any]) -> None:
+    """What yt-dlp finds on every page from now on."""
+    monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", lambda *a, **k: info)
+
+
+def test_one_entry_that_cannot_be_taken_does_not_spoil_a_playlist(
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [{"url": "https://host/720", "height": 720}, {"url": "https://host/360", "height": 360}]
+    stream = {"url": "https://host/live.m3u8", "protocol": "m3u8_native"}
+    videos = [
+        {"formats": [{"url": "https://host/adult"}], "age_limit": 18},
+        {"formats": [stream], "is_live": True},
+        {"formats": sizes},
+    ]
+    entries = [{"_type": "video", "id": "x", "title": "x", "extractor": "x", **video} for video in videos]
+    extracted(monkeypatch, {"_type": "playlist", "id": "list", "entries": entries})
+    assert fetch(url_source("http://127.0.0.1:9/x")) == [url_source(stream["url"]), url_source("https://host/720")]
+
+
+def test_a_page_for_adults_gives_none_of_its_videos(fetch: Fetch, site: str) -> None:
+    with pytest.raises(Reject) as verdict:
+        fetch(url_source(f"{site}/adults"))
+    assert verdict.value.reason == "age_limited"
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [({}, "abcd"), ({"playlist_items": "2:3"}, "bc"), ({"playlistreverse": True}, "dcba")],
+)
+@pytest.mark.parametrize("kind", [list, iter])
+def test_a_part_of_a_playlist_can_be_asked_for(
+    fetch: Fetch, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], wanted: str, kind: Callable[[Any], Any]
+) -> None:
+    entries = kind([{"_type": "url", "url": f"//host/{name}"} for name in "abcd"])
+    extracted(monkeypatch, {"_type": "playlist", "id": "list", "entries": entries})
+    rows = fetch(url_source("http://127.0.0.1:9/x"), ytdlp_options=options)
+    assert rows == [url_source(f"https://host/{name}") for name in wanted]
+
+
+def test_a_playlist_of_thousands_is_streamed(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_made, alive = 0, weakref.WeakSet[Any]()
+
+    class Entry(dict[str, Any]):
+        __hash__ = object.__hash__
+
+    def entries() -> Iterator[Any]:
+        nonlocal n_made
+        for n_made in range(1, 5001):
+            entry = Entry({"_type": "url", "url": f"https://host/{n_made}"})
+            alive.add(entry)
+            yield entry
+
+    extracted(monkeypatch, {"_type": "playlist", "id": "list", "entries": entries()})
+    stage = Download(DownloadSettings(allow_private_addresses=True))
+    rows = stage.process(url_source("http://127.0.0.1:9/x"), UnitContext(workspace, "0123456789abcdef", tmp_path))
+    n = 0
+    for n, row in enumerate(rows, 1):
+        assert row == url_source(f"https://host/{n}")
+        assert n_made == n
+        assert len(alive) <= 2
+    assert n == 5000
 
 
 def test_entries_of_a_playlist_that_cannot_be_fetched_are_left_out(

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 PAGE = "<html><head><title>{title}</title></head><body>{body}</body></html>"
+RTA = '</title><meta name="rating" content="RTA-5042-1996-1400-1577-RTA"><title>'
+"""How a page says that it is for adults."""
 LONG = "<p>words</p>" * 200
 
 
@@ -28,7 +30,7 @@ class Site(BaseHTTPRequestHandler):
         self.asked.append(name)
         if name in self.videos:
             self._answer(self.videos[name], "video/mp4")
-        elif name == "moved":
+        elif name.endswith("moved"):
             self.send_response(302)
             self.send_header("Location", self.path.partition("?")[2])
             self.end_headers()
@@ -58,6 +60,7 @@ class Site(BaseHTTPRequestHandler):
         return {
             "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
             "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
+            "adults": PAGE.format(title=RTA, body=video.format("a.mp4") + video.format("b.mp4") + LONG),
             "none": PAGE.format(title="No video", body=LONG),
         }
 

@@ -4,7 +4,7 @@ A list from outside, or a site that redirects, could otherwise have the worker f
 What counts is the address that a name is found to have at the moment of connecting, so redirects and names that lead
 inside are refused as well. Programs that yt-dlp would start to fetch media find names by themselves: they are refused
 too. Behind a proxy the proxy finds the names; then only addresses written as numbers and names that are local by their
-ending are refused here.
+ending are refused here, in the list and in every redirect.
 """
 
 from __future__ import annotations
@@ -75,14 +75,32 @@ class AddressGuard:
     @contextmanager
     def on(self) -> Iterator[None]:
         """While it is open, this process connects to public addresses alone, whatever library asks."""
+        import requests
         from yt_dlp.downloader import external, rtmp
+        from yt_dlp.networking import _urllib
 
         find = socket.getaddrinfo
         with ExitStack() as patches:
             patches.enter_context(_replaced(socket, "getaddrinfo", self._guarded(find)))
             for program in (external.ExternalFD, rtmp.RtmpFD):
                 patches.enter_context(_replaced(program, "real_download", _refuse_program))
+            send, redirect = requests.Session.send, _urllib.RedirectHandler.redirect_request
+            patches.enter_context(_replaced(requests.Session, "send", self._each_hop(send)))
+            patches.enter_context(_replaced(_urllib.RedirectHandler, "redirect_request", self._each_hop(redirect)))
             yield
+
+    def _each_hop(self, go: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of `requests` or urllib that follows a redirect, with the address judged before."""
+        import requests
+
+        def checked(owner: Any, request: Any, *arguments: Any, **named: Any) -> Any:
+            try:
+                self.check_url(arguments[-1] if arguments else request.url)
+            except SourceError as error:
+                raise requests.exceptions.InvalidURL(str(error)) from error
+            return go(owner, request, *arguments, **named)
+
+        return checked
 
     def _guarded(self, find: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
         def getaddrinfo(host: Any, port: Any, *arguments: Any, **named: Any) -> list[Any]:

@@ -17,6 +17,9 @@ from mit_builder.web.addresses import AddressGuard
 from mit_builder.web.budget import Budget
 from mit_builder.web.failures import failure_of
 
+PLAYLISTS = ("playlist", "multi_video", "compat_list")
+"""Types of what yt-dlp finds at an address that stand for several videos."""
+
 
 class Heard:
     """What yt-dlp said and was answered: its logger, and the last HTTP error behind its retries."""
@@ -33,7 +36,8 @@ class Heard:
         """Dropped."""
 
     def error(self, message: str) -> None:
-        self.first_error = self.first_error or message
+        # Before some errors it ends the line of its progress.
+        self.first_error = self.first_error or message.strip()
 
 
 class Client:
@@ -42,10 +46,12 @@ class Client:
     Args:
         settings: of the stage.
         tmp: the unit's folder, the only one that is written to.
+        judge: called with what is known of a video before a format is chosen; may raise `Reject`.
     """
 
-    def __init__(self, settings: DownloadSettings, tmp: Path) -> None:
+    def __init__(self, settings: DownloadSettings, tmp: Path, judge: Callable[[dict[str, Any]], None]) -> None:
         self.heard = Heard()
+        self._judge = judge
         self._settings = settings
         self._tmp = tmp
         self._budget = Budget(settings, tmp)
@@ -62,6 +68,7 @@ class Client:
 
         chosen = options(self._settings, self._tmp, self.heard)
         chosen["progress_hooks"] = [self._budget.progress]
+        chosen["match_filter"] = self._filter
         with ExitStack() as stack:
             client = stack.enter_context(yt_dlp.YoutubeDL(chosen))
             if not self._settings.allow_private_addresses:
@@ -71,7 +78,22 @@ class Client:
                 # It would find addresses in a library of its own.
                 client._request_director.handlers.pop("CurlCFFI", None)
             client.urlopen = self._watched(client.urlopen)
+            client.process_ie_result = _but_playlists(client.process_ie_result)
             yield client
+
+    def entries(self, ydl: Any, playlist: dict[str, Any]) -> Iterator[dict[str, Any] | None]:
+        """What is on a playlist, as the site names it: none is kept while thousands come."""
+        from yt_dlp.utils import PlaylistEntries
+
+        found = playlist.get("entries") or ()
+        if self._settings.ytdlp_options.get("playlist_items") or not isinstance(found, Iterator):
+            found = (entry for _, entry in PlaylistEntries(ydl, {"entries": found}).get_requested_items())
+        yield from reversed(list(found)) if self._settings.ytdlp_options.get("playlistreverse") else found
+
+    def _filter(self, info: dict[str, Any], *, incomplete: Any = False) -> None:
+        """A match filter for yt-dlp; entries of a playlist, which come with `incomplete=True`, are other units."""
+        if incomplete is not True:
+            self._judge(info)
 
     def _watched(self, send: Callable[[Any], Any]) -> Callable[[Any], Any]:
         from yt_dlp.networking.exceptions import HTTPError
@@ -94,9 +116,11 @@ class Client:
             return self._guard.error()
         return failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
 
-    def nothing_fetched(self) -> SourceError:
-        """What to raise where yt-dlp reported success and there is no file."""
-        return SourceError(f"yt-dlp fetched nothing: {self.heard.first_error or 'no file'}")
+    def nothing_fetched(self) -> SourceError | Reject:
+        """What to raise where yt-dlp raised nothing and there is no file: what it said counts."""
+        from yt_dlp.utils import DownloadError
+
+        return self.failure(DownloadError(self.heard.first_error or "yt-dlp fetched nothing"), in_media=True)
 
 
 def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, Any]:
@@ -109,7 +133,6 @@ def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, An
         "format": settings.format,
         "outtmpl": {"default": str(tmp / "video.%(ext)s")},
         "ffmpeg_location": str(_ffmpeg_folder(tmp)),
-        "extract_flat": "in_playlist",
         "cachedir": False,
         "socket_timeout": settings.timeout_s,
         "retries": 3,
@@ -127,6 +150,15 @@ def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, An
     if settings.cookies_from_browser:
         chosen["cookiesfrombrowser"] = browser(settings.cookies_from_browser)
     return chosen
+
+
+def _but_playlists(process: Callable[..., Any]) -> Callable[..., Any]:
+    """yt-dlp's `process_ie_result` that leaves playlists as they are: it would take all entries, and choose formats."""
+
+    def process_ie_result(result: dict[str, Any], *arguments: Any, **named: Any) -> Any:
+        return result if result.get("_type") in PLAYLISTS else process(result, *arguments, **named)
+
+    return process_ie_result
 
 
 def browser(text: str) -> tuple[str, str | None, str | None, str | None]:

@@ -15,6 +15,8 @@ LOGIN_HINT = " (give download.cookies_file or download.cookies_from_browser)"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENOMEM)
 NO_ROOM_SIGNS = ("no space left on device", "disk quota exceeded", "too many open files", "cannot allocate memory")
 LIVE_SIGNS = ("live event will begin", "premieres in", "premiere will begin", "not currently live", "is not live")
+AGE_SIGNS = ("confirm your age", "age-restricted", "age restricted", "inappropriate for some users")
+"""A verdict on the one item, also where a login would open it: items for adults are never taken."""
 PERMANENT_SIGNS = (
     "private video",
     "video is private",
@@ -42,10 +44,6 @@ AUTH_SIGNS = (
     "not a bot",
     "registered users",
     "subscribers",
-    "confirm your age",
-    "age-restricted",
-    "age restricted",
-    "inappropriate for some users",
 )
 TRANSIENT_SIGNS = (
     # yt-dlp spends its retries on connections only, and does not hand on the cause when they are used up.
@@ -83,6 +81,8 @@ def failure_of(error: Exception, *, first: str = "", in_media: bool = False, htt
     found = next((e for e in chain if isinstance(e, HTTPError)), None)
     if _is_live(chain, text.lower()):
         return Reject("live")
+    if _has(text.lower(), AGE_SIGNS):
+        return Reject("age_limited")
     failure_class = _class_of(chain, text.lower(), getattr(found, "status", None), in_media)
     if failure_class == "auth":
         text = text[:300] + LOGIN_HINT

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
+import yt_dlp
 from web_site import serve_site
 
 from manifests.rows import Source, short_id
@@ -141,14 +143,29 @@ def test_behind_a_proxy_numbers_and_local_names_are_refused(inside: str, asked: 
     assert asked == []
 
 
+@pytest.mark.parametrize("handler", ["Requests", "Urllib"])
+def test_behind_a_proxy_a_site_cannot_send_on_to_numbers_and_local_names(
+    inside: str, asked: list[str], tmp_path: Path, handler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"Requests": "Urllib", "Urllib": "Requests"}[handler]
+    monkeypatch.delitem(yt_dlp.networking.common._REQUEST_HANDLERS, other)
+    for n, host in enumerate(("169.254.169.254", "metadata.google.internal")):
+        (tmp_path / str(n)).mkdir()
+        address = f"http://public.example/moved?http://{host}/a.mp4"
+        with pytest.raises(SourceError, match=f"{host} is an address"):
+            fetch(address, tmp_path / str(n), proxy=inside)
+    assert asked == ["http://public.example/moved"] * 2
+
+
 def test_the_guard_ends_with_the_unit(outside: str, tmp_path: Path) -> None:
     from yt_dlp.downloader.external import ExternalFD
 
-    before = ExternalFD.real_download
+    before, send = ExternalFD.real_download, requests.Session.send
     with pytest.raises(SourceError):
         fetch(f"{outside}/404", tmp_path)
     assert socket.getaddrinfo is find
     assert ExternalFD.real_download is before
+    assert requests.Session.send is send
 
 
 def test_programs_that_fetch_by_themselves_are_refused() -> None:

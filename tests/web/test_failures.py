@@ -41,7 +41,6 @@ def failure(error: Exception, **said: Any) -> SourceError:
     ("text", "failure_class"),
     [
         ("ERROR: [youtube] x: Sign in to confirm you're not a bot. Use --cookies", "auth"),
-        ("[youtube] x: Sign in to confirm your age. This video may be inappropriate for some users", "auth"),
         ("This video is only available for registered users. Use --cookies", "auth"),
         ("Private video. Sign in if you've been granted access", "permanent"),
         ("This video is private", "permanent"),
@@ -72,6 +71,27 @@ def test_what_a_site_says_decides_the_failure_class(text: str, failure_class: st
 def test_what_is_not_over_yet_is_rejected_as_live(text: str) -> None:
     assert getattr(failure_of(download_error(text)), "reason", "") == "live"
     assert isinstance(failure_of(yt_dlp.utils.UserNotLive()), Reject)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[youtube] x: Sign in to confirm your age. This video may be inappropriate for some users",
+        "This video is age-restricted. Use --cookies",
+        "HTTP Error 403: Age restricted",
+    ],
+)
+def test_what_is_for_adults_is_rejected_and_its_host_not_blamed_for_asking(text: str) -> None:
+    verdict = failure_of(download_error(text, http_error(403)))
+    assert isinstance(verdict, Reject)
+    assert verdict.reason == "age_limited"
+
+
+def test_the_line_that_ends_a_progress_bar_is_no_error() -> None:
+    heard = Heard()
+    for line in ("\n", "ERROR: unable to write data: No space left on device", "ERROR: later"):
+        heard.error(line)
+    assert failure(download_error("x"), first=heard.first_error).failure_class == "resource"
 
 
 @pytest.mark.parametrize(
