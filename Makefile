@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu kills nasty lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu kills nasty web-run lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -24,6 +24,7 @@ help:
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
 	@echo 'make kills       kill the driver of a real run 25 times and compare what comes out'
 	@echo 'make nasty       table of what becomes of hostile media files'
+	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
 	@echo 'make clean       remove both environments'
 
@@ -59,6 +60,9 @@ kills: $(VENV)/.installed
 
 nasty: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/nasty_media.py
+
+web-run: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/web_run.py
 
 # The locks list everything, so pip must not resolve: mediapipe and scenedetect name builds of OpenCV that need libGL.
 $(VENV)/.installed: constraints.txt pyproject.toml

@@ -87,6 +87,20 @@ class Video:
     width_px: int = doc("width of the upright picture with square pixels", identity=False)
     height_px: int = doc("height of the upright picture with square pixels", identity=False)
     has_audio: bool = doc("whether an audio track can be decoded", identity=False)
+    captions: Artifact | None = doc(
+        "Parquet, one row a caption, times in the video; none where the source has none", identity=False, default=None
+    )
+
+
+@dataclass(frozen=True)
+class Caption:
+    """Words that the source shows for a while."""
+
+    start_s: float = doc("first moment, seconds after the first frame of the clip (of the video, in its artifact)")
+    end_s: float = doc("moment after the last")
+    text: str = doc("one line without markup, at most 500 characters; not cut where the clip begins or ends in it")
+    language: str = doc("as the source names it, und where it does not")
+    automatic: bool = doc("whether a machine wrote it")
 
 
 @dataclass(frozen=True)
@@ -382,6 +396,7 @@ class DatasetRow:
     n_people: int = doc("people in the clip", arrow=pa.int32())
     people: tuple[Person, ...] = doc("the people, by person_id")
     voice_activity: Any = doc("speech probability 0..1, mean of the 9 frames around each", arrow=SCORES)
+    captions: tuple[Caption, ...] = doc("what the source shows as captions during the clip, in order of time")
     n_turns: int = doc("changes of the sole speaker", arrow=pa.int32())
     overlap_ratio: float | None = doc("frames with >= 2 speakers / frames with >= 1; null if nobody speaks")
     silence_ratio: float = doc("frames without a speaker / all frames")

@@ -78,6 +78,11 @@ class DownloadSettings(Section):
     max_frame_megapixels: float = Field(
         67.2, gt=0, le=67.2, description="larger pictures are rejected: too_large (8K: 33.2)"
     )
+    captions: list[str] = Field(
+        ["all"],
+        description="all: what people wrote, in any language; en: what people wrote in it, else what a machine did",
+        max_length=20,
+    )
     cookies_file: str | None = how(None, "Netscape cookie file for sites; makes rows access: authenticated")
     cookies_from_browser: str | None = how(
         None,

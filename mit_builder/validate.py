@@ -30,6 +30,7 @@ from mit_builder.dataset import (
 )
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import read_flac
+from mit_builder.media.captions import MAX_CHARACTERS
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
@@ -42,6 +43,8 @@ FACE_OUTSIDE = 0.5
 """Share of its own side by which a face's box may leave the picture: heads are cut by the picture's edge."""
 SCORE_TOLERANCE = 1e-4
 """Difference allowed between a stored float32 score and its recomputation, relative and absolute."""
+CAPTION_TOLERANCE_S = 0.001
+"""Times of captions are rounded to milliseconds."""
 
 Row = dict[str, Any]
 Array = npt.NDArray[Any]
@@ -170,6 +173,7 @@ def _row(row: Row, root: Path) -> Iterator[str]:
             checks = (_boxes(row, person), _keypoints(row, person), _speech(row, person), _periods(row, person))
             yield from (f"person {person['person_id']}: {what}" for check in checks for what in check)
         yield from _interaction(row)
+    yield from _captions(row)
     yield from _media(row, root)
 
 
@@ -314,6 +318,20 @@ def _interaction(row: Row) -> Iterator[str]:
         equal = stored is computed if stored is None or computed is None else np.isclose(stored, computed)
         if not equal:
             yield f"{name} is {stored}, speaking says {computed}"
+
+
+def _captions(row: Row) -> Iterator[str]:
+    starts = [caption["start_s"] for caption in row["captions"]]
+    if starts != sorted(starts):
+        yield "captions are not in order of time"
+    for n, caption in enumerate(row["captions"]):
+        start_s, end_s, text = (caption[name] for name in ("start_s", "end_s", "text"))
+        if not 0 <= start_s < end_s <= row["n_frames"] / TIMELINE_FPS + CAPTION_TOLERANCE_S:
+            yield f"caption {n} lasts from {start_s} to {end_s} s, outside the clip"
+        if not text or text != text.strip() or not text.isprintable() or len(text) > MAX_CHARACTERS:
+            yield f"caption {n} is not one line of 1 to {MAX_CHARACTERS} characters"
+        if not caption["language"]:
+            yield f"caption {n} has no language"
 
 
 def _media(row: Row, root: Path) -> Iterator[str]:

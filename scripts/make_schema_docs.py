@@ -13,7 +13,7 @@ from manifests import rows
 from mit_builder.dataset import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASET_ROWS = (rows.DatasetRow, rows.Person)
+DATASET_ROWS = (rows.DatasetRow, rows.Person, rows.Caption)
 HAND_OFFS = (
     rows.Source,
     rows.Video,

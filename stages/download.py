@@ -9,7 +9,7 @@ mit_builder/web/failures.py.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from manifests.rows import Source, Video, short_id
 from manifests.sources import SourceListError, url_source
 from mit_builder.config import DownloadSettings
 from mit_builder.errors import SourceError
+from mit_builder.media.captions import CaptionFile, beside, write_captions
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
 from mit_builder.stage import Context, Reject, Resources
@@ -86,7 +87,7 @@ class Download:
         if short_id("file", digest) != row.source_id:
             raise SourceError(f"{path} changed while the run went on: run again", failure_class="transient")
         info = {"title": path.stem, "webpage_url": f"file:{path.name}"}
-        return self._video(row, ctx, copy, short_id("content", digest), info)
+        return self._video(row, ctx, copy, short_id("content", digest), info, beside(path))
 
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
@@ -104,6 +105,7 @@ class Download:
                 in_media = True
                 info = ydl.process_ie_result(info, download=True)
                 path = Path(info["requested_downloads"][0]["filepath"])
+                captions = list(client.captions(ydl, info)) if path.is_file() else []
         except yt_dlp.utils.YoutubeDLError as error:
             raise client.failure(error, in_media=in_media) from error
         except (KeyError, IndexError) as error:
@@ -113,7 +115,7 @@ class Download:
         Budget(self._settings, ctx.tmp).check_size(path.stat().st_size)
         extractor = str(info.get("extractor_key", "Generic"))
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
-        yield self._video(row, ctx, path, short_id(*name), info)
+        yield self._video(row, ctx, path, short_id(*name), info, captions)
 
     def _judge(self, info: dict[str, Any]) -> None:
         if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming"):
@@ -123,7 +125,15 @@ class Download:
         if duration_s and duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=float(duration_s))
 
-    def _video(self, row: Source, ctx: Context, path: Path, video_id: str, info: dict[str, Any]) -> Video:
+    def _video(
+        self,
+        row: Source,
+        ctx: Context,
+        path: Path,
+        video_id: str,
+        info: dict[str, Any],
+        captions: Sequence[CaptionFile],
+    ) -> Video:
         media = probe(path)
         if media.duration_s and media.duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=media.duration_s)
@@ -132,6 +142,8 @@ class Download:
         timeline = read_timeline(path)
         if timeline.n_frames / 25 > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=timeline.n_frames / 25)
+        table = ctx.tmp / "captions.parquet"
+        has_captions = write_captions(captions, table, duration_s=timeline.n_frames / 25)
         return Video(
             video_id=video_id,
             source_id=row.source_id,
@@ -149,6 +161,7 @@ class Download:
             width_px=media.width_px,
             height_px=media.height_px,
             has_audio=media.has_audio,
+            captions=ctx.commit(table, "videos", video_id) if has_captions else None,
         )
 
 

@@ -22,11 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.arrays import float_leaves, read_arrays, to_arrow
-from manifests.rows import TIMELINE_FPS, Artifact, Bucket, DatasetRow, Labelled, Person, Shard, Video
+from manifests.rows import TIMELINE_FPS, Artifact, Bucket, Caption, DatasetRow, Labelled, Person, Shard, Video
 from mit_builder import __version__
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, dataset_schema
 from mit_builder.errors import MediaError
+from mit_builder.media.captions import cut_captions, load_captions
 from mit_builder.speaking import interaction_labels
 from mit_builder.stage import Context, Resources
 
@@ -40,7 +41,7 @@ class WriteShard:
     """Write one shard of the dataset."""
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
     emits: ClassVar[tuple[type, ...]] = (Shard,)
 
@@ -74,8 +75,8 @@ class WriteShard:
             for labelled in sorted(row.clips, key=lambda labelled: labelled.clip.clip_id):
                 clip, audio, committed = self._media(labelled, ctx)
                 media += committed
-                people, voice = _people(labelled, ctx), _voice(labelled, ctx)
-                writer.add(_dataset_row(labelled, people, voice, clip, audio, self._settings))
+                labels = _people(labelled, ctx), _voice(labelled, ctx), _captions(labelled, ctx)
+                writer.add(_dataset_row(labelled, *labels, clip, audio, self._settings))
         parquet = ctx.commit(path, FOLDER, f"shard-{row.bucket:05d}-of-{row.n_buckets:05d}")
         yield Shard(bucket=row.bucket, parquet=parquet, media=tuple(media), n_clips=len(row.clips))
 
@@ -138,9 +139,9 @@ def _column(value: Any, kind: pa.DataType) -> pa.Array:
     if not (pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)):
         return to_arrow([value], kind)
     struct = kind.value_type
-    children = [to_arrow([getattr(person, field.name) for person in value], field.type) for field in struct]
-    people = pa.StructArray.from_arrays(children, fields=list(struct))
-    return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), people, type=kind)
+    children = [to_arrow([getattr(item, field.name) for item in value], field.type) for field in struct]
+    items = pa.StructArray.from_arrays(children, fields=list(struct))
+    return pa.ListArray.from_arrays(pa.array([0, len(value)], pa.int32()), items, type=kind)
 
 
 def split_of(video: Video, val_share: float, test_share: float) -> Split:
@@ -176,10 +177,19 @@ def _voice(labelled: Labelled, ctx: Context) -> np.ndarray[Any, Any]:
         return np.array([row["voice_activity"] for row in read_arrays(path)], np.float32)
 
 
+def _captions(labelled: Labelled, ctx: Context) -> tuple[Caption, ...]:
+    if labelled.video.captions is None:
+        return ()
+    with ctx.local(labelled.video.captions) as path:
+        start_s, end_s = (frame / TIMELINE_FPS for frame in (labelled.clip.start_frame, labelled.clip.end_frame))
+        return cut_captions(load_captions(path), start_s, end_s)
+
+
 def _dataset_row(
     labelled: Labelled,
     people: tuple[Person, ...],
     voice_activity: np.ndarray[Any, Any],
+    captions: tuple[Caption, ...],
     clip_cell: dict[str, Any],
     audio_cell: dict[str, Any],
     settings: ShardsSettings,
@@ -209,6 +219,7 @@ def _dataset_row(
         n_people=len(people),
         people=people,
         voice_activity=voice_activity,
+        captions=captions,
         n_turns=interaction.n_turns,
         overlap_ratio=interaction.overlap_ratio,
         silence_ratio=interaction.silence_ratio,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +16,10 @@ from manifests.sources import file_source, url_source
 from mit_builder import config
 from mit_builder.config import DownloadSettings
 from mit_builder.errors import MediaError, SourceError
+from mit_builder.media.captions import load_captions
 from mit_builder.media.write import write_video
 from mit_builder.stage import Reject
+from mit_builder.web.budget import Budget
 from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
 from stages.download import Download
@@ -98,6 +101,56 @@ def test_a_page_and_the_file_on_it_are_one_video(fetch: Fetch, site: str, tmp_pa
     page = one_video(fetch(url_source(f"{site}/one")))
     (tmp_path / "tmp").rename(tmp_path / "tmp1")
     assert one_video(fetch(url_source(f"{site}/a.mp4"))).video_id == page.video_id
+
+
+def captions_of(workspace: Workspace, video: Video) -> list[tuple[float, float, str, str]]:
+    assert video.captions is not None
+    with workspace.local(video.captions.key) as path:
+        return [(c.start_s, c.end_s, c.language, c.text) for c in load_captions(path)]
+
+
+def test_captions_on_a_page_are_kept_and_those_that_fail_are_left_out(
+    fetch: Fetch, site: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    page = url_source(f"{site}/captioned")
+    video = one_video(fetch(page))
+    german = (0.2, 0.3, "de", "Guten Morgen")
+    assert captions_of(workspace, video) == [
+        (0.1, 0.5, "en-GB", "Good morning & hello"),
+        german,
+        (0.4, 1.0, "en-GB", "to the end"),
+    ]
+    assert video.video_id == short_id("content", video.media.sha256)
+    (tmp_path / "tmp").rename(tmp_path / "tmp1")
+    assert captions_of(workspace, one_video(fetch(page, captions=["de"]))) == [german]
+    (tmp_path / "tmp").rename(tmp_path / "tmp2")
+    assert one_video(fetch(page, captions=[])).captions is None
+
+
+def test_a_full_disk_while_captions_come_is_a_failure_of_resources(
+    fetch: Fetch, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise SourceError("full", failure_class="resource")
+
+    def full(*_: Any) -> None:
+        monkeypatch.setattr(Budget, "check_disk", no_room)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mit_builder.web.client._fetch", full)
+    with pytest.raises(SourceError, match="full") as failed:
+        fetch(url_source(f"{site}/captioned"))
+    assert failed.value.failure_class == "resource"
+
+
+def test_captions_beside_a_local_file_are_kept(
+    fetch: Fetch, tmp_path: Path, videos: dict[str, bytes], workspace: Workspace
+) -> None:
+    (tmp_path / "My [talk].mp4").write_bytes(videos["a.mp4"])
+    for name in ("My [talk].vtt", "My [talk].de.vtt", "My [talk] 2.vtt", "My.vtt", "My [talk].a b.vtt"):
+        (tmp_path / name).write_text(f"WEBVTT\n\n00:00.000 --> 00:01.000\n{name}\n")
+    video = one_video(fetch(file_source(tmp_path / "My [talk].mp4")))
+    assert captions_of(workspace, video) == [(0, 1, "de", "My [talk].de.vtt"), (0, 1, "und", "My [talk].vtt")]
 
 
 def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: str) -> None:

@@ -132,6 +132,7 @@ def test_statistics_count_clips_people_and_time(builder: tiny_dataset.Builder) -
     assert found["clips_by_n_people"] == {"2": 2, "3": 1}
     assert found["clips_by_licence"] == {"CC0": 3}
     assert found["clips_by_label_tier"] == {"heuristic": 3}
+    assert found["clips_by_caption_language"] == {"de": 1, "en": 2}
     assert sum(n for counts in found["clips_by_split_and_n_people"].values() for n in counts.values()) == 3
     shares = [person["talk_share"] for row in rows for person in row["people"]]
     assert found["talk_share"]["max"] == pytest.approx(max(shares), abs=1e-4)
@@ -166,12 +167,14 @@ def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset
     assert "Sapiens v1 weights are non-commercial" in body.replace("\n", " ")
     assert "AGPL" in body
     assert "| CC0 | 3 |" in body
+    assert "| Language of captions | Clips |\n|---|---|\n| de | 1 |\n| en | 2 |" in body
     assert ", 3 people | 1 |" in body
 
 
 def test_text_from_outside_means_nothing_in_the_card(builder: tiny_dataset.Builder) -> None:
     row = dict(next(open_dataset(builder.root)))
     row["licence"] = "free\n# Heading | cell <script>alert(1)</script> [x](http://evil)"
+    row["captions"] = [{"language": row["licence"]}]
     card = dataset_card(summarise([row]))
     assert "<script>" not in card
     assert "\n# Heading" not in card

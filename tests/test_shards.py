@@ -54,6 +54,20 @@ def test_a_row_joins_media_people_poses_and_speech(builder: tiny_dataset.Builder
             assert person["talk_share"] == pytest.approx(np.mean(spoken["speaking"]), abs=1e-6)
 
 
+def test_captions_are_cut_to_each_clip(builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]) -> None:
+    rows = {row["clip_id"]: row for row in read_rows(builder.root / builder.shard(clips).parquet.key)}
+    told = [[(c["start_s"], c["end_s"], c["text"]) for c in rows[x.clip.clip_id]["captions"]] for x in clips]
+    assert told == [
+        [(0.2, 0.9, "Good <b>morning</b> | all"), (1.2, 1.6, "in both clips")],
+        [(0, 0.24, "in both clips"), (0.74, 1.28, "to the end")],
+        [],
+    ]
+    assert [(c["language"], c["automatic"]) for c in rows[clips[1].clip.clip_id]["captions"]] == [
+        ("en", False),
+        ("de", True),
+    ]
+
+
 def test_rows_are_ordered_and_bytes_do_not_depend_on_the_order_of_the_input(
     builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]
 ) -> None:

@@ -193,6 +193,34 @@ def lose_voice(row: dict[str, Any]) -> None:
     row["voice_activity"].pop()
 
 
+def turn_caption(row: dict[str, Any]) -> None:
+    row["captions"][0].update(start_s=0.9, end_s=0.2)
+
+
+def late_caption(row: dict[str, Any]) -> None:
+    row["captions"][1]["end_s"] = 1.7
+
+
+def swap_captions(row: dict[str, Any]) -> None:
+    row["captions"].reverse()
+
+
+def wordless_caption(row: dict[str, Any]) -> None:
+    row["captions"][0]["text"] = ""
+
+
+def hostile_caption(row: dict[str, Any]) -> None:
+    row["captions"][0]["text"] = "a\x1b[31mb"
+
+
+def long_caption(row: dict[str, Any]) -> None:
+    row["captions"][0]["text"] = "x" * 501
+
+
+def caption_of_no_language(row: dict[str, Any]) -> None:
+    row["captions"][1]["language"] = ""
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -226,6 +254,13 @@ def lose_voice(row: dict[str, Any]) -> None:
         (cut_mp4_off, "clip cannot be decoded"),
         (lose_audio, "audio has neither bytes nor a file"),
         (unknown_tier, "label_tier is 'guess'"),
+        (turn_caption, "caption 0 lasts from 0.9 to 0.2 s, outside the clip"),
+        (late_caption, "caption 1 lasts from 1.2 to 1.7 s, outside the clip"),
+        (swap_captions, "captions are not in order of time"),
+        (wordless_caption, "caption 0 is not one line of 1 to 500 characters"),
+        (hostile_caption, "caption 0 is not one line of 1 to 500 characters"),
+        (long_caption, "caption 0 is not one line of 1 to 500 characters"),
+        (caption_of_no_language, "caption 1 has no language"),
         (lose_voice, "voice_activity has 39 values for 40 frames"),
     ],
 )

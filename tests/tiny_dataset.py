@@ -19,14 +19,17 @@ from manifests.rows import (
     Artifact,
     Bucket,
     Candidate,
+    Caption,
     Clip,
     Labelled,
     Pose,
     Shard,
     Speech,
     Video,
+    arrow_schema,
     clip_id,
     short_id,
+    to_dict,
 )
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, INDEX_NAME, publish_index
@@ -62,6 +65,13 @@ PLANS = (
     ClipPlan(video=1, start_frame=5, end_frame=40, n_people=3),
 )
 """Two clips of one video and one of another, with three people."""
+CAPTIONS = (
+    Caption(0.2, 0.9, "Good <b>morning</b> | all", "en", automatic=False),
+    Caption(1.2, 2.0, "in both clips", "en", automatic=False),
+    Caption(1.7, 1.75, "between them", "de", automatic=True),
+    Caption(2.5, 9.0, "to the end", "de", automatic=True),
+)
+"""Of the first video; its clips last from 0 to 1.6 s and from 1.76 to 3.04 s."""
 
 
 class Builder:
@@ -118,7 +128,13 @@ class Builder:
             width_px=WIDTH_PX,
             height_px=HEIGHT_PX,
             has_audio=True,
+            captions=self._captions() if plan.video == 0 else None,
         )
+
+    def _captions(self) -> Artifact:
+        path = self._scratch / "captions.parquet"
+        write_arrays(path, arrow_schema(Caption), [to_dict(caption) for caption in CAPTIONS])
+        return self.context().commit(path, "videos", "source0")
 
     def _clip(self, plan: ClipPlan, video: Video, name: str) -> Clip:
         mp4, flac = self._scratch / "clip.mp4", self._scratch / "clip.flac"

@@ -15,6 +15,20 @@ RTA = '</title><meta name="rating" content="RTA-5042-1996-1400-1577-RTA"><title>
 """How a page says that it is for adults."""
 LONG = "<p>words</p>" * 200
 
+CAPTIONS = {
+    "en.vtt": (
+        b"WEBVTT\n\n00:00.100 --> 00:00.500\n<v Ann>Good <i>morning</i> &amp;\nhello\x07\n\n"
+        b"00:00.400 --> 09:00.000\nto the end\n\n01:00:00.000 --> 01:00:01.000\nafter the end\n"
+    ),
+    "de.srt": b"1\n00:00:00,200 --> 00:00:00,300\n{\\an8}Guten Morgen\n",
+    "broken.vtt": b"\0\xff<html>",
+}
+CAPTIONED = (
+    '<video src="/a.mp4" controls><track src="/en.vtt" srclang="en-GB"><track src="/de.srt" srclang="de">'
+    '<track src="/404.vtt" srclang="fr"><track src="/429.vtt" srclang="it"><track src="/broken.vtt" srclang="es">'
+    '<track src="/many.vtt" srclang="pt"></video>'
+)
+
 
 class Site(BaseHTTPRequestHandler):
     """Pages and videos, and ways to fail."""
@@ -42,10 +56,14 @@ class Site(BaseHTTPRequestHandler):
             self._once(name, lambda: self._refuse(503, retry_after="9"))
         elif name == "expired.mp4":
             self._once(name, lambda: self._refuse(403))
-        elif name.isdigit():
-            self.send_error(int(name))
+        elif (number := name.removesuffix(".vtt")).isdigit():
+            self.send_error(int(number))
         elif name == "cut.mp4":
             self._answer(self.videos["a.mp4"][:700], "video/mp4", claimed=len(self.videos["a.mp4"]))
+        elif name in CAPTIONS:
+            self._answer(CAPTIONS[name], "text/vtt")
+        elif name == "many.vtt":
+            self._endless("video/mp4")
         elif name == "page.mp4":
             self._answer(PAGE.format(title="x", body=LONG).encode(), "video/mp4")
         elif name == "broken.mp4":
@@ -61,6 +79,7 @@ class Site(BaseHTTPRequestHandler):
             "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
             "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
             "adults": PAGE.format(title=RTA, body=video.format("a.mp4") + video.format("b.mp4") + LONG),
+            "captioned": PAGE.format(title="With words", body=CAPTIONED + LONG),
             "none": PAGE.format(title="No video", body=LONG),
         }
 

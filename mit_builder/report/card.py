@@ -67,7 +67,8 @@ pairs = test.filter(lambda n: n == 2, input_columns="n_people")  # test subsets:
 
 pyarrow, pandas, polars and DuckDB open the same files. `index.json` names the shards that belong to the dataset. Where
 media is not embedded, `clip.path` and `audio.path` are relative to this folder. Splits are by channel or uploader, else
-by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`.
+by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`. `captions` are what the source
+shows, with its timing and its mistakes, not a transcript that was checked; nobody is named as their speaker.
 """
 
 
@@ -140,6 +141,7 @@ def _figures(statistics: Statistics) -> str:
     return f"""## Figures
 
 {_table("Split and people", by_split)}
+{_table("Language of captions", statistics["clips_by_caption_language"])}
 {figures}
 """
 

@@ -25,6 +25,7 @@ COLUMNS = (
     "detector",
     "pose_backend",
     "speech_backend",
+    "captions.list.element.language",
     "people.list.element.talk_share",
     *(f"people.list.element.{part}_visible_ratio" for part in ("body", *BODY_PARTS)),
 )
@@ -42,12 +43,14 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Statistics:
     by_split: dict[str, Counter[str]] = {}
     values: dict[str, list[float]] = {name: [] for name in _MEASURED}
     videos: set[str] = set()
+    captioned: Counter[str] = Counter()
     seconds = speech_person_seconds = 0.0
     for row in rows:
         for name, counter in counts.items():
             counter[str(row[name]) if row[name] is not None else "unknown"] += 1
         duration_s = row["n_frames"] / TIMELINE_FPS
         videos.add(row["video_id"])
+        captioned.update({caption["language"] for caption in row["captions"]})
         by_split.setdefault(row["split"], Counter())[str(row["n_people"])] += 1
         seconds += duration_s
         speech_person_seconds += duration_s * sum(person["talk_share"] for person in row["people"])
@@ -59,6 +62,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> Statistics:
         "hours": round(seconds / 3600, 6),
         "speech_person_hours": round(speech_person_seconds / 3600, 6),
         **{f"clips_by_{name}": dict(sorted(counter.items())) for name, counter in counts.items()},
+        "clips_by_caption_language": dict(sorted(captioned.items())),
         "clips_by_split_and_n_people": {split: dict(sorted(c.items())) for split, c in sorted(by_split.items())},
         **{name: _distribution(measured) for name, measured in values.items()},
     }

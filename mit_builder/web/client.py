@@ -11,10 +11,12 @@ from typing import Any
 
 from mit_builder.config import DownloadSettings
 from mit_builder.errors import SourceError, StageUnavailable
+from mit_builder.media.captions import MAX_BYTES, CaptionFile
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.stage import Reject
 from mit_builder.web.addresses import AddressGuard
 from mit_builder.web.budget import Budget
+from mit_builder.web.captions import Track, choose
 from mit_builder.web.failures import failure_of
 
 PLAYLISTS = ("playlist", "multi_video", "compat_list")
@@ -90,6 +92,21 @@ class Client:
             found = (entry for _, entry in PlaylistEntries(ydl, {"entries": found}).get_requested_items())
         yield from reversed(list(found)) if self._settings.ytdlp_options.get("playlistreverse") else found
 
+    def captions(self, ydl: Any, info: dict[str, Any]) -> Iterator[CaptionFile]:
+        """Fetch the captions of a video that is fetched; those that fail are left out, they are not worth the video."""
+        from yt_dlp.utils import YoutubeDLError
+
+        ydl.add_progress_hook(_of_captions)
+        for n, track in enumerate(choose(info, self._settings.captions)):
+            path = self._tmp / f"captions{n}{track.suffix}"
+            try:
+                _fetch(ydl, track, info, path)
+            except (YoutubeDLError, SourceError, Reject, OSError):
+                self._budget.check_disk()
+                continue
+            if path.is_file():
+                yield CaptionFile(path, track.language, track.automatic)
+
     def _filter(self, info: dict[str, Any], *, incomplete: Any = False) -> None:
         """A match filter for yt-dlp; entries of a playlist, which come with `incomplete=True`, are other units."""
         if incomplete is not True:
@@ -150,6 +167,18 @@ def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, An
     if settings.cookies_from_browser:
         chosen["cookiesfrombrowser"] = browser(settings.cookies_from_browser)
     return chosen
+
+
+def _fetch(ydl: Any, track: Track, info: dict[str, Any], path: Path) -> None:
+    if isinstance(track.entry.get("data"), str):
+        path.write_text(track.entry["data"], encoding="utf-8")
+    else:
+        ydl.dl(str(path), {"http_headers": info.get("http_headers"), **track.entry}, subtitle=True)
+
+
+def _of_captions(status: dict[str, Any]) -> None:
+    if (status.get("downloaded_bytes") or 0) > MAX_BYTES:
+        raise SourceError(f"captions of more than {MAX_BYTES >> 20} MiB")
 
 
 def _but_playlists(process: Callable[..., Any]) -> Callable[..., Any]:

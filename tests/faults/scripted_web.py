@@ -116,8 +116,8 @@ class Visit(BaseHTTPRequestHandler):
             return
         size = -(-len(body) // 10) if pause_s else len(body)
         for start in range(0, len(body), size):
-            self.wfile.write(body[start : start + size])
             time.sleep(pause_s / 10)
+            self.wfile.write(body[start : start + size])
 
     def after(self, n_before: int, first: Callable[[], None]) -> None:
         """Something else for the first requests, then the video."""

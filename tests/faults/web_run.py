@@ -151,7 +151,7 @@ def trial(base: Path, counts: dict[str, int], *, engine: str, seed: int) -> tupl
     rate_rows, rate_problems = rates_table(first)
     again = [p for name, r in (("first", first), ("second", second)) for p in check_run(name, r)]
     sums = [
-        f"{len(listed)} addresses, with those of playlists {len(first.outcomes)} sources, engine {engine}, seed {seed}.",
+        f"{len(listed)} addresses ({len(first.outcomes)} with those of playlists), engine {engine}, seed {seed}.",
         f"First run {first.wall_s:.0f} s, {len(first.hits)} requests, exit code {first.exit_code}; "
         f"second run {second.wall_s:.0f} s, {len(second.hits)} requests, exit code {second.exit_code}.",
     ]
@@ -283,7 +283,7 @@ def rates_table(done: Run) -> tuple[list[str], list[str]]:
         f"| time between starts at one host | {INTERVAL_S} s | least {min(gaps, default=0):.2f} s, "
         f"{len(starts)} starts in {wall_s:.1f} s |",
     ]
-    problems += [f"{host}: {n} requests at once" for host, n in at_once.items() if n > PER_HOST]
+    problems += [f"{host}: {n} addresses at once" for host, n in at_once.items() if n > PER_HOST]
     if gaps and min(gaps) < INTERVAL_S - LATE_S:
         problems.append(f"two downloads began within {min(gaps):.2f} s")
     if wall_s < INTERVAL_S * len(gaps) - LATE_S:
@@ -307,27 +307,20 @@ def first_requests(hits: list[web.Hit], host: str) -> list[float]:
 
 
 def most_at_once(hits: list[web.Hit], host: str) -> int:
-    """Largest number of requests of a host that were being answered at one time."""
-    edges = sorted(edge for hit in hits if hit.host == host for edge in ((hit.start_s, 1), (hit.end_s, -1)))
-    return max(itertools.accumulate(change for _, change in edges), default=0)
+    """Largest number of addresses of a host that were being answered at one time."""
+    there = [hit for hit in hits if hit.host == host]
+    return max((len({h.path for h in there if h.start_s <= hit.start_s < h.end_s}) for hit in there), default=0)
 
 
 def kept_pauses(hits: list[web.Hit]) -> list[float]:
     """After each 429: time until the next path is begun at that host by a download that the driver had not sent yet."""
     pauses = []
     for refusal in (hit for hit in hits if hit.status == 429):
-        later = [
-            h.start_s - refusal.end_s for h in hits if h.host == refusal.host and h.start_s > refusal.end_s + LATE_S
-        ]
-        under_way = {h.path for h in hits if h.host == refusal.host and h.start_s <= refusal.end_s + LATE_S}
-        new = [
-            h.start_s - refusal.end_s
-            for h in hits
-            if h.host == refusal.host
-            and h.start_s > refusal.end_s + LATE_S
-            and (h.path == refusal.path or h.path not in under_way)
-        ]
-        pauses += [min(new)] if new and later else []
+        there = [hit for hit in hits if hit.host == refusal.host]
+        soon_s = refusal.end_s + LATE_S
+        under_way = {hit.path for hit in there if hit.start_s <= soon_s} - {refusal.path}
+        new = [h.start_s - refusal.end_s for h in there if h.start_s > soon_s and h.path not in under_way]
+        pauses += [min(new)] if new else []
     return pauses
 
 
