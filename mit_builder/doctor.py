@@ -18,7 +18,7 @@ from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
 from mit_builder.session import models
-from mit_builder.web.client import check_cookies
+from mit_builder.web.client import NEEDS_JAVASCRIPT, check_cookies
 from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
@@ -44,7 +44,7 @@ def check_all(workspace: Workspace, settings: Settings, sources: Iterable[Source
         *_models(settings),
         _space(workspace, settings),
         *_cookies(settings),
-        *_javascript(sources),
+        *javascript(sources),
     ]
 
 
@@ -116,7 +116,8 @@ def _cookies(settings: Settings) -> list[Check]:
     return [Check("cookies", "ok", "found")]
 
 
-def _javascript(sources: Iterable[Source]) -> list[Check]:
+def javascript(sources: Iterable[Source]) -> list[Check]:
+    """Whether yt-dlp finds a runtime, where sources are YouTube's."""
     hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
     if not any(host == name or host.endswith(f".{name}") for host in hosts for name in YOUTUBE):
         return []
@@ -127,5 +128,4 @@ def _javascript(sources: Iterable[Source]) -> list[Check]:
     if usable:
         return [Check("javascript", "ok", usable[0])]
     old = "".join(f" ({runtime.name} {runtime.version} is too old)" for runtime in found if runtime)
-    need = "YouTube needs a JavaScript runtime, deno or node >= 22"
-    return [Check("javascript", "failed", f"{need}{old}: pip install deno")]
+    return [Check("javascript", "warning", f"{NEEDS_JAVASCRIPT}{old}; without it formats are missing")]

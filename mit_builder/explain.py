@@ -185,7 +185,7 @@ def checks(found: list[Check], *, as_json: bool) -> None:
 
 
 def gc(workspace: Workspace, *, dry_run: bool) -> None:
-    """Remove artifacts that no row of any ledger names, and what killed runs left.
+    """Remove artifacts that no row of any ledger names, and what killed runs and failed downloads left.
 
     Raises:
         CannotContinue: a run is going on here.
@@ -200,5 +200,5 @@ def gc(workspace: Workspace, *, dry_run: bool) -> None:
         orphans = sorted(key for folder in folders for key in workspace.names(folder) if key not in named)
         if not dry_run:
             workspace.delete(orphans)
-            workspace.sweep()
+            workspace.sweep(keep_partial_s=0)
     print(f"{len(orphans)} files {'would go' if dry_run else 'removed'}")

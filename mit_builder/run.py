@@ -116,7 +116,10 @@ def _prepare(
         reporter.note(note)
     for change in changed_settings(pinned, settings) if pinned else []:
         reporter.note(f"setting changed since the last run here: {change}")
-    problems = [check for check in check_all(workspace, settings, sources) if check.verdict == "failed"]
+    checks = check_all(workspace, settings, sources if "download" in steps else ())
+    for check in (check for check in checks if check.verdict == "warning"):
+        reporter.note(check.text)
+    problems = [check for check in checks if check.verdict == "failed"]
     if problems:
         raise CannotContinue("; ".join(f"{check.name}: {check.text}" for check in problems))
     if any(source.kind == "url" for source in sources) and pinned is None:

@@ -62,6 +62,10 @@ class Context(Protocol):
     tmp: Path
     """An empty folder of this unit on local disk; emptied by the worker afterwards."""
 
+    def partial(self) -> Path:
+        """A folder of this unit on local disk that lasts while attempts fail transiently, and is removed then."""
+        ...
+
     def local(self, artifact: Artifact) -> AbstractContextManager[Path]:
         """The artifact as a readable local file while the context is open."""
         ...

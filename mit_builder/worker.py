@@ -57,6 +57,9 @@ class UnitContext:
         self.input_key = input_key
         self.tmp = tmp
 
+    def partial(self) -> Path:
+        return self._workspace.partial(self.input_key)
+
     @contextmanager
     def local(self, artifact: Artifact) -> Iterator[Path]:
         with self._workspace.local(artifact.key) as path:
@@ -100,6 +103,8 @@ class Worker:
     def _run_one(self, task: Task) -> Entry:
         started_at_s, started, cpu = time.time(), time.monotonic(), _cpu_s()
         outcome = self._outcome(task)
+        if outcome.get("failure_class") != "transient":
+            self._workspace.drop_partial(task.input_key)
         return Entry(
             unit_id=task.unit_id,
             input_key=task.input_key,

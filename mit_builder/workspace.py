@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,11 @@ FOLDERS = ("videos", "tracks", "clips", "poses", "speech", "dataset")
 """Folders that artifacts may be committed to."""
 SCRATCH = ".scratch"
 """Folder of a local workspace in which unfinished files lie (same file system, so that a rename suffices)."""
+
+PARTIAL = ".partial"
+"""Folder in which what later attempts can go on with outlives a run."""
+KEEP_PARTIAL_S = 2 * 24 * 3600
+"""Older parts are not gone on with: a list that fails for days must not fill the disk."""
 
 _memory: dict[str, MemoryStore] = {}
 
@@ -57,15 +63,33 @@ class Workspace:
 
     def scratch(self, run_id: str) -> Path:
         """A folder on local disk for the unfinished files of one run; workers make subfolders of their own."""
-        base = self.root / SCRATCH if self.root else Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
+        base = self.root / SCRATCH if self.root else _temporary()
         folder = base / run_id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def sweep(self) -> None:
+    def partial(self, name: str) -> Path:
+        """A folder on local disk that outlives a run, for the unfinished files of one unit."""
+        folder = self._partials() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def drop_partial(self, name: str) -> None:
+        """Remove the unfinished files of a unit, if there are any."""
+        shutil.rmtree(self._partials() / name, ignore_errors=True)
+
+    def _partials(self) -> Path:
+        digest = hashlib.sha256(self.uri.encode()).hexdigest()
+        return self.root / PARTIAL if self.root else _temporary() / PARTIAL / digest
+
+    def sweep(self, *, keep_partial_s: float = KEEP_PARTIAL_S) -> None:
         """Remove what killed runs left unfinished; only while no other run holds the lease."""
         if self.root:
             shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
+        partials = self._partials()
+        for folder in partials.iterdir() if partials.is_dir() else ():
+            if time.time() - folder.stat().st_mtime >= keep_partial_s:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def commit(self, path: Path, key: str) -> Artifact:
         """Put the finished local file `path` in place as `key`, whole or not at all, and remove it from where it was.
@@ -147,6 +171,11 @@ class Workspace:
                 f"only {free_gb:.1f} GB free on the disk of {self.uri}: free some, run mit-build gc, "
                 f"or lower --set run.min_free_gb={min_free_gb:g}"
             )
+
+
+def _temporary() -> Path:
+    """Of this user, where the workspace is not on a local disk."""
+    return Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
 
 
 def sha256_of(path: Path) -> str:

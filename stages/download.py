@@ -92,7 +92,7 @@ class Download:
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
 
-        client, in_media = Client(self._settings, ctx.tmp, self._judge), False
+        client, in_media = Client(self._settings, ctx.tmp, ctx.partial(), self._judge), False
         # What follows this mark would be instructions to yt-dlp's extractors.
         address = yt_dlp.utils.unsmuggle_url(row.address)[0]
         try:

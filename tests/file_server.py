@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -19,6 +19,9 @@ class FileServer:
         cuts: for the next answers, after how many bytes the connection ends.
         statuses: statuses of the next answers instead of the file.
         content_type: as sent.
+        modified: sent as `Last-Modified` and compared with `If-Range`; empty: none.
+        honours_condition: whether `If-Range` is looked at.
+        after_answers: after so many answers, something that changes.
         ranges: `Range` of every request, in order.
     """
 
@@ -27,6 +30,9 @@ class FileServer:
     cuts: list[int] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
     content_type: str = "application/octet-stream"
+    modified: str = ""
+    honours_condition: bool = True
+    after_answers: tuple[int, Callable[[], object]] | None = None
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -44,11 +50,23 @@ def serve() -> Iterator[FileServer]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            whole = not asked or self.headers.get("If-Range") != files.etag
+            if files.after_answers and len(files.ranges) > files.after_answers[0]:
+                files.after_answers[1]()
+            known = self.headers.get("If-Range") in {files.etag, files.modified} - {""}
+            whole = not asked or (files.honours_condition and not known)
             start = 0 if whole else int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(files.body) > 0:
+                self.send_response(416)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
             self.send_response(200 if whole else 206)
             self.send_header("Content-Type", files.content_type)
             self.send_header("Content-Length", str(len(files.body) - start))
+            if not whole:
+                self.send_header("Content-Range", f"bytes {start}-{len(files.body) - 1}/{len(files.body)}")
+            if files.modified:
+                self.send_header("Last-Modified", files.modified)
             if files.etag:
                 self.send_header("ETag", files.etag)
             self.end_headers()

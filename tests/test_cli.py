@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import fakes
 import pytest
 import yaml
+from yt_dlp.globals import supported_js_runtimes
 
 import mit_builder.run
 from manifests.rows import clip_id, short_id
-from mit_builder import __version__
+from mit_builder import __version__, doctor
 from mit_builder.cli import main
 from mit_builder.config import Settings
 from mit_builder.dataset import parse_index
@@ -180,6 +181,20 @@ def test_what_will_fail_is_said_before_anything_is_done(cli: Cli, monkeypatch: p
     monkeypatch.setattr(mit_builder.run, "check_all", lambda *arguments: checks)
     assert run(cli, A)[::2] == (3, "mit-build: disk: full; b: gone\n")
     assert not Path("ws/manifests/download").exists()
+
+
+@pytest.mark.parametrize(("stage", "told"), [("all", 1), ("download", 1), ("pose", 0)])
+def test_that_youtube_needs_javascript_is_said_once_before_it_is_asked(
+    cli: Cli, stage: str, told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.run, "check_all", lambda _, __, sources: list(doctor.javascript(sources)))
+    for name in doctor.JAVASCRIPT:
+        monkeypatch.setitem(supported_js_runtimes.value, name, lambda: types.SimpleNamespace(info=None))
+    line = "YouTube needs a JavaScript runtime, deno or node >= 22: pip install deno; without it formats are missing"
+    code, out, err = run(cli, "--stage", stage, A, "https://youtu.be/x", "https://www.youtube.com/watch?v=y")
+    assert code == 0
+    assert (out + err).replace("\n", " ").count(line) == told
+    assert line not in run(cli, "-w", "other", A)[1]
 
 
 def test_a_full_disk_is_exit_code_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +376,7 @@ def test_gc_removes_orphans_only(cli: Cli) -> None:
     run(cli, "--set", "filter.min_clip_s=8")
     workspace = Workspace("ws")
     before = workspace.names("")
-    for key in ("clips/orphan.mp4", "poses/deep/orphan.parquet", ".scratch/killed/half"):
+    for key in ("clips/orphan.mp4", "poses/deep/orphan.parquet", ".scratch/killed/half", ".partial/x/half"):
         path = Path("ws", key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
@@ -371,6 +386,7 @@ def test_gc_removes_orphans_only(cli: Cli) -> None:
     # What only an older setting's rows name stays: moved back, it is found again.
     assert workspace.names("") == before
     assert not Path("ws/.scratch/killed").exists()
+    assert not Path("ws/.partial/x").exists()
     assert set(json.loads(run(cli, "--json")[1].splitlines()[-1])["stages"]) >= {"pose"}
     assert parse_index(workspace.read(INDEX_KEY).decode()).shards[0].n_clips == 2
 

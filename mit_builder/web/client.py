@@ -18,9 +18,13 @@ from mit_builder.web.addresses import AddressGuard
 from mit_builder.web.budget import Budget
 from mit_builder.web.captions import Track, choose
 from mit_builder.web.failures import failure_of
+from mit_builder.web.partial import Partial
 
 PLAYLISTS = ("playlist", "multi_video", "compat_list")
 """Types of what yt-dlp finds at an address that stand for several videos."""
+
+NEEDS_JAVASCRIPT = "YouTube needs a JavaScript runtime, deno or node >= 22: pip install deno"
+FORMAT_SIGNS = ("requested format is not available", "no video formats found", "only images are available")
 
 
 class Heard:
@@ -30,12 +34,13 @@ class Heard:
         self.first_error = ""
         """The cause: later errors come from cleaning up."""
         self.http: Any = None
+        self.lacks_javascript = False
 
     def debug(self, message: str) -> None:
         """Dropped."""
 
     def warning(self, message: str) -> None:
-        """Dropped."""
+        self.lacks_javascript |= "javascript runtime" in message.lower()
 
     def error(self, message: str) -> None:
         # Before some errors it ends the line of its progress.
@@ -47,12 +52,17 @@ class Client:
 
     Args:
         settings: of the stage.
-        tmp: the unit's folder, the only one that is written to.
+        tmp: the unit's folder.
+        folder: of its unfinished media, which another attempt may go on with; nothing is written but to these two.
         judge: called with what is known of a video before a format is chosen; may raise `Reject`.
     """
 
-    def __init__(self, settings: DownloadSettings, tmp: Path, judge: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, settings: DownloadSettings, tmp: Path, folder: Path, judge: Callable[[dict[str, Any]], None]
+    ) -> None:
         self.heard = Heard()
+        self._folder = folder
+        self._partial = Partial(folder)
         self._judge = judge
         self._settings = settings
         self._tmp = tmp
@@ -68,8 +78,8 @@ class Client:
         """
         import yt_dlp
 
-        chosen = options(self._settings, self._tmp, self.heard)
-        chosen["progress_hooks"] = [self._budget.progress]
+        chosen = options(self._settings, self._tmp, self._folder, self.heard)
+        chosen["progress_hooks"] = [self._partial.progress, self._budget.progress]
         chosen["match_filter"] = self._filter
         with ExitStack() as stack:
             client = stack.enter_context(yt_dlp.YoutubeDL(chosen))
@@ -113,14 +123,16 @@ class Client:
             self._judge(info)
 
     def _watched(self, send: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        from yt_dlp.networking import Request
         from yt_dlp.networking.exceptions import HTTPError
 
         def urlopen(request: Any) -> Any:
             self._budget.check()
+            request = Request(request) if isinstance(request, str) else request
             if self._guard is not None:
-                self._guard.check_url(request if isinstance(request, str) else request.url)
+                self._guard.check_url(request.url)
             try:
-                return self._budget.watch(send(request))
+                return self._budget.watch(self._partial.ask(send, request))
             except HTTPError as error:
                 self.heard.http = error
                 raise
@@ -131,7 +143,10 @@ class Client:
         """What to raise for an exception of yt-dlp; see `failure_of`."""
         if self._guard is not None and self._guard.refused:
             return self._guard.error()
-        return failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
+        found = failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
+        if self.heard.lacks_javascript and any(sign in str(found).lower() for sign in FORMAT_SIGNS):
+            return SourceError(f"{found} ({NEEDS_JAVASCRIPT})", failure_class="transient")
+        return found
 
     def nothing_fetched(self) -> SourceError | Reject:
         """What to raise where yt-dlp raised nothing and there is no file: what it said counts."""
@@ -140,7 +155,7 @@ class Client:
         return self.failure(DownloadError(self.heard.first_error or "yt-dlp fetched nothing"), in_media=True)
 
 
-def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, Any]:
+def options(settings: DownloadSettings, tmp: Path, folder: Path, heard: Heard) -> dict[str, Any]:
     """What is handed to `YoutubeDL`."""
     chosen: dict[str, Any] = {
         "quiet": True,
@@ -148,7 +163,8 @@ def options(settings: DownloadSettings, tmp: Path, heard: Heard) -> dict[str, An
         "noprogress": True,
         "logger": heard,
         "format": settings.format,
-        "outtmpl": {"default": str(tmp / "video.%(ext)s")},
+        # A part of one format must not pass for another's.
+        "outtmpl": {"default": str(folder / "video-%(format_id).50s.%(ext)s")},
         "ffmpeg_location": str(_ffmpeg_folder(tmp)),
         "cachedir": False,
         "socket_timeout": settings.timeout_s,

@@ -16,7 +16,7 @@ from mit_builder.errors import SourceError
 from mit_builder.stage import Reject
 from mit_builder.web import budget
 from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import PARTIAL, Workspace
 from stages.download import Download
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
@@ -35,22 +35,23 @@ def fetch(source: Source, tmp_path: Path, **settings: Any) -> None:
     list(stage.process(source, UnitContext(Workspace(tmp_path / "ws"), "0123456789abcdef", tmp_path / "tmp")))
 
 
-def n_bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+def n_bytes_written(tmp_path: Path) -> int:
+    paths = [path for folder in ("tmp", "ws") for path in (tmp_path / folder).rglob("*")]
+    return sum(path.stat().st_size for path in paths if path.is_file() and not path.is_symlink())
 
 
 def test_a_file_without_end_is_rejected_while_it_comes(site: str, tmp_path: Path) -> None:
     with pytest.raises(Reject) as verdict:
         fetch(url_source(f"{site}/endless.mp4"), tmp_path, max_file_gb=0.005)
     assert verdict.value.reason == "too_large"
-    assert n_bytes_in(tmp_path / "tmp") < 20e6  # the limit, and one block of yt-dlp (at most 4 MiB)
+    assert n_bytes_written(tmp_path) < 20e6  # the limit, and one block of yt-dlp (at most 4 MiB)
 
 
 def test_a_file_that_says_it_is_too_large_is_rejected_at_its_first_block(site: str, tmp_path: Path) -> None:
     with pytest.raises(Reject) as verdict:
         fetch(url_source(f"{site}/zeros.mp4"), tmp_path, max_file_gb=0.002)
     assert verdict.value.measurements == {"n_bytes": 3_000_000}
-    assert n_bytes_in(tmp_path / "tmp") < 1e6
+    assert n_bytes_written(tmp_path) < 1e6
 
 
 def test_a_page_without_end_fails_before_it_fills_the_memory(
@@ -75,9 +76,7 @@ def test_a_disk_that_gets_full_meanwhile_is_a_resource_failure(
     (tmp_path / "x.mp4").write_bytes(bytes(3_000_000))
     source = url_source(f"{site}/endless.mp4") if kind == "url" else file_source(tmp_path / "x.mp4")
     monkeypatch.setattr(budget, "_DISK_EVERY_S", 0.0)
-    monkeypatch.setattr(
-        shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9 + 2e6 - n_bytes_in(tmp_path / "tmp"))
-    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e9 + 2e6 - n_bytes_written(tmp_path)))
     with pytest.raises(SourceError, match=r"less than download\.min_free_gb") as failed:
         fetch(source, tmp_path)
     assert failed.value.failure_class == "resource"
@@ -93,3 +92,5 @@ def test_the_units_folder_is_gone_after_every_limit(site: str, tmp_path: Path) -
     assert [(entry.status, entry.reason) for entry in entries[:2]] == [("rejected", "too_large")] * 2
     assert entries[2].status == "failed"
     assert list(workspace.scratch("run").iterdir()) == []
+    # The third failed transiently: another attempt may go on with what it has.
+    assert [folder.name for folder in (tmp_path / "ws" / PARTIAL).iterdir()] == ["2" * 16]

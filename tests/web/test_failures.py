@@ -15,7 +15,7 @@ from yt_dlp.networking.exceptions import HTTPError, TransportError
 from mit_builder import config
 from mit_builder.errors import ConfigError, SourceError, StageUnavailable
 from mit_builder.stage import Reject
-from mit_builder.web.client import Heard, browser, options
+from mit_builder.web.client import Client, Heard, browser, options
 from mit_builder.web.failures import failure_of, retry_after_s
 from stages.download import Download
 
@@ -94,6 +94,21 @@ def test_the_line_that_ends_a_progress_bar_is_no_error() -> None:
     assert failure(download_error("x"), first=heard.first_error).failure_class == "resource"
 
 
+@pytest.mark.parametrize(("warned", "failure_class"), [(True, "transient"), (False, "permanent")])
+def test_formats_that_lack_for_want_of_javascript_are_asked_for_again(
+    warned: bool, failure_class: str, tmp_path: Path
+) -> None:
+    client = Client(config.DownloadSettings(), tmp_path, tmp_path, lambda info: None)
+    client.heard.warning("x")
+    if warned:
+        client.heard.warning("[youtube] No supported JavaScript runtime could be found. Some formats may be missing")
+    found = client.failure(download_error("[youtube] x: Requested format is not available."), in_media=False)
+    assert isinstance(found, SourceError)
+    assert (found.failure_class, "pip install deno" in str(found)) == (failure_class, warned)
+    gone = client.failure(download_error("This video has been removed"), in_media=False)
+    assert getattr(gone, "failure_class", "") == "permanent"
+
+
 @pytest.mark.parametrize(
     ("status", "in_media", "failure_class"),
     [
@@ -166,7 +181,7 @@ def test_a_pause_is_a_number_of_seconds_or_a_date() -> None:
 )
 def test_a_browser_is_handed_to_yt_dlp(text: str, parts: tuple[str | None, ...], tmp_path: Path) -> None:
     settings = config.load(None, [f"download.cookies_from_browser={text}"]).download
-    chosen = options(settings, tmp_path, Heard())["cookiesfrombrowser"]
+    chosen = options(settings, tmp_path, tmp_path, Heard())["cookiesfrombrowser"]
     assert chosen == parts == yt_dlp.parse_options(["--cookies-from-browser", text]).ydl_opts["cookiesfrombrowser"]
     assert "cookies_from_browser" not in settings.key_values()
 
@@ -194,6 +209,8 @@ def test_the_copy_of_a_cookie_file_is_for_its_owner_alone(tmp_path: Path) -> Non
     jar = tmp_path / "jar.txt"
     jar.write_text("# Netscape HTTP Cookie File\n")
     (tmp_path / "unit").mkdir()
-    copy = Path(options(config.DownloadSettings(cookies_file=str(jar)), tmp_path / "unit", Heard())["cookiefile"])
+    copy = Path(
+        options(config.DownloadSettings(cookies_file=str(jar)), tmp_path / "unit", tmp_path, Heard())["cookiefile"]
+    )
     assert copy.read_text() == jar.read_text()
     assert copy.stat().st_mode & 0o077 == 0

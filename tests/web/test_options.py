@@ -38,13 +38,13 @@ GOOD: dict[str, Any] = {
 
 def test_what_is_allowed_reaches_yt_dlp(tmp_path: Path) -> None:
     assert set(GOOD) == set(RawOptions.model_fields)
-    chosen = options(DownloadSettings(ytdlp_options=GOOD), tmp_path, Heard())
+    chosen = options(DownloadSettings(ytdlp_options=GOOD), tmp_path, tmp_path, Heard())
     assert {name: chosen[name] for name in GOOD} == GOOD
     assert set(GOOD) <= set(yt_dlp.parse_options([]).ydl_opts)
 
 
 def test_what_is_allowed_replaces_nothing_of_ours(tmp_path: Path) -> None:
-    assert not set(RawOptions.model_fields) & set(options(DownloadSettings(), tmp_path, Heard()))
+    assert not set(RawOptions.model_fields) & set(options(DownloadSettings(), tmp_path, tmp_path, Heard()))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,11 @@ def test_plugins_that_lie_around_are_not_run(with_setup: bool, tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("version", "verdict", "text"),
-    [("v22.1.0", "ok", "node 22.1.0"), ("v20.20.2", "failed", "node 20.20.2 is too old"), (None, "failed", "deno")],
+    [
+        ("v22.1.0", "ok", "node 22.1.0"),
+        ("v20.20.2", "warning", "node 20.20.2 is too old"),
+        (None, "warning", "pip install deno"),
+    ],
 )
 def test_doctor_asks_for_a_javascript_runtime_that_youtube_can_use(
     version: str | None, verdict: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
