@@ -76,7 +76,7 @@ def read_captions(file: CaptionFile, *, duration_s: float) -> list[Caption]:
     language = file.language if _LANGUAGE.fullmatch(file.language) else UNKNOWN
     try:
         cues = list(_cues(file.path))
-    except (av.FFmpegError, OSError, ValueError):
+    except (av.FFmpegError, OSError):
         return []
     if file.automatic:
         cues = list(_unrolled(cues))

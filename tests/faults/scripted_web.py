@@ -42,6 +42,8 @@ class Hit:
     start_s: float
     end_s: float
     status: int
+    asked: str
+    """As in the request's first line: the whole address where this is a proxy."""
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Visit(BaseHTTPRequestHandler):
         with contextlib.suppress(ConnectionError):  # a client that has seen enough
             KINDS[kind].answer(self) if kind in KINDS else self.whole()
         with self.web.lock:
-            self.web.hits.append(Hit(host, path, started_s, time.monotonic(), self.status))
+            self.web.hits.append(Hit(host, path, started_s, time.monotonic(), self.status, self.path))
 
     def send_response(self, code: int, message: str | None = None) -> None:
         self.status = code
@@ -239,6 +241,7 @@ KINDS: dict[str, Kind] = {
     "empty": always(lambda v: v.text(b"", "video/mp4"), 2, ".mp4"),
     "cut": always(lambda v: v.whole(n_bytes=700), 1 + YTDLP_TRIES, ".mp4"),
     "stalled": always(lambda v: v.whole() if v.n_th % 5 == 1 else v.stall(), 1 + YTDLP_TRIES, ".mp4"),
+    "moved-inside": once("failed: permanent", lambda v: v.refuse(302, Location="http://169.254.169.254/latest")),
     # Hosts of their own, on which nothing else is asked for.
     "login-wall": Kind("failed: auth", (0, 1), again=True, answer=lambda v: v.refuse(401)),
     "down": Kind("failed: transient", (0, ATTEMPTS), again=True, answer=lambda v: v.refuse(502)),

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -147,6 +149,7 @@ def trial(base: Path, counts: dict[str, int], *, engine: str, seed: int) -> tupl
         (base / "list.txt").write_text("".join(f"{address.url}\n" for address in listed))
         first = run(base, served, listed, engine, "--sources", str(base / "list.txt"))
         second = run(base, served, listed, engine)
+        guard_row, guard_problems = guarded(base, served, engine)
     rows, problems = outcomes_table(listed, first, second)
     rate_rows, rate_problems = rates_table(first)
     again = [p for name, r in (("first", first), ("second", second)) for p in check_run(name, r)]
@@ -155,7 +158,24 @@ def trial(base: Path, counts: dict[str, int], *, engine: str, seed: int) -> tupl
         f"First run {first.wall_s:.0f} s, {len(first.hits)} requests, exit code {first.exit_code}; "
         f"second run {second.wall_s:.0f} s, {len(second.hits)} requests, exit code {second.exit_code}.",
     ]
-    return [*sums, "", *rows, "", *rate_rows], [*problems, *rate_problems, *again]
+    return [*sums, "", *rows, guard_row, "", *rate_rows], [*problems, *guard_problems, *rate_problems, *again]
+
+
+def guarded(base: Path, served: web.Web, engine: str) -> tuple[str, list[str]]:
+    """A small run with private addresses refused, as they are by default, and a host of this web as the proxy."""
+    proxy = served.urls[MIXED[0]]
+    good = ["http://one.example/file-900.mp4"]
+    bad = [f"http://two.example/moved-inside-{n}" for n in range(3)] + ["http://three.example/moved-900"]
+    bad += ["http://169.254.169.254/latest", "http://localhost/x.mp4", f"{proxy}/file-901.mp4"]
+    listed = [Address("guarded", url) for url in good + bad]
+    changed = {"download.allow_private_addresses": "false", "download.proxy": proxy}
+    done = run(base, served, listed, engine, *(a.url for a in listed), place="guarded", settings=SETTINGS | changed)
+    seen = Counter(done.outcomes[url] for url in bad)
+    problems = [] if set(seen) == {"failed: permanent"} and done.outcomes[good[0]] == "done" else [str(done.outcomes)]
+    hosts = {urlsplit(hit.asked).hostname for hit in done.hits}
+    problems += [f"{host} was asked for" for host in hosts - {"one.example", "two.example", "three.example"}]
+    first = f"addresses and redirects inside, private ones refused | {len(bad)} | failed: permanent"
+    return f"| {first} | {_counted(seen)} | none of those inside | | |", problems
 
 
 def short_video(base: Path) -> bytes:
@@ -182,14 +202,22 @@ def addresses(served: web.Web, counts: dict[str, int], rng: random.Random) -> li
     return listed
 
 
-def run(base: Path, served: web.Web, listed: list[Address], engine: str, *arguments: str) -> Run:
+def run(
+    base: Path,
+    served: web.Web,
+    listed: list[Address],
+    engine: str,
+    *arguments: str,
+    place: str = "workspace",
+    settings: dict[str, Any] = SETTINGS,
+) -> Run:
     """The installed command, to its end."""
     served.hits.clear()
     installed = Path(sys.executable).with_name("mit-build")
     program = [str(installed)] if installed.exists() else [sys.executable, "-m", "mit_builder.cli"]
-    place = base / "workspace"
-    sets = [part for name, value in SETTINGS.items() for part in ("--set", f"{name}={value}")]
-    command = [*program, "run", "--stage", "download", "--engine", engine, "--workspace", str(place), *sets, *arguments]
+    workspace = str(base / place)
+    sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    command = [*program, "run", "--stage", "download", "--engine", engine, "--workspace", workspace, *sets, *arguments]
     started = time.monotonic()
     with (base / "log").open("w+") as log:
         code = subprocess.run(command, stdout=log, stderr=log, check=False, timeout=3000).returncode
@@ -197,7 +225,7 @@ def run(base: Path, served: web.Web, listed: list[Address], engine: str, *argume
             log.seek(0)
             raise SystemExit(f"the run ended with {code}:\n{log.read()}")
     wall_s = time.monotonic() - started
-    ledger = Ledger(Workspace(place), "download", (Video, Source))
+    ledger = Ledger(Workspace(workspace), "download", (Video, Source))
     outcomes = {address.url: outcome(ledger.latest(url_source(address.url).source_id)) for address in listed}
     for unit_id in ledger.ids():
         entry = ledger.latest(unit_id)
