@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yt_dlp
-from web_site import serve_site
+from web_site import N_IN_FEED, serve_site
 
 from manifests.rows import Source, Video, short_id
 from manifests.sources import file_source, url_source
@@ -330,6 +331,16 @@ def test_a_part_of_a_playlist_can_be_asked_for(
     extracted(monkeypatch, {"_type": "playlist", "id": "list", "entries": entries})
     rows = fetch(url_source("http://127.0.0.1:9/x"), ytdlp_options=options)
     assert rows == [url_source(f"https://host/{name}") for name in wanted]
+
+
+def test_a_feed_of_thousands_is_taken_in_order_and_soon(fetch: Fetch, site: str) -> None:
+    source = url_source(f"{site}/feed")
+    started_s = time.process_time()
+    rows = fetch(source)
+    assert [row.address for row in rows if isinstance(row, Source)] == [
+        f"https://host.example/{n}.mp4" for n in range(N_IN_FEED)
+    ]
+    assert time.process_time() - started_s < 10
 
 
 def test_a_playlist_of_thousands_is_streamed(

@@ -23,6 +23,9 @@ CAPTIONS = {
     "de.srt": b"1\n00:00:00,200 --> 00:00:00,300\n{\\an8}Guten Morgen\n",
     "broken.vtt": b"\0\xff<html>",
 }
+N_IN_FEED = 5000
+ITEMS = "".join(f"<item><enclosure url='https://host.example/{n}.mp4'/></item>" for n in range(N_IN_FEED))
+FEED = f"<?xml version='1.0'?><rss version='2.0'><channel><title>Talks</title>{ITEMS}</channel></rss>"
 CAPTIONED = (
     '<video src="/a.mp4" controls><track src="/en.vtt" srclang="en-GB"><track src="/de.srt" srclang="de">'
     '<track src="/404.vtt" srclang="fr"><track src="/429.vtt" srclang="it"><track src="/broken.vtt" srclang="es">'
@@ -60,6 +63,8 @@ class Site(BaseHTTPRequestHandler):
             self.send_error(int(number))
         elif name == "cut.mp4":
             self._answer(self.videos["a.mp4"][:700], "video/mp4", claimed=len(self.videos["a.mp4"]))
+        elif name == "feed":
+            self._answer(FEED.encode(), "application/rss+xml")
         elif name in CAPTIONS:
             self._answer(CAPTIONS[name], "text/vtt")
         elif name == "many.vtt":
