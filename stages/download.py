@@ -98,7 +98,9 @@ class Download:
         try:
             with client.open(address) as ydl:
                 info = ydl.extract_info(address, download=False)
-                if info and info.get("_type") in PLAYLISTS:
+                if not info:
+                    raise client.nothing_fetched()
+                if info.get("_type") in PLAYLISTS:
                     _judge_age(info)
                     yield from _sources(ydl, client.entries(ydl, info), row)
                     return
@@ -187,7 +189,7 @@ def _sources(ydl: Any, entries: Iterable[dict[str, Any] | None], row: Source) ->
             if (entry.get("age_limit") or 0) >= AGE_LIMIT:
                 continue  # the page says it, the file does not
             ydl.sort_formats(entry)
-            address = entry["formats"][-1]["url"]
+            address = entry["formats"][-1].get("url")
         if not address:
             continue
         try:

@@ -298,6 +298,13 @@ def extracted(monkeypatch: pytest.MonkeyPatch, info: dict[str, Any]) -> None:
     monkeypatch.setattr(yt_dlp.extractor.generic.GenericIE, "_real_extract", lambda *a, **k: info)
 
 
+def test_a_site_that_gives_nothing_fails_for_good(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(yt_dlp.YoutubeDL, "extract_info", lambda *a, **k: None)
+    with pytest.raises(SourceError, match="yt-dlp fetched nothing") as failed:
+        fetch(url_source("http://127.0.0.1:9/x"))
+    assert failed.value.failure_class == "permanent"
+
+
 def test_one_entry_that_cannot_be_taken_does_not_spoil_a_playlist(
     fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
