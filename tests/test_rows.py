@@ -196,3 +196,12 @@ def test_a_row_of_a_stage_of_ones_own_works_alike() -> None:
 def test_the_dataset_says_what_unit_a_column_has() -> None:
     names = set(arrow_schema(DatasetRow).names)
     assert {"start_s", "end_s", "width_px", "height_px", "loudness_dbfs", "n_frames"} <= names
+
+
+def test_captions_make_the_dataset_due_and_nothing_else() -> None:
+    captioned = dataclasses.replace(VIDEO, captions=Artifact("videos/x.parquet", "1" * 64, 10))
+    assert content(captioned) == content(VIDEO)
+    assert content(captioned, everything=True) != content(VIDEO, everything=True)
+    for video in (captioned, VIDEO):
+        table = pa.Table.from_pylist([to_dict(video)], arrow_schema(Video))
+        assert from_dict(Video, table.to_pylist()[0]) == video
