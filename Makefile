@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu kills nasty web-run lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu kills soak nasty web-run lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -22,7 +22,8 @@ help:
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
-	@echo 'make kills       kill the driver of a real run 25 times and compare what comes out'
+	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
+	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
 	@echo 'make nasty       table of what becomes of hostile media files'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
@@ -56,7 +57,12 @@ bench-gpu: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/python benchmarks/gpu.py
 
 kills: $(VENV)/.installed
-	$(VENV)/bin/python tests/faults/kill_driver.py
+	$(VENV)/bin/python tests/faults/kills.py --fakes --engine serial --kills 110 --seed 1
+	$(VENV)/bin/python tests/faults/kills.py --fakes --engine ray --kills 39 --seed 2
+	$(VENV)/bin/python tests/faults/kills.py --engine ray --kills 60 --seed 3
+
+soak: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/soak.py
 
 nasty: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/nasty_media.py

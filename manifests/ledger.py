@@ -1,13 +1,17 @@
 """The ledger: what happened to every unit of every stage.
 
-One folder a stage (`manifests/<stage>/part-<run>-<seq>.parquet`), one row a finished unit, appended by the driver only.
-A unit is settled when a `done` or `rejected` row has its id **and** its input key, so a setting that is moved and moved
-back finds its old work. Of several rows with one id and key, the latest (`seq`) counts.
+One folder a stage (`manifests/<stage>/part-<run>-<seq>.<digest>.parquet`), one row a finished unit, appended by the
+driver only. A unit is settled when a `done` or `rejected` row has its id **and** its input key, so a setting that is
+moved and moved back finds its old work. Of several rows with one id and key, the latest (`seq`) counts.
+
+A part's name ends in a digest of its bytes. One that does not fit, or cannot be read, holds nothing: its units are due.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -18,6 +22,10 @@ import pyarrow.parquet as pq
 from manifests.rows import arrow_schema, from_dict, to_dict
 
 Status = Literal["done", "rejected", "failed"]
+
+DAMAGED = "damaged"
+"""Folder of a workspace for parts that were set aside."""
+_DIGEST = re.compile(r"\.([0-9a-f]{16})\.parquet$")
 
 COMPACT_ABOVE_PARTS = 200
 """Parts of one stage that are merged into one when a run starts."""
@@ -92,6 +100,9 @@ class Ledger:
         storage: the workspace.
         stage: name of the stage, also of the folder.
         emits: row classes that the stage's units put out; each has a column `out_<class>`.
+
+    Attributes:
+        damaged: parts that were passed over.
     """
 
     def __init__(self, storage: Storage, stage: str, emits: Sequence[type]) -> None:
@@ -102,18 +113,29 @@ class Ledger:
             [*_PLAIN, *(pa.field(name, pa.list_(pa.struct(list(arrow_schema(c))))) for name, c in self._emits.items())]
         )
         self._folder = f"manifests/{stage}"
-        self.table = self._load()
+        self.damaged: list[str] = []
+        self.table = self._load(self._parts())
         self._index: dict[tuple[str, str], int | Entry] = {}
         self._latest: dict[str, int | Entry] = {}
         self.next_seq = 0
         self._build_index()
 
-    def _load(self) -> pa.Table:
-        parts = [self._read_part(key) for key in sorted(self._storage.names(self._folder)) if key.endswith(".parquet")]
-        return pa.concat_tables(parts) if parts else self.schema.empty_table()
+    def _parts(self) -> list[str]:
+        return sorted(key for key in self._storage.names(self._folder) if key.endswith(".parquet"))
 
-    def _read_part(self, key: str) -> pa.Table:
-        table = read_parquet(self._storage.read(key))
+    def _load(self, keys: Iterable[str]) -> pa.Table:
+        tables = [table for key in keys if (table := self._read_part(key)) is not None]
+        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+
+    def _read_part(self, key: str) -> pa.Table | None:
+        data, promised = self._storage.read(key), _DIGEST.search(key)
+        try:
+            table = read_parquet(data) if promised is None or promised[1] == _digest(data) else None
+        except (pa.ArrowException, OSError):  # a part of a version that gave no digests
+            table = None
+        if table is None:
+            self.damaged.append(key)
+            return None
         if table.schema.remove_metadata().equals(self.schema.remove_metadata()):
             return table.cast(self.schema)
         # Written by a version with other rows: the history stays readable, the units are due again.
@@ -177,11 +199,25 @@ class Ledger:
     def _write(self, name: str, table: pa.Table) -> None:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        self._storage.write(f"{self._folder}/{name}.parquet", buffer.getvalue())
+        data = buffer.getvalue()
+        self._storage.write(f"{self._folder}/{name}.{_digest(data)}.parquet", data)
+
+    def set_aside(self) -> list[str]:
+        """Move damaged parts out of the ledger, for people to look at; their names as they were."""
+        moved, self.damaged = self.damaged, []
+        for key in moved:
+            self._storage.write(f"{DAMAGED}/{key.partition('/')[2]}", self._storage.read(key))
+        self._storage.delete(moved)
+        return moved
 
     def compact(self, run_id: str) -> None:
         """Merge the parts into one when there are many; a crash in between leaves rows twice, which counts once."""
-        parts = sorted(self._storage.names(self._folder))
+        parts = self._parts()
         if len(parts) > COMPACT_ABOVE_PARTS:
-            self._write(f"part-{run_id}-compact", self._load())
-            self._storage.delete([key for key in parts if not key.endswith(f"part-{run_id}-compact.parquet")])
+            merged = self._load(parts)
+            self._write(f"part-{run_id}-compact", merged)
+            self._storage.delete([key for key in parts if key not in self.damaged])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -3,7 +3,8 @@
     MitBuilderError
     ├── ConfigError        a setting or an argument is wrong                    (exit code 2)
     ├── CannotContinue     weights, disk or the lease are missing: stop the run (exit code 3)
-    │   └── StageUnavailable   one stage cannot be set up; its units stay pending
+    │   ├── StageUnavailable   one stage cannot be set up; its units stay pending
+    │   └── WorkspaceError     the workspace cannot be written to; of a unit, a failure of resources
     └── UnitError          one unit failed; the others go on
         ├── SourceError    an address cannot be fetched
         ├── MediaError     a media file cannot be read or written
@@ -41,6 +42,10 @@ class CannotContinue(MitBuilderError):
 
 class StageUnavailable(CannotContinue):
     """A stage's `setup()` failed (missing package, weights or GPU)."""
+
+
+class WorkspaceError(CannotContinue):
+    """A file cannot be put into the workspace: no room, read-only, no permission, out of reach."""
 
 
 class UnitError(MitBuilderError):

@@ -15,14 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import obstore
 
-from mit_builder.errors import CannotContinue
+from mit_builder.errors import CannotContinue, WorkspaceError
 from mit_builder.workspace import Workspace
 
 KEY = "lease.json"
@@ -36,6 +36,7 @@ def lease(workspace: Workspace) -> Iterator[None]:
 
     Raises:
         CannotContinue: another run holds it, or took it over in between.
+        WorkspaceError: it cannot be written to.
     """
     if workspace.root is not None:
         with _file_lock(workspace.root):
@@ -57,15 +58,19 @@ def _on_loss(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _file_lock(root: Path) -> Iterator[None]:
-    with (root / ".lock").open("a+") as file:
+    try:
+        opened = (root / ".lock").open("a+")
+    except OSError as error:
+        raise WorkspaceError(f"cannot write in workspace {root}: {error.strerror}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             raise CannotContinue(_taken(file.read() or "another process")) from error
         file.truncate(0)
-        file.write(_holder())
-        file.flush()
+        with suppress(OSError):  # a full disk: the lock holds without the name of its holder
+            os.write(file.fileno(), _holder().encode())
         yield
 
 

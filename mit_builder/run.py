@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from manifests.ledger import DAMAGED
 from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.doctor import check_all
@@ -81,6 +82,8 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             on_note=reporter.note,
         )
         for lane in runner.lanes.values():
+            for part in lane.ledger.set_aside():
+                reporter.note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
             lane.ledger.compact(run_id)
         tally = runner.run(sources)
         engine.close()

@@ -58,9 +58,12 @@ class SourceBook:
         self._workspace = workspace
         self._known: dict[str, _Known] = {}
         try:
-            rows = read_parquet(workspace.read(SOURCES_KEY)).to_pylist()
+            rows = read_parquet(workspace.read(SOURCES_KEY)).cast(_BOOK).to_pylist()
         except FileNotFoundError:
             rows = []
+        except (pa.ArrowException, OSError) as error:
+            advice = "delete it and give the sources again; nothing that is done is done again"
+            raise ConfigError(f"{SOURCES_KEY} in the workspace is damaged: {advice}") from error
         for row in rows:
             source = Source(source_id=row["source_id"], address=row["address"], kind=row["kind"])
             self._known[row["address"]] = _Known(source, row["n_bytes"], row["mtime_ns"])

@@ -18,9 +18,12 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import Artifact
 from mit_builder.config import Section
-from mit_builder.errors import FailureClass, StageUnavailable, UnitError
+from mit_builder.errors import FailureClass, StageUnavailable, UnitError, WorkspaceError
 from mit_builder.stage import Reject, Stage
 from mit_builder.workspace import FOLDERS, Workspace, sha256_of
+
+SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""Errors of the system that say nothing about a unit."""
 
 
 @dataclass(frozen=True)
@@ -149,9 +152,9 @@ def classify(error: BaseException) -> FailureClass:
     """The failure class of an exception from a stage."""
     if isinstance(error, UnitError):
         return error.failure_class
-    if isinstance(error, MemoryError) or (
-        isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE)
-    ):
+    if isinstance(error, MemoryError | WorkspaceError):
+        return "resource"
+    if isinstance(error, OSError) and error.errno in SHORT_OF:
         return "resource"
     return "transient" if isinstance(error, ConnectionError | TimeoutError) else "permanent"
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import obstore
 from obstore.store import LocalStore, MemoryStore, from_url
 
 from manifests.rows import Artifact
-from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
 
 FOLDERS = ("videos", "tracks", "clips", "poses", "speech", "dataset")
 """Folders that artifacts may be committed to."""
@@ -65,7 +65,8 @@ class Workspace:
         """A folder on local disk for the unfinished files of one run; workers make subfolders of their own."""
         base = self.root / SCRATCH if self.root else _temporary()
         folder = base / run_id
-        folder.mkdir(parents=True, exist_ok=True)
+        with self._writing(str(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def partial(self, name: str) -> Path:
@@ -91,16 +92,29 @@ class Workspace:
             if time.time() - folder.stat().st_mtime >= keep_partial_s:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, obstore.exceptions.BaseError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise WorkspaceError(f"cannot write {what} in workspace {self.uri}: {reason}") from error
+
     def commit(self, path: Path, key: str) -> Artifact:
         """Put the finished local file `path` in place as `key`, whole or not at all, and remove it from where it was.
 
         Committing again what is there already changes nothing; other bytes under the same key replace the file.
+
+        Raises:
+            WorkspaceError: the workspace does not take it.
         """
         artifact = Artifact(key=key, sha256=sha256_of(path), n_bytes=path.stat().st_size)
-        if self.root:
-            _move_durably(path, self.root / key)
-        else:
-            obstore.put(self.store, key, path)
+        with self._writing(key):
+            if self.root:
+                _move_durably(path, self.root / key)
+            else:
+                obstore.put(self.store, key, path)
+        if not self.root:
             path.unlink()
         return artifact
 
@@ -133,13 +147,24 @@ class Workspace:
         return bytes(obstore.get(self.store, key).bytes())
 
     def write(self, key: str, data: bytes) -> None:
-        """Put a small object in place, replacing what was there."""
-        if self.root:
-            path = self.scratch("write") / f"{os.getpid()}-{secrets.token_hex(4)}"
-            path.write_bytes(data)
-            _move_durably(path, self.root / key)
-        else:
-            obstore.put(self.store, key, data)
+        """Put a small object in place, replacing what was there.
+
+        Raises:
+            WorkspaceError: the workspace does not take it.
+        """
+        if self.root is None:
+            with self._writing(key):
+                obstore.put(self.store, key, data)
+            return
+        path = self.scratch("write") / f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with self._writing(key):
+                path.write_bytes(data)
+                _move_durably(path, self.root / key)
+        except WorkspaceError:
+            with suppress(OSError):
+                path.unlink()
+            raise
 
     def names(self, folder: str) -> set[str]:
         """Keys of all objects below a folder."""

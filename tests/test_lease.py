@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +13,7 @@ import obstore
 import pytest
 
 import mit_builder.lease
-from mit_builder.errors import CannotContinue
+from mit_builder.errors import CannotContinue, WorkspaceError
 from mit_builder.lease import EXPIRY_S, KEY, lease
 from mit_builder.session import new_run_id
 from mit_builder.workspace import Workspace
@@ -50,6 +52,23 @@ def test_a_run_that_fails_lets_go(workspace: Workspace) -> None:
     with pytest.raises(ZeroDivisionError), lease(workspace):
         _ = 1 / 0
     with lease(workspace):
+        pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    (tmp_path / "ws" / ".lock").mkdir()
+    with pytest.raises(WorkspaceError, match=r"^cannot write in workspace \S+: Is a directory$"), lease(workspace):
+        pass
+
+
+def test_a_full_disk_does_not_hinder_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    workspace = Workspace(tmp_path / "ws")
+    with lease(workspace), pytest.raises(CannotContinue, match="another process"), lease(workspace):
         pass
 
 

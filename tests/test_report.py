@@ -4,21 +4,24 @@ import dataclasses
 import json
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 import tiny_dataset
 import yaml
 
 from mit_builder.dataset import open_dataset
-from mit_builder.errors import MediaError
+from mit_builder.errors import CannotContinue, MediaError
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.report.card import dataset_card
+from mit_builder.report.clips import report_clips
 from mit_builder.report.contact_sheet import WIDTH_PX, contact_sheet, write_contact_sheet
 from mit_builder.report.drawing import GUTTER_PX, LISTENS, PERSON_STRIP_PX, SPEAKS, draw_people, score_panel
 from mit_builder.report.overlay import write_overlay
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import ClipView, open_view, view_of_row
+from mit_builder.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,15 @@ def test_an_overlay_has_every_frame_and_sound_and_its_playhead_moves(view: ClipV
     heads = [int(frame[between, GUTTER_PX:].sum(axis=1).argmax()) + GUTTER_PX for frame in frames]
     wanted = [panel.x_of(i + 0.5) for i in range(view.n_frames)]
     assert np.abs(np.subtract(heads, wanted)).max() <= 3
+
+
+def test_a_process_that_dies_while_it_draws_stops_the_run_with_what_to_do(
+    builder: tiny_dataset.Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mit_builder.report.clips._draw", fakes.die)
+    rows = [builder.labelled(tiny_dataset.PLANS[0])]
+    with pytest.raises(CannotContinue, match=r"^a process that draws pictures died: .*; run again"):
+        report_clips(Workspace(tmp_path), rows, n_overlays=0, n_processes=1)
 
 
 def test_statistics_count_clips_people_and_time(builder: tiny_dataset.Builder) -> None:

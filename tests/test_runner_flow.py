@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import pyarrow.parquet as pq
 import pytest
 from walks import Recording, Wide, dataset, failed, index, look, walk, walk_with, worked
 
 from mit_builder.engine import Result, SerialEngine
-from mit_builder.errors import CannotContinue, MediaError, SourceError
+from mit_builder.errors import CannotContinue, MediaError, SourceError, WorkspaceError
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
@@ -207,11 +209,27 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(tmp_path: Path, monkey
     assert workspace.names("manifests") != set()
 
 
+def test_a_damaged_ledger_part_costs_its_own_units_alone(
+    workspace: Workspace, another: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mit_builder.runner.FLUSH_ROWS", 2)
+    sources = ["a", "e", "b"]
+    walk(workspace, sources)
+    part = sorted(key for key in workspace.names("manifests/pose"))[1]
+    n_units = pq.read_metadata(io.BytesIO(workspace.read(part))).num_rows
+    workspace.write(part, workspace.read(part)[:-9])
+    assert worked(walk(workspace, sources)) == {"pose": n_units}
+    walk(another, sources)
+    assert dataset(workspace) == dataset(another)
+
+
 @pytest.mark.parametrize(
     ("error", "failure_class"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "resource"),
         (OSError(errno.EMFILE, "Too many open files"), "resource"),
+        (OSError(errno.EROFS, "Read-only file system"), "resource"),
+        (WorkspaceError("cannot write clips/a"), "resource"),
         (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "permanent"),
     ],
 )

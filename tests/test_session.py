@@ -15,6 +15,7 @@ from mit_builder.models import devices, weights
 from mit_builder.session import (
     DEMO,
     SETTINGS_KEY,
+    SOURCES_KEY,
     SourceBook,
     changed_settings,
     last_settings,
@@ -139,6 +140,13 @@ def test_damaged_pinned_settings_are_refused(workspace: Workspace) -> None:
         workspace.write(SETTINGS_KEY, text)
         with pytest.raises(ConfigError):
             last_settings(workspace)
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1", b"nothing of the sort"])
+def test_a_damaged_list_of_sources_is_refused_with_what_to_do(workspace: Workspace, damage: bytes) -> None:
+    workspace.write(SOURCES_KEY, damage)
+    with pytest.raises(ConfigError, match=r"sources\.parquet in the workspace is damaged: delete it and give"):
+        SourceBook(workspace)
 
 
 def test_a_changed_setting_is_named_with_both_values(workspace: Workspace) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import obstore
 import pytest
 
 from manifests.rows import Artifact
-from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
 from mit_builder.session import new_run_id
 from mit_builder.worker import UnitContext
 from mit_builder.workspace import FOLDERS, SCRATCH, Workspace, sha256_of
@@ -136,6 +138,49 @@ def test_a_file_in_the_place_of_a_workspace_is_refused(tmp_path: Path) -> None:
         Workspace(path)
     with pytest.raises(ConfigError, match="cannot use workspace"):
         Workspace(path / "below")
+
+
+def test_a_workspace_that_takes_nothing_says_so_in_one_line_and_keeps_no_half_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    workspace.write("clips", b"a file in the place of a folder")
+    message = f"cannot write clips/a.txt in workspace {workspace.uri}: File exists"
+    with pytest.raises(WorkspaceError, match=f"^{message}$"):
+        workspace.write("clips/a.txt", b"1")
+    with pytest.raises(WorkspaceError, match=f"^{message}$"):
+        workspace.commit(file_with(tmp_path, "hello"), "clips/a.txt")
+    assert [path for path in (workspace.root / SCRATCH).rglob("*") if path.is_file()] == []  # type: ignore[operator]
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(WorkspaceError, match="No space left on device"):
+        workspace.write("poses/a", b"1")
+
+
+def test_unfinished_files_have_no_place_where_the_workspace_takes_nothing(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    (tmp_path / "ws" / SCRATCH).touch()
+    with pytest.raises(WorkspaceError, match="cannot write"):
+        workspace.scratch("run")
+
+
+def test_object_storage_that_cannot_be_reached_is_an_error_of_the_workspace(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def out_of_reach(*arguments: object, **options: object) -> None:
+        raise obstore.exceptions.GenericError("no route\nto the store")
+
+    if workspace.root is not None:
+        pytest.skip("a folder")
+    monkeypatch.setattr(obstore, "put", out_of_reach)
+    path = file_with(tmp_path, "hello")
+    for write in (lambda: workspace.write("clips/a", b"1"), lambda: workspace.commit(path, "clips/a")):
+        with pytest.raises(WorkspaceError, match=r"^cannot write clips/a in workspace memory://\S+: no route$"):
+            write()
+    assert path.exists()
 
 
 def test_a_full_disk_stops_the_run_with_what_to_do(tmp_path: Path) -> None:

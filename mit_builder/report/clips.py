@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from manifests.rows import Artifact, Labelled, content_hash
 from mit_builder.dataset import FOLDER, INDEX_NAME, parse_index, read_rows
-from mit_builder.errors import ConfigError
+from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.report.card import dataset_card
 from mit_builder.report.contact_sheet import write_contact_sheet
 from mit_builder.report.overlay import write_overlay
@@ -46,6 +47,9 @@ def report_clips(
 
     Returns:
         Keys of all pictures: overlays first.
+
+    Raises:
+        CannotContinue: a process that draws was killed.
     """
     overlays = [_key(row, "mp4") for row in labelled[:n_overlays]]
     wanted = {_key(row, "png"): row for row in labelled} | dict(zip(overlays, labelled, strict=False))
@@ -56,8 +60,12 @@ def report_clips(
         # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
         context = multiprocessing.get_context("spawn")
         n_workers = min(len(due), n_processes or os.cpu_count() or 1)
-        with ProcessPoolExecutor(n_workers, context) as pool:
-            list(pool.map(_draw, due))
+        try:
+            with ProcessPoolExecutor(n_workers, context) as pool:
+                list(pool.map(_draw, due))
+        except BrokenProcessPool as error:
+            advice = "the dataset is complete; run again to draw what is missing"
+            raise CannotContinue(f"a process that draws pictures died: {advice}") from error
     return overlays + sorted(wanted.keys() - set(overlays))
 
 

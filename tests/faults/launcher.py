@@ -1,0 +1,60 @@
+"""`mit-build` as bench.py starts it: with fakes if asked for, and a line for every call that is started.
+
+    KILLS_STARTED=FILE [KILLS_FAKES=1] [KILLS_ACTOR=N] python tests/faults/launcher.py run ...
+
+A line of the file is the stage, then `unit:key` for each unit of the call. With `KILLS_ACTOR` the actor that was given
+the N-th call is ended by `ray.kill`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from mit_builder import pipeline
+from mit_builder.worker import Task
+
+
+def put_in_fakes() -> None:
+    """Before anything has taken the steps by name."""
+    import fakes
+
+    pipeline.STEPS = fakes.steps()
+    import manifests.ledger
+    import mit_builder.run
+    import mit_builder.runner
+
+    # Runs with fakes are over before five seconds are, after which units are recorded.
+    mit_builder.runner.FLUSH_ROWS = 4
+    manifests.ledger.COMPACT_ABOVE_PARTS = 8
+    # Fakes need no models, and what they make cannot be drawn.
+    mit_builder.run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
+    mit_builder.run._report = lambda *arguments: []
+
+
+def write_down_calls(engine: Any) -> None:
+    """Let an engine's `submit` say what it is given first."""
+    submit, n_calls = engine.submit, 0
+
+    def and_say(self: Any, stage: str, tasks: list[Task]) -> None:
+        nonlocal n_calls
+        n_calls += 1
+        with open(os.environ["KILLS_STARTED"], "a") as file:
+            file.write(" ".join([stage, *(f"{task.unit_id}:{task.input_key}" for task in tasks)]) + "\n")
+        submit(self, stage, tasks)
+        if n_calls == int(os.environ.get("KILLS_ACTOR", "0")):
+            import ray
+
+            ray.kill(next(slot.actor for slot in self._slots[stage] if slot.tasks is tasks))
+
+    engine.submit = and_say
+
+
+if __name__ == "__main__":
+    if os.environ.get("KILLS_FAKES"):
+        put_in_fakes()
+    from mit_builder import cli, engine
+
+    write_down_calls(engine.SerialEngine)
+    write_down_calls(engine.RayEngine)
+    cli.main()
