@@ -113,8 +113,8 @@ class Ledger:
             [*_PLAIN, *(pa.field(name, pa.list_(pa.struct(list(arrow_schema(c))))) for name, c in self._emits.items())]
         )
         self._folder = f"manifests/{stage}"
-        self.damaged: list[str] = []
-        self.table = self._load(self._parts())
+        self.damaged: list[str]
+        self.table = self._load_all()
         self._index: dict[tuple[str, str], int | Entry] = {}
         self._latest: dict[str, int | Entry] = {}
         self.next_seq = 0
@@ -123,7 +123,18 @@ class Ledger:
     def _parts(self) -> list[str]:
         return sorted(key for key in self._storage.names(self._folder) if key.endswith(".parquet"))
 
+    def _load_all(self) -> pa.Table:
+        keys = self._parts()
+        while True:
+            try:
+                return self._load(keys)
+            except FileNotFoundError:  # a run that starts may merge parts while somebody looks
+                before, keys = keys, self._parts()
+                if keys == before:
+                    raise
+
     def _load(self, keys: Iterable[str]) -> pa.Table:
+        self.damaged = []
         tables = [table for key in keys if (table := self._read_part(key)) is not None]
         return pa.concat_tables(tables) if tables else self.schema.empty_table()
 

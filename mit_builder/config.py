@@ -27,6 +27,11 @@ PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapien
 _PREFERRED = "auto: what the profile prefers"
 _DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
 
+UNREADABLE = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
+"""What reading YAML raises: besides its own errors, for dates that there are not, and for brackets thousands deep."""
+LONGEST = 200
+"""Characters of anybody's text that a message repeats."""
+
 BROWSER_PATTERN = (
     r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
     r"(\+(basictext|gnomekeyring|kwallet|kwallet5|kwallet6))?(:[^:]+)?(::.+)?$"
@@ -241,8 +246,8 @@ def load(path: Path | None = None, overrides: Iterable[str] = (), *, base: Setti
     if path is not None:
         try:
             loaded = yaml.safe_load(path.read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"cannot read settings file {path}: {' '.join(str(error).split())}") from error
+        except (OSError, *UNREADABLE) as error:
+            raise ConfigError(f"cannot read settings file {path}: {_line(error)}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise ConfigError(f"settings file {path} must hold sections like 'filter:', see mit-build init")
         # A section whose lines are all commented out reads as null.
@@ -262,23 +267,30 @@ def parse(values: dict[str, Any]) -> Settings:
         return Settings.model_validate(values)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
+        where = _line(".".join(str(part) for part in first["loc"]))
+        if first["type"] in ("extra_forbidden", "invalid_key"):
             raise ConfigError(f"unknown setting {where}; mit-build init lists all settings") from error
-        raise ConfigError(f"setting {where}: {first['msg']} (got {first['input']!r})") from error
+        raise ConfigError(f"setting {where}: {_line(first['msg'])} (got {_line(repr(first['input']))})") from error
+
+
+def _line(text: object) -> str:
+    """What somebody wrote, or what a library says of it, as part of one line."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
+    said = _line(repr(override))
     if not equals or not name:
-        raise ConfigError(f"--set {override!r} must look like filter.min_face_px=48")
+        raise ConfigError(f"--set {said} must look like filter.min_face_px=48")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not readable") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"--set {said}: the value is not readable") from error
     *sections, key = name.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
-            raise ConfigError(f"--set {override!r}: {section} is not a section")
+            raise ConfigError(f"--set {said}: {_line(section)} is not a section")
     values[key] = value

@@ -140,7 +140,7 @@ def last_settings(workspace: Workspace) -> Settings | None:
         return None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except config.UNREADABLE as error:
         raise ConfigError(f"{SETTINGS_KEY} in the workspace is damaged: repair or delete it") from error
     return config.parse(values or {})
 

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from manifests.rows import content_hash
 from mit_builder import config
@@ -11,6 +14,8 @@ from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError
 from mit_builder.init_file import commented_settings
 from mit_builder.pipeline import STEPS
+from mit_builder.session import SETTINGS_KEY, last_settings, new_run_id, save_settings
+from mit_builder.workspace import Workspace
 
 
 def test_overrides_go_on_top_of_the_file_which_goes_on_top_of_the_defaults(tmp_path: Path) -> None:
@@ -167,3 +172,97 @@ def test_the_commented_file_names_every_setting_with_its_default_and_what_it_doe
         for key, field in fields.items():
             assert field.description
             assert any(line.strip().startswith(f"{key}: ") and field.description in line for line in text.splitlines())
+
+
+NAMES = [
+    f"{name}.{field}" if isinstance(getattr(Settings(), name), Section) else name
+    for name in Settings.model_fields
+    for field in getattr(type(getattr(Settings(), name)), "model_fields", {"": None})
+]
+VALUES = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(
+        ["null", "true", "[1, 2", "{a: 1}", "{format: b}", "*x", "!!python/object:os.system x", "2001-13-45", "1e999"]
+    ),
+    st.sampled_from(
+        ["0x", "- 1", "&a [*a]", "<<: 1", "? 1", "'", '"', "\x00", "a\nb: c", "0b2", "12:99:99", "[" * 500]
+    ),
+)
+OVERRIDES = st.one_of(
+    st.text(max_size=60),
+    st.tuples(st.one_of(st.sampled_from(NAMES), st.text(".=abfilterun", max_size=12)), VALUES).map("=".join),
+    st.tuples(st.sampled_from(NAMES), st.text("abfx._", min_size=1, max_size=5), VALUES).map(
+        lambda part: f"{part[0]}.{part[1]}={part[2]}"
+    ),
+)
+
+
+def is_one_line(error: ConfigError) -> None:
+    assert len(str(error).splitlines()) == 1
+    assert len(str(error)) < 800
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(OVERRIDES, min_size=1, max_size=3))
+def test_any_override_gives_settings_or_one_line(overrides: list[str]) -> None:
+    try:
+        found = config.load(None, overrides)
+    except ConfigError as error:
+        is_one_line(error)
+    else:
+        assert Settings.model_validate(found.model_dump()) == found
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.text(max_size=200), st.binary(max_size=100), st.tuples(OVERRIDES, VALUES).map(": ".join)))
+def test_any_settings_file_gives_settings_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: str | bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass"))
+    try:
+        config.load(path)
+    except ConfigError as error:
+        is_one_line(error)
+
+
+def numbers(section: type[Section], name: str) -> st.SearchStrategy[float | int | bool] | None:
+    """Values around those that a field's bounds allow; None where it is no number."""
+    kind = section.model_fields[name].annotation
+    if kind is bool:
+        return st.booleans()
+    if kind is int:
+        return st.integers(-1, 10**6)
+    return st.floats(0, 10**5) if kind is float else None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_settings_written_down_and_read_again_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    overrides = []
+    for name, default in Settings():
+        for field in type(default).model_fields if isinstance(default, Section) else ():
+            values = numbers(type(default), field)
+            if values is not None and data.draw(st.integers(0, 5)) == 0:
+                overrides.append(f"{name}.{field}={json.dumps(data.draw(values))}")
+    try:
+        chosen = config.load(None, overrides)
+    except ConfigError:
+        return
+    workspace = Workspace(f"memory://{new_run_id()}")
+    save_settings(workspace, chosen)
+    assert last_settings(workspace) == chosen
+    path = tmp_path_factory.getbasetemp() / "written.yaml"
+    path.write_bytes(workspace.read(SETTINGS_KEY))
+    assert config.load(path) == chosen
+
+
+def test_what_init_writes_reads_back_as_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(commented_settings())
+    assert config.load(path) == Settings()
+    assert keys(config.load(path)) == keys(Settings())
