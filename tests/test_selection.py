@@ -226,3 +226,65 @@ def test_pieces_partition_the_interval_within_their_limits(
     assert all(last - first >= shortest for first, last in pieces[:-1])
     if length >= shortest and longest >= 2 * shortest:
         assert pieces[-1][1] - pieces[-1][0] >= shortest
+
+
+MIN_PEOPLE, MAX_PEOPLE, MIN_CLIP_FRAMES = 2, 3, 50
+PEOPLE = st.lists(
+    st.tuples(st.integers(0, 180), st.integers(75, 200), st.sampled_from((30, 50, 70, 90, 140))), max_size=5
+)
+"""First frame, length (each counts as a person) and face size."""
+
+
+def oracle(people: list[tuple[int, int, int]], n_frames: int) -> list[tuple[int, int, str | None]]:
+    """The rule of the module frame by frame: who is large, else who is there; stretches that are too few are one."""
+    spans = [(start, min(n_frames, start + length), size) for start, length, size in people]
+
+    def state(frame: int) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
+        there = tuple(i for i, (start, end, _) in enumerate(spans) if start <= frame < end)
+        large = tuple(i for i in there if spans[i][2] >= 64)
+        return (True, large, ()) if len(large) >= MIN_PEOPLE else (False, large, there)
+
+    pieces: list[tuple[int, int, tuple[int, ...]]] = []
+    for frame in range(n_frames):
+        if frame and state(frame) == state(frame - 1):
+            pieces[-1] = (pieces[-1][0], frame + 1, pieces[-1][2])
+        else:
+            enough, large, there = state(frame)
+            biggest = sorted(there, key=lambda i: -spans[i][2])[:MAX_PEOPLE]
+            pieces.append((frame, frame + 1, large if enough else tuple(biggest)))
+    found: list[tuple[int, int, str | None]] = []
+    is_lonely = False
+    for start, end, group in pieces:
+        was_lonely, is_lonely = is_lonely, len(group) < MIN_PEOPLE
+        sizes = [spans[i][2] for i in group]
+        if is_lonely and was_lonely:
+            found[-1] = (found[-1][0], end, "too_few_people")
+        elif is_lonely:
+            found.append((start, end, "too_few_people"))
+        elif len(group) > MAX_PEOPLE:
+            found.append((start, end, "too_many_people"))
+        elif min(sizes) < 64:
+            found.append((start, end, "face_too_small"))
+        elif (min(sizes) / max(sizes)) ** 2 < 0.5:
+            found.append((start, end, "face_sizes_differ"))
+        else:
+            found.append((start, end, "too_short" if end - start < MIN_CLIP_FRAMES else None))
+    return [(start, end, reason) for start, end, reason in found if end - start >= 12]
+
+
+@settings(deadline=None, max_examples=100)
+@given(PEOPLE)
+def test_candidates_are_those_that_every_single_frame_asks_for(people: list[tuple[int, int, int]]) -> None:
+    rows = [
+        track(i, start, min(N_FRAMES, start + length), size=size)
+        for i, (start, length, size) in enumerate(people)
+        if min(N_FRAMES, start + length) - start >= 75
+    ]
+    shown = [(start, length, size) for start, length, size in people if min(N_FRAMES, start + length) - start >= 75]
+    thresholds = {
+        "min_people": MIN_PEOPLE,
+        "max_people": MAX_PEOPLE,
+        "min_clip_s": MIN_CLIP_FRAMES / 25,
+        "max_bystander_area": 100,
+    }
+    assert spans(select(*rows, thresholds=thresholds)) == oracle(shown, N_FRAMES)

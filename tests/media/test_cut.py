@@ -8,6 +8,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numbered_video import number_in, shown_at, write_numbered
 
 from mit_builder.errors import MediaError
@@ -129,3 +131,42 @@ def test_loudness_is_the_root_mean_square_below_full_scale() -> None:
     sine = (32_767 * np.sin(np.arange(16_000) * 0.3)).astype(np.int16)
     assert loudness_dbfs(sine) == pytest.approx(10 * math.log10(0.5), abs=0.01)
     assert loudness_dbfs(np.zeros(100, np.int16)) == -120
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.fractions(min_value=8, max_value=121, max_denominator=1001),
+    st.fractions(min_value=0, max_value=3, max_denominator=60_000),
+    st.integers(0, 44_000),
+    st.sampled_from((16_000, 44_100, 48_000)),
+    st.data(),
+)
+def test_any_cut_shows_the_oracles_frames_and_its_sound_lies_within_one_sample(
+    tmp_path_factory: pytest.TempPathFactory,
+    rate: Fraction,
+    late_s: Fraction,
+    click: int,
+    sound_rate_hz: int,
+    data: st.DataObject,
+) -> None:
+    folder, base = tmp_path_factory.mktemp("drawn"), Fraction(1, 60_000)
+    n_source = round(Fraction(12, 5) * rate)
+    ticks = [round((late_s + i / rate) / base) for i in range(n_source)]
+    expected = shown_at([tick * base for tick in ticks], (ticks[-1] - ticks[-2]) * base)
+    start = data.draw(st.integers(0, len(expected) - 10), label="start")
+    end = data.draw(st.integers(start + 8, len(expected)), label="end")
+    heard_s = Fraction(start, 25) + Fraction(click, 44_000) * Fraction(end - start, 25)
+    sound = np.zeros(sound_rate_hz * 3, np.int16)
+    at = min(round(heard_s * sound_rate_hz), sound_rate_hz * 3 - 1)
+    sound[at] = 30_000
+    source = write_numbered(
+        folder / "a.mov", ticks, base, sound=sound, sound_rate_hz=sound_rate_hz, sound_start_s=ticks[0] * base
+    )
+    result = cut(source, start, end, folder)
+    assert list(result.source_frame_index) == expected[start:end]
+    assert [number_in(frame.image) for frame in read_frames(folder / "clip.mp4")] == expected[start:end]
+    samples = read_flac(folder / "clip.flac").astype(int)
+    assert len(samples) == 640 * (end - start)
+    wanted = float((Fraction(at, sound_rate_hz) - Fraction(start, 25)) * 16_000)
+    if wanted < len(samples) - 2:
+        assert abs(int(np.abs(samples).argmax()) - wanted) <= 1.5

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numbered_video import number_in, shown_at, write_numbered
 
 from mit_builder.errors import MediaError
@@ -172,3 +174,23 @@ def last_duration_s(path: Path) -> Fraction:
     with av.open(str(path)) as container:
         packets = sorted((p for p in container.demux(video=0) if p.pts is not None), key=lambda p: p.pts or 0)
         return ((packets[-1].duration or 0) or (packets[-1].pts or 0) - (packets[-2].pts or 0)) * packets[-1].time_base
+
+
+RATES = st.one_of(
+    st.sampled_from([Fraction(n, 1001) for n in (24000, 30000, 48000, 60000, 120000)]),
+    st.integers(1, 240).map(Fraction),
+    st.fractions(min_value=Fraction(1, 3), max_value=240, max_denominator=5000),
+)
+CLOCKS = st.sampled_from(
+    [Fraction(1, n) for n in (600, 1000, 1001, 12800, 15360, 24000, 30000, 60000, 90000, 705600, 10**6, 10**9)]
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(RATES, CLOCKS, st.integers(1, 30), st.integers(-(10**6), 10**9), st.lists(st.floats(-0.49, 0.49), min_size=30))
+def test_any_rate_clock_start_and_jitter_give_the_frames_the_oracle_names(
+    rate: Fraction, clock: Fraction, n_frames: int, start: int, jitter: list[float]
+) -> None:
+    times = sorted({start + round((i + Fraction(jitter[i])) / rate / clock) for i in range(n_frames)})
+    last = (times[-1] - times[-2]) if len(times) > 1 else round(1 / rate / clock) or 1
+    assert nearest_frames(times, clock, last).tolist() == shown_at([t * clock for t in times], last * clock)
