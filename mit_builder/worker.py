@@ -150,13 +150,20 @@ class Worker:
 
 def classify(error: BaseException) -> FailureClass:
     """The failure class of an exception from a stage."""
+    if isinstance(error, MemoryError | WorkspaceError) or _is_short(error):
+        return "resource"
     if isinstance(error, UnitError):
         return error.failure_class
-    if isinstance(error, MemoryError | WorkspaceError):
-        return "resource"
-    if isinstance(error, OSError) and error.errno in SHORT_OF:
-        return "resource"
     return "transient" if isinstance(error, ConnectionError | TimeoutError) else "permanent"
+
+
+def _is_short(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that this machine has run out of something."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in SHORT_OF:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _one_line(error: BaseException) -> str:

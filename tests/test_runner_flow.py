@@ -258,6 +258,12 @@ def test_an_exception_of_a_stage_has_a_failure_class(error: Exception, failure_c
     assert classify(error) == failure_class
 
 
+def test_a_file_that_could_not_be_opened_for_lack_of_descriptors_is_not_to_blame() -> None:
+    error = MediaError("cannot read a.mp4")
+    error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert classify(error) == "resource"
+
+
 def test_finished_units_are_recorded_while_a_run_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mit_builder.runner.FLUSH_ROWS", 1)
     recorded: list[int] = []

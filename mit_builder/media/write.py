@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -15,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.errors import MediaError
+from mit_builder.errors import FailureClass, MediaError
 
 Image = npt.NDArray[np.uint8]
 
 _GOP_FRAMES = 25
 """A keyframe at least every second of the clip timeline, so that any frame is reached quickly."""
 
+_SHORT = tuple(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM))
+"""What ffmpeg reports where the file is not to blame; often not in its last line."""
 
 _PRESET = "veryfast"
 """A third of the time of x264's default for a file a few per cent larger at the same quality setting."""
@@ -65,7 +70,8 @@ def write_video(
         audio_kbps: bit rate of the sound.
 
     Raises:
-        MediaError: ffmpeg failed; the message is the last line of what it reported.
+        MediaError: ffmpeg failed; the message is the last line of what it reported. Of class resource where it found
+            no room, or was killed.
     """
     wh = (width_px + width_px % 2, height_px + height_px % 2)
     arguments = ffmpeg.compile(_recipe(path, wh, fps, audio, crf, audio_kbps), cmd=ffmpeg_executable())
@@ -83,7 +89,14 @@ def write_video(
                 process.communicate()
         if process.returncode != 0:
             path.unlink(missing_ok=True)
-            raise MediaError(f"cannot write {path.name}: ffmpeg says: {_last_line(report)}")
+            says = _lines(report)
+            # Killed from outside: most likely by the system, for memory.
+            is_short = process.returncode == -signal.SIGKILL or any(
+                reason in line for line in says for reason in _SHORT
+            )
+            failure_class: FailureClass = "resource" if is_short else "permanent"
+            last = says[-1] if says else "nothing"
+            raise MediaError(f"cannot write {path.name}: ffmpeg says: {last}", failure_class=failure_class)
 
 
 def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: int, audio_kbps: int) -> Any:
@@ -130,7 +143,6 @@ def _feed(process: subprocess.Popen[bytes], frames: Iterable[Image], shape: tupl
             return
 
 
-def _last_line(report: IO[bytes]) -> str:
+def _lines(report: IO[bytes]) -> list[str]:
     report.seek(0)
-    lines = report.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "nothing"
+    return report.read().decode(errors="replace").strip().splitlines()

@@ -81,6 +81,25 @@ def test_what_ffmpeg_reports_last_is_the_error(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_full_disk_is_not_the_clips_fault_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    path.symlink_to("/dev/full")
+    with pytest.raises(MediaError) as refused:
+        write_video(path, [numbered_image(1)] * 3, width_px=WIDTH_PX, height_px=HEIGHT_PX)
+    assert refused.value.failure_class == "resource"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ffmpeg_that_was_killed_is_not_the_clips_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "ffmpeg"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(write_module, "ffmpeg_executable", lambda: str(script))
+    with pytest.raises(MediaError) as refused:
+        write_video(tmp_path / "a.mp4", [numbered_image(1)] * 3, width_px=WIDTH_PX, height_px=HEIGHT_PX)
+    assert refused.value.failure_class == "resource"
+
+
 def test_an_ffmpeg_that_floods_its_error_stream_blocks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noisy = tmp_path / "ffmpeg"
     noisy.write_text(
