@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from bench import DEMO
+from bench import AS_THE_DRIVER, DEMO
 from processes import command_of, family
 from soak_stages import CLASSES, PIDS
 
@@ -126,7 +126,7 @@ def many_videos(folder: Path, n_videos: int) -> Path:
 
 def start(base: Path, videos: Path) -> subprocess.Popen[bytes]:
     path = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), PIDS: str(base / "pids")}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path), PIDS: str(base / "pids"), **AS_THE_DRIVER}
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, __file__, "--driver", "run", *sets, "--workspace", str(base / "workspace"), str(videos)]
     with (base / "log").open("wb") as log:
