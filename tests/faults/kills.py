@@ -311,13 +311,20 @@ def main() -> int:
     print(f"undisturbed: {bench.whole_s:.1f} s, {bench.n_units} units, {len(bench.wanted.rows)} rows", flush=True)
     rounds: list[Round] = []
     latest = time.monotonic() + options.minutes * 60
-    for i in range(options.kills):
-        if time.monotonic() > latest:
-            break
-        rounds.append(one_round(bench, kinds[i % len(kinds)]))
-        r, load = rounds[-1], os.getloadavg()[0]
-        verdict = "; ".join(r.problems) or "equal"
-        print(f"{i:4d} {r.kind}, {r.point}: {r.again} again of {r.in_flight}, {verdict} (load {load:.0f})", flush=True)
+    try:
+        for i in range(options.kills):
+            if time.monotonic() > latest:
+                break
+            rounds.append(one_round(bench, kinds[i % len(kinds)]))
+            r, load = rounds[-1], os.getloadavg()[0]
+            verdict = "; ".join(r.problems) or "equal"
+            print(
+                f"{i:4d} {r.kind}, {r.point}: {r.again} again of {r.in_flight}, {verdict} (load {load:.0f})", flush=True
+            )
+    except KeyboardInterrupt:
+        print(f"interrupted in round {len(rounds)}, which does not count")
+        bench.last.kill()
+        bench.last.wait()
     deadline = bench.killed[-1].at + ALL_GONE_S
     while time.monotonic() < deadline and (time.monotonic() < bench.killed[-1].at + 6 or bench.left()):
         time.sleep(1.0)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def main() -> int:
         (base / "pids").mkdir()
         began = time.monotonic()
         run = start(base, videos)
-        kinds = sample(run, base / "pids", until=began + options.minutes * 60)
+        kinds: dict[str, Series] = defaultdict(Series)
+        with suppress(KeyboardInterrupt):
+            sample(kinds, run, base / "pids", until=began + options.minutes * 60)
         took_s = time.monotonic() - began
         early = run.poll()
         run.send_signal(signal.SIGTERM)
@@ -92,7 +95,10 @@ def main() -> int:
         said = (base / "log").read_text()
     if early not in (None, 0) or "Traceback" in said:
         raise SystemExit(f"the run ended with {early}: {said[-2000:]}")
-    print(f"{took_s / 60:.1f} minutes, {n_clips} clips labelled, load {os.getloadavg()[0]:.0f} at the end")
+    load = os.getloadavg()[0]
+    print(
+        f"{took_s / 60:.1f} minutes, {n_clips} clips labelled ({n_clips * 60 / took_s:.0f} a minute), load {load:.0f}"
+    )
     bad = report(kinds, WARM_UP_S if took_s > 2 * WARM_UP_S else took_s / 6)
     print(f"{len(bad)} kinds grow: {', '.join(bad)}" if bad else "nothing grows")
     return int(bool(bad))
@@ -133,9 +139,8 @@ def start(base: Path, videos: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def sample(run: subprocess.Popen[bytes], pids: Path, *, until: float) -> dict[str, Series]:
-    """Memory and open files of each kind of process, summed over its processes."""
-    kinds: dict[str, Series] = defaultdict(Series)
+def sample(kinds: dict[str, Series], run: subprocess.Popen[bytes], pids: Path, *, until: float) -> None:
+    """Add memory and open files of each kind of process, summed over its processes, until the time is over."""
     began = time.monotonic()
     while time.monotonic() < until and run.poll() is None:
         sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
@@ -152,7 +157,6 @@ def sample(run: subprocess.Popen[bytes], pids: Path, *, until: float) -> dict[st
             kinds[kind].rss_mb.append(rss_mb)
             kinds[kind].n_files.append(int(n_files))
         time.sleep(EVERY_S)
-    return kinds
 
 
 def measured(pid: int) -> tuple[float, int]:
