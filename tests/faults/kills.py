@@ -278,6 +278,10 @@ def compare(wanted: Contents, found: Contents, result: Round) -> None:
         result.problems.append(f"{len(names)} artifacts missing, new or different, among them {names[:3]}")
 
 
+def line_of(r: Round) -> str:
+    return f"{r.kind}, {r.point}: {r.again} again of {r.in_flight}, {'; '.join(r.problems) or 'equal'}"
+
+
 def table(bench: Bench, rounds: list[Round]) -> list[str]:
     """One row a kind."""
     lines = [
@@ -302,6 +306,8 @@ def main() -> int:
     parser.add_argument("--fakes", action="store_true", help="stages of tests/fakes.py in the place of the real ones")
     parser.add_argument("--only", choices=KINDS, help="kills of this kind alone")
     options = parser.parse_args()
+    # Programs that a shell starts in the background ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     stages = "fakes" if options.fakes else "real stages"
     print(f"seed {options.seed}, {options.kills} kills, engine {options.engine}, {stages}")
     rng = random.Random(options.seed)

@@ -78,6 +78,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--videos", type=int, default=6000, help="length of the list: more than the time is enough for")
     options = parser.parse_args()
+    # Programs that a shell starts in the background ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         base = Path(folder)
         videos = many_videos(base / "videos", options.videos)
