@@ -50,6 +50,8 @@ def status(workspace: Workspace, *, failed: bool, as_json: bool) -> None:
     else:
         for line in [*funnel(runner.tally), *nearest_miss(runner.tally, runner.settings)]:
             print(line)
+        for part in (part for lane in runner.lanes.values() for part in lane.ledger.damaged):
+            print(f"{part} is damaged: the next run does again what only it held")
 
 
 @dataclass

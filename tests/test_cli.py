@@ -432,3 +432,28 @@ def test_a_users_folder_named_stages_is_reported_not_imported(tmp_path: Path) ->
     done = program("run", "-w", "ws", folder=tmp_path)
     assert done.returncode == 3
     assert done.stderr == f"mit-build: a folder named stages in {tmp_path} hides ours: start from another folder\n"
+
+
+def test_a_damaged_ledger_part_is_said_by_status_and_set_aside_by_the_next_run(cli: Cli, tmp_path: Path) -> None:
+    run(cli, A, E)
+    (part,) = (tmp_path / "ws" / "manifests" / "pose").iterdir()
+    part.write_bytes(part.read_bytes()[:-5])
+    damaged = f"manifests/pose/{part.name} is damaged"
+    assert f"{damaged}: the next run does again what only it held" in cli("status", "-w", "ws")[1]
+    assert part.exists()
+    code, out, err = run(cli)
+    assert (code, err) == (0, "")
+    assert f"{damaged}, it lies in damaged/ now" in out
+    assert (tmp_path / "ws" / "damaged" / "pose" / part.name).is_file()
+    assert "damaged" not in cli("status", "-w", "ws")[1]
+    assert "0 units worked on" in run(cli)[1]
+
+
+def test_a_workspace_that_takes_nothing_ends_a_run_with_one_line(cli: Cli, tmp_path: Path) -> None:
+    run(cli, A)
+    (tmp_path / "ws" / "mit-build.yaml").unlink()
+    (tmp_path / "ws" / "mit-build.yaml").mkdir()
+    code, _, err = run(cli, A)
+    assert code == 3
+    assert len(err.splitlines()) == 1
+    assert err.startswith("mit-build: cannot write mit-build.yaml in workspace ")
