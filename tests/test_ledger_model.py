@@ -126,6 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.storage.dying(n_changes):
             self.ledger.compact(self.run_id)
         self.settle(expected)
+        assert set(self.rows()) == set(expected), "nothing is lost"
         self.new_run()
 
     @rule()
@@ -136,6 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = self.rows()
         self.ledger.compact(self.run_id)
         self.settle(expected)
+        assert set(self.rows()) == set(expected), "nothing is lost"
 
     @rule(data=st.data())
     def damage(self, data: st.DataObject) -> None:
@@ -173,7 +175,7 @@ def _merge_early() -> Iterator[None]:
 
 
 class TestLedger(LedgerMachine.TestCase):  # type: ignore[name-defined, misc]
-    settings = settings(max_examples=40, stateful_step_count=15, deadline=None)
+    settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
 
 
 def test_parts_that_vanish_while_somebody_looks_are_found_where_they_went() -> None:
