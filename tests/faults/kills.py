@@ -304,14 +304,14 @@ def main() -> int:
     parser.add_argument("--engine", choices=("ray", "serial"), default="ray")
     parser.add_argument("--minutes", type=float, default=24 * 60.0, help="begin no round later than this")
     parser.add_argument("--fakes", action="store_true", help="stages of tests/fakes.py in the place of the real ones")
-    parser.add_argument("--only", choices=KINDS, help="kills of this kind alone")
+    parser.add_argument("--only", choices=KINDS, nargs="+", help="kills of these kinds alone")
     options = parser.parse_args()
     # Programs that a shell starts in the background ignore SIGINT.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stages = "fakes" if options.fakes else "real stages"
     print(f"seed {options.seed}, {options.kills} kills, engine {options.engine}, {stages}")
     rng = random.Random(options.seed)
-    kinds = [options.only] if options.only else kinds_for(options.engine, fakes=options.fakes)
+    kinds = options.only or kinds_for(options.engine, fakes=options.fakes)
     base = Path(tempfile.mkdtemp(prefix="kills-"))
     bench = Bench(base, engine=options.engine, fakes=options.fakes, rng=rng)
     print(f"undisturbed: {bench.whole_s:.1f} s, {bench.n_units} units, {len(bench.wanted.rows)} rows", flush=True)

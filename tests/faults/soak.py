@@ -5,7 +5,8 @@
 Engine ray. Media are real (local files, shots, decoding, cutting, encoding, Parquet); models are fixed answers
 (soak_stages.py). Every ten seconds memory (VmRSS) and open files of the driver, of every worker and of Ray's own
 processes are read from /proc. Prints a table; exits with 1 where the memory of the driver or of a stage's workers
-grows by 1 MB a minute or more after the first five minutes, or their open files by more than two.
+grows by 1 MB a minute or more after the first five minutes, or their open files by more than two. Figures of several
+processes of one kind are means, so that one that starts later does not look like growth.
 """
 
 from __future__ import annotations
@@ -55,20 +56,21 @@ class Series:
 
     at_s: list[float] = field(default_factory=list)
     rss_mb: list[float] = field(default_factory=list)
-    n_files: list[int] = field(default_factory=list)
+    n_files: list[float] = field(default_factory=list)
+    n_processes: list[int] = field(default_factory=list)
 
     def after(self, start_s: float) -> Series:
         first = next((i for i, at_s in enumerate(self.at_s) if at_s >= start_s), len(self.at_s))
-        return Series(self.at_s[first:], self.rss_mb[first:], self.n_files[first:])
+        return Series(self.at_s[first:], self.rss_mb[first:], self.n_files[first:], self.n_processes[first:])
 
     def mb_a_minute(self) -> float:
         """Slope of a line through the samples."""
         return float(np.polyfit(np.array(self.at_s) / 60, self.rss_mb, 1)[0]) if len(self.at_s) > 2 else 0.0
 
-    def more_files(self) -> int:
+    def more_files(self) -> float:
         """Median of the last third against that of the first."""
         third = max(1, len(self.n_files) // 3)
-        return int(np.median(self.n_files[-third:]) - np.median(self.n_files[:third])) if self.n_files else 0
+        return float(np.median(self.n_files[-third:]) - np.median(self.n_files[:third])) if self.n_files else 0.0
 
 
 def main() -> int:
@@ -142,22 +144,18 @@ def start(base: Path, videos: Path) -> subprocess.Popen[bytes]:
 
 
 def sample(kinds: dict[str, Series], run: subprocess.Popen[bytes], pids: Path, *, until: float) -> None:
-    """Add memory and open files of each kind of process, summed over its processes, until the time is over."""
+    """Add memory and open files of each kind of process, means over its processes, until the time is over."""
     began = time.monotonic()
     while time.monotonic() < until and run.poll() is None:
-        sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+        found: dict[str, list[tuple[float, int]]] = defaultdict(list)
         for pid in (run.pid, *(pid for pid, _ in family(run.pid))):
-            try:
-                rss_mb, n_files = measured(pid)
-            except OSError:
-                continue  # it has just ended
-            kind = kind_of(pid, run.pid, pids)
-            sums[kind][0] += rss_mb
-            sums[kind][1] += n_files
-        for kind, (rss_mb, n_files) in sums.items():
+            with suppress(OSError):  # it has just ended
+                found[kind_of(pid, run.pid, pids)].append(measured(pid))
+        for kind, values in found.items():
             kinds[kind].at_s.append(time.monotonic() - began)
-            kinds[kind].rss_mb.append(rss_mb)
-            kinds[kind].n_files.append(int(n_files))
+            kinds[kind].rss_mb.append(float(np.mean([rss_mb for rss_mb, _ in values])))
+            kinds[kind].n_files.append(float(np.mean([n_files for _, n_files in values])))
+            kinds[kind].n_processes.append(len(values))
         time.sleep(EVERY_S)
 
 
@@ -184,16 +182,16 @@ def kind_of(pid: int, driver: int, pids: Path) -> str:
 
 def report(kinds: dict[str, Series], warm_up_s: float) -> list[str]:
     """Print the table; kinds of ours that grow."""
-    print("| process | MB at the start of the count | at the end | MB a minute | open files, start | end |")
-    print("|---|---|---|---|---|---|")
+    print("| process | how many | MB at the start of the count | at the end | MB a minute | open files, start | end |")
+    print("|---|---|---|---|---|---|---|")
     bad = []
     for kind, series in sorted(kinds.items()):
         late = series.after(warm_up_s)
         if len(late.at_s) < 3:
             continue
         slope = late.mb_a_minute()
-        files = f"{late.n_files[0]} | {late.n_files[-1]}"
-        print(f"| {kind} | {late.rss_mb[0]:.0f} | {late.rss_mb[-1]:.0f} | {slope:+.2f} | {files} |")
+        files, how_many = f"{late.n_files[0]:.0f} | {late.n_files[-1]:.0f}", late.n_processes[-1]
+        print(f"| {kind} | {how_many} | {late.rss_mb[0]:.0f} | {late.rss_mb[-1]:.0f} | {slope:+.2f} | {files} |")
         if not kind.startswith("Ray") and (slope >= MAX_MB_A_MINUTE or late.more_files() > MAX_MORE_FILES):
             bad.append(kind)
     return bad
