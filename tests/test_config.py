@@ -70,6 +70,9 @@ def test_the_last_override_of_a_key_counts() -> None:
         ("profile=huge", "setting profile"),
         ("pose.stride=[1", "the value is not readable"),
         ("pose.stride=3: 4: 5", "the value is not readable"),
+        ("pose.stride=2001-13-45", "the value is not readable"),
+        ("pose.stride=" + "[" * 5000, "the value is not readable"),
+        ("pose.a\nb=3", r"unknown setting pose\.a b;"),
     ],
 )
 def test_a_wrong_setting_is_refused_in_one_line_with_its_name(override: str, message: str) -> None:
