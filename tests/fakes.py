@@ -10,6 +10,7 @@ step knows it. Every call of `process` leaves a line in the file that the enviro
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -349,6 +350,11 @@ class ImpatientPose(FakePose):
     """A pose stage that is given three seconds for a clip."""
 
     resources: ClassVar[Resources] = Resources(cpus=0.5, timeout_s=3)
+
+
+def find_no_room(work: object) -> None:
+    """In the place of what a process was to do."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def die(work: object) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import fakes
@@ -127,12 +128,20 @@ def test_an_overlay_has_every_frame_and_sound_and_its_playhead_moves(view: ClipV
     assert np.abs(np.subtract(heads, wanted)).max() <= 3
 
 
-def test_a_process_that_dies_while_it_draws_stops_the_run_with_what_to_do(
-    builder: tiny_dataset.Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("instead", "message"),
+    [(fakes.die, "a process that draws pictures died"), (fakes.find_no_room, "cannot draw pictures: No space left")],
+)
+def test_a_process_that_cannot_draw_stops_the_run_with_what_to_do(
+    builder: tiny_dataset.Builder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    instead: Callable[[object], None],
+    message: str,
 ) -> None:
-    monkeypatch.setattr("mit_builder.report.clips._draw", fakes.die)
+    monkeypatch.setattr("mit_builder.report.clips._draw", instead)
     rows = [builder.labelled(tiny_dataset.PLANS[0])]
-    with pytest.raises(CannotContinue, match=r"^a process that draws pictures died: .*; run again"):
+    with pytest.raises(CannotContinue, match=f"^{message}.*; run again"):
         report_clips(Workspace(tmp_path), rows, n_overlays=0, n_processes=1)
 
 

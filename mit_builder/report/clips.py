@@ -25,6 +25,7 @@ from mit_builder.report.view import open_view
 from mit_builder.workspace import Workspace
 
 REPORT = "report"
+_ADVICE = "the dataset is written; run again to draw what is missing"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def report_clips(
         Keys of all pictures: overlays first.
 
     Raises:
-        CannotContinue: a process that draws was killed.
+        CannotContinue: a process that draws was killed, or found no room.
     """
     overlays = [_key(row, "mp4") for row in labelled[:n_overlays]]
     wanted = {_key(row, "png"): row for row in labelled} | dict(zip(overlays, labelled, strict=False))
@@ -64,8 +65,9 @@ def report_clips(
             with ProcessPoolExecutor(n_workers, context) as pool:
                 list(pool.map(_draw, due))
         except BrokenProcessPool as error:
-            advice = "the dataset is complete; run again to draw what is missing"
-            raise CannotContinue(f"a process that draws pictures died: {advice}") from error
+            raise CannotContinue(f"a process that draws pictures died: {_ADVICE}") from error
+        except OSError as error:
+            raise CannotContinue(f"cannot draw pictures: {error.strerror}: {_ADVICE}") from error
     return overlays + sorted(wanted.keys() - set(overlays))
 
 

@@ -246,9 +246,9 @@ def one_round(bench: Bench, kind: str) -> Round:
 
 
 def _judge_broken_run(bench: Bench, place: Path, result: Round) -> None:
-    """It was killed, or went on to its end, or stopped with one clear line."""
+    """It was killed, went on to its end, or ended with one clear line: 1 where single units found no room."""
     code, said = bench.last.returncode, bench.log(place)
-    allowed = (3,) if result.kind in MOUNTS + DRAWS else (-signal.SIGKILL, bench.exit_code)
+    allowed = (1, 3) if result.kind in MOUNTS + DRAWS else (-signal.SIGKILL, bench.exit_code)
     if result.kind in ON_RAY:
         allowed = (bench.exit_code,)
         first = bench.started(place)
