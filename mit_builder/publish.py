@@ -30,7 +30,7 @@ class Publisher:
             text = self._workspace.read(INDEX_KEY)
         except FileNotFoundError:
             return None
-        return parse_index(text.decode())
+        return parse_index(text.decode(errors="replace"))
 
     def bucket(self, video_id: str) -> int:
         """The shard that holds a video's clips; `video_id` is a hash in hex already."""

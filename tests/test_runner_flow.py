@@ -14,7 +14,7 @@ import pytest
 from walks import Recording, Wide, dataset, failed, index, look, walk, walk_with, worked
 
 from mit_builder.engine import Result, SerialEngine
-from mit_builder.errors import CannotContinue, MediaError, SourceError, WorkspaceError
+from mit_builder.errors import CannotContinue, ConfigError, MediaError, SourceError, WorkspaceError
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
@@ -61,6 +61,12 @@ def test_readers_find_every_shard_of_the_index_at_any_time_and_stale_ones_go(wor
     named = {f"dataset/{shard.name}" for shard in index(workspace).shards}
     assert workspace.names("dataset") == named | {INDEX_KEY}
     assert len(named) == 2
+
+
+def test_an_index_that_is_no_text_is_refused_with_what_to_do(workspace: Workspace) -> None:
+    workspace.write(INDEX_KEY, b"\xff\xfe")
+    with pytest.raises(ConfigError, match="is damaged"):
+        walk(workspace, ["a"])
 
 
 def test_a_bucket_without_clips_leaves_the_dataset(workspace: Workspace) -> None:
