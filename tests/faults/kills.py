@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import ANY, ARTIFACT, INDEX, LEDGER, PICTURE, Bench, Contents, Point, contents, parts_of, recorded
+from bench import ANY, ARTIFACT, INDEX, LEDGER, PICTURE, Bench, Contents, Killed, Point, contents, parts_of, recorded
 from processes import family
 
 Kind = Callable[[Bench, Path], str | None]
@@ -55,6 +55,7 @@ class Round:
     duplicated: int = 0
     different: int = 0
     n_strays: int = 0
+    killed: Killed | None = None
     problems: list[str] = field(default_factory=list)
 
 
@@ -217,7 +218,7 @@ def one_round(bench: Bench, kind: str) -> Round:
         while (point := KINDS[kind](bench, place)) is None:
             unmount(place)
             shutil.rmtree(place, ignore_errors=True)
-        result = Round(kind, point)
+        result = Round(kind, point, killed=bench.killed[-1])
         _judge_broken_run(bench, place, result)
         first, parts = bench.started(place), parts_of(place)
         if kind in DAMAGES:
@@ -285,15 +286,17 @@ def line_of(r: Round) -> str:
 def table(bench: Bench, rounds: list[Round]) -> list[str]:
     """One row a kind."""
     lines = [
-        "| kill point | engine | fakes | kills | rows lost | double | different | units again / in flight | strays |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| kill point | engine | fakes | kills | rows lost | double | different | units again / in flight | strays "
+        "| late workers |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for kind in dict.fromkeys(r.kind for r in rounds):
         mine = [r for r in rounds if r.kind == kind]
         sums = [sum(getattr(r, name) for r in mine) for name in ("lost", "duplicated", "different")]
         units = f"{sum(r.again for r in mine)} / {sum(r.in_flight for r in mine)}"
         cells = [kind, bench.engine, "yes" if bench.fakes else "no", len(mine), *sums, units]
-        lines.append(f"| {' | '.join(map(str, [*cells, sum(r.n_strays for r in mine)]))} |")
+        late = sum(len(r.killed.late_workers) for r in mine if r.killed)
+        lines.append(f"| {' | '.join(map(str, [*cells, sum(r.n_strays for r in mine), late]))} |")
     return lines
 
 
