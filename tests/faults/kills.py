@@ -6,8 +6,9 @@
 
 A round starts a run in a new workspace, breaks it in one of the ways of `KINDS` at a drawn point, and runs again to the
 end. Then the dataset must equal that of an undisturbed run row for row, every artifact byte for byte; no unit that the
-ledger held may have been started again; no unfinished file may lie about; and the processes of the broken run must be
-gone, its workers after 5 s, all others after 90 s. Prints a table and exits with 1 where something of this is not so.
+ledger held may have been started again, and a third run must find nothing to do; no unfinished file may lie about; and
+the processes of the broken run must be gone, its workers after 5 s, all others after 90 s. Prints a table and exits
+with 1 where something of this is not so.
 
 Without --fakes: real stages on two short pieces of the demo. With it: the stages of tests/fakes.py. A full disk and a
 read-only one are mounts, and are left out where this user may not mount.
@@ -236,6 +237,9 @@ def one_round(bench: Bench, kind: str) -> Round:
         result.again = len(set(first) & set(second))
         _judge_work(result, second, settled)
         compare(bench.wanted, contents(place), result)
+        bench.start(place).wait()
+        if left := bench.started(place):
+            result.problems.append(f"a third run still found work: {left[:2]}")
         strays = bench.strays(place)
         result.n_strays = len(strays)
         result.problems += [f"stray {name}" for name in strays]
