@@ -17,6 +17,7 @@ import pytest
 from mit_builder import config
 from mit_builder.dataset import parse_index
 from mit_builder.engine import RayEngine, SerialEngine
+from mit_builder.errors import CannotContinue
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner, worker_specs
 from mit_builder.stage import Resources
@@ -163,6 +164,18 @@ def test_ray_is_not_started_for_a_run_with_nothing_to_do(tmp_path: Path) -> None
     engine = RayEngine(specs, fakes.resources(specs), scratch=tmp_path / "none")
     Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS).run([])
     engine.close()
+
+
+def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def init(**settings: Any) -> None:
+        raise Exception("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    with pytest.raises(CannotContinue, match=r"^Ray does not start: The current node .* try --engine serial$"):
+        RayEngine({}, {}, scratch=tmp_path)._start()
 
 
 def test_stages_that_wait_do_not_take_the_place_of_stages_that_compute(tmp_path: Path) -> None:

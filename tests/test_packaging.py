@@ -171,7 +171,7 @@ def test_only_the_engine_imports_ray() -> None:
     assert all(user.startswith("mit_builder/engine") for user in users)
 
 
-def test_one_blind_except_in_the_project() -> None:
+def test_blind_excepts_are_where_stages_run_and_ray_starts() -> None:
     blind = [
         name_of(path)
         for path in MODULES
@@ -179,7 +179,7 @@ def test_one_blind_except_in_the_project() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     ]
-    assert blind == ["mit_builder/worker.py"]
+    assert sorted(blind) == ["mit_builder/engine.py", "mit_builder/worker.py"]
 
 
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=name_of)
