@@ -17,6 +17,7 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Discard, Disposition, Stream
 from av.video.frame import VideoFrame
@@ -229,7 +230,8 @@ def probe(path: Path) -> MediaInfo:
 
 def _orientation(frame: VideoFrame) -> tuple[int, bool]:
     """Clockwise quarter turns, and whether the picture is mirrored before, from the display matrix."""
-    side_data: Any = frame.side_data  # PyAV's stub knows motion vectors alone
+    # frame.side_data would make a cycle: frames, and what the decoder holds for them, would stay until Python looks.
+    side_data: Any = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub knows motion vectors alone
     if SideDataType.DISPLAYMATRIX not in side_data:
         return 0, False
     matrix = np.frombuffer(bytes(side_data[SideDataType.DISPLAYMATRIX]), np.int32).reshape(3, 3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -194,3 +195,15 @@ def test_any_rate_clock_start_and_jitter_give_the_frames_the_oracle_names(
     times = sorted({start + round((i + Fraction(jitter[i])) / rate / clock) for i in range(n_frames)})
     last = (times[-1] - times[-2]) if len(times) > 1 else round(1 / rate / clock) or 1
     assert nearest_frames(times, clock, last).tolist() == shown_at([t * clock for t in times], last * clock)
+
+
+def test_no_decoded_frame_outlives_its_use(demo_video: Path) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        read_timeline(demo_video)
+        next(iter(read_frames(demo_video)))
+        left = [thing for thing in gc.get_objects() if isinstance(thing, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert left == []
