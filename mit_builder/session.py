@@ -6,7 +6,7 @@ import io
 import os
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -206,10 +206,11 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
     return settings.model_copy(update=updates), notes
 
 
-def models(settings: Settings) -> Iterator[tuple[str, str]]:
-    """What each model is for, and its name."""
+def models(settings: Settings, stages: Collection[str]) -> Iterator[tuple[str, str]]:
+    """What each model of these stages is for, and its name."""
     for section, field in _MODELS.items():
-        yield f"{_role(section)} model", getattr(getattr(settings, section), field)
+        if section in stages:
+            yield f"{_role(section)} model", getattr(getattr(settings, section), field)
 
 
 def _role(section: str) -> str:

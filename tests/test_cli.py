@@ -185,11 +185,23 @@ def test_what_will_fail_is_said_before_anything_is_done(cli: Cli, monkeypatch: p
     assert not Path("ws/manifests/download").exists()
 
 
+def test_a_run_asks_only_for_what_its_stages_need(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mit_builder.run, "check_all", doctor.check_all)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None)
+    assert run(cli, A, "--stage", "download", "--stage", "shots")[0] == 0
+    for stage, packages in (("pose", ["mediapipe"]), ("speech", ["silero"]), ("filter", ["mediapipe", "silero"])):
+        code, _, err = run(cli, A, "--stage", stage)
+        assert code == 3
+        assert [name for name in ("mediapipe", "silero") if name in err] == packages
+
+
 @pytest.mark.parametrize(("stage", "told"), [("all", 1), ("download", 1), ("pose", 0)])
 def test_that_youtube_needs_javascript_is_said_once_before_it_is_asked(
     cli: Cli, stage: str, told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mit_builder.run, "check_all", lambda _, __, sources: list(doctor.javascript(sources)))
+    monkeypatch.setattr(doctor, "_packages", lambda *arguments: [])
+    monkeypatch.setattr(doctor, "_models", lambda *arguments: [])
+    monkeypatch.setattr(mit_builder.run, "check_all", doctor.check_all)
     for name in doctor.JAVASCRIPT:
         monkeypatch.setitem(supported_js_runtimes.value, name, lambda: types.SimpleNamespace(info=None))
     line = "YouTube needs a JavaScript runtime, deno or node >= 22: pip install deno; without it formats are missing"
