@@ -81,6 +81,21 @@ def test_pictures_above_the_limit_are_never_decoded(tmp_path: Path, monkeypatch:
     assert 8192 * 8192 == MAX_FRAME_PX <= DownloadSettings().max_frame_megapixels * 1e6
 
 
+def test_opening_a_file_decodes_nothing_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a PNG is known from its picture alone, so libav decodes one to find it: 16000x8000 took 367 MB."""
+    with av.open(str(tmp_path / "x.mov"), "w") as out:
+        stream = out.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "rgb24"
+        out.mux([*stream.encode(av.VideoFrame(640, 480, "rgb24")), *stream.encode()])
+    with probing.open_media(tmp_path / "x.mov") as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "rgb24"
+    monkeypatch.setattr(probing, "MAX_FRAME_PX", 100 * 100)
+    with probing.open_media(tmp_path / "x.mov") as container:
+        assert container.streams.video[0].codec_context.pix_fmt is None
+    with pytest.raises(MediaError, match="frames of no size"):
+        probe(tmp_path / "x.mov")
+
+
 @pytest.mark.parametrize(
     ("n_before", "seen"),
     [
