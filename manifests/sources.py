@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
@@ -43,6 +44,8 @@ LIST_SUFFIXES = frozenset((".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".yaml"
 COLUMNS = ("url", "address", "source", "path", "link")
 """Names under which a table may hold the addresses; the first that is there counts."""
 
+_UNREADABLE = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError, csv.Error, pa.ArrowException)
+"""What readers of lists raise; dates that there are not, and brackets thousands deep, are among it."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -142,8 +145,7 @@ def read_list(path: Path) -> Iterator[str]:
             with path.open(encoding="utf-8-sig") as file:
                 yield from _from_table((json.loads(line) for line in file if line.strip()), path)
         elif suffix == ".parquet":
-            batches = pq.ParquetFile(path).iter_batches()
-            yield from _from_table((row for batch in batches for row in batch.to_pylist()), path)
+            yield from _from_parquet(path)
         elif suffix in (".yaml", ".yml"):
             loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
             entries = loaded.get("sources") if isinstance(loaded, dict) else loaded
@@ -152,10 +154,19 @@ def read_list(path: Path) -> Iterator[str]:
             yield from _from_table(entries, path)
         else:
             raise SourceListError(f"{path}: a source list ends in one of {', '.join(sorted(LIST_SUFFIXES))}")
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError, csv.Error) as error:
-        if isinstance(error, SourceListError):
-            raise
-        raise SourceListError(f"cannot read source list {path}: {str(error).splitlines()[0]}") from error
+    except SourceListError:
+        raise
+    except _UNREADABLE as error:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise SourceListError(f"cannot read source list {path}: {first}") from error
+
+
+def _from_parquet(path: Path) -> Iterator[str]:
+    """Only the columns that may hold addresses are read: another one may be of any size."""
+    file = pq.ParquetFile(path)
+    names = [name for name in file.schema_arrow.names if name.lower() in COLUMNS]
+    rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
+    yield from _from_table(rows, path)
 
 
 def _from_table(rows: Iterable[Any], path: Path) -> Iterator[str]:

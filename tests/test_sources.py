@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -59,6 +61,10 @@ def test_an_empty_list_holds_nothing(tmp_path: Path, name: str) -> None:
         ("list.yaml", "a: b\n", "must be a YAML list"),
         ("list.yaml", "[unclosed\n", "cannot read source list"),
         ("list.yaml", "", "must be a YAML list"),
+        ("list.yaml", "[" * 20_000, "cannot read source list"),
+        ("list.yaml", "- 2026-02-30\n", "cannot read source list"),
+        ("list.yaml", "- !!python/object/apply:os.getcwd []\n", "cannot read source list"),
+        ("list.jsonl", "[" * 200_000, "cannot read source list"),
         ("list.parquet", "no parquet", "cannot read source list"),
         ("list.doc", "x", r"a source list ends in one of \.csv, "),
         ("list", "x", r"a source list ends in one of \.csv, "),
@@ -82,6 +88,30 @@ def test_lists_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.mp4\n")
     with pytest.raises(SourceListError, match="cannot read source list"):
         list(read_list(tmp_path / "latin.txt"))
+
+
+def test_a_damaged_parquet_list_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"url": [f"http://host/{i}" for i in range(200)]}), path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with contextlib.suppress(SourceListError):
+            assert len(list(read_list(path))) == 200
+
+
+def test_other_columns_of_a_parquet_list_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, asked = tmp_path / "list.parquet", []
+    pq.write_table(pa.table({"bomb": ["x" * 1000] * 10, "URL": ["http://host/a"] * 10}), path)
+    read = pq.ParquetFile.iter_batches
+
+    def watched(self: pq.ParquetFile, **options: Any) -> Any:
+        asked.append(options["columns"])
+        return read(self, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    assert list(read_list(path)) == ["http://host/a"] * 10
+    assert asked == [["URL"]]
 
 
 def test_a_list_is_streamed(tmp_path: Path) -> None:
