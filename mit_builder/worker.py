@@ -23,7 +23,7 @@ from mit_builder.errors import FailureClass, StageUnavailable, UnitError, Worksp
 from mit_builder.stage import Reject, Stage
 from mit_builder.workspace import FOLDERS, Workspace, sha256_of
 
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 """Names are ids of ours: one that came from outside could lead out of the workspace."""
 SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors of the system that say nothing about a unit."""
@@ -75,7 +75,7 @@ class UnitContext:
         if folder not in FOLDERS:
             raise ValueError(f"folder must be one of {', '.join(FOLDERS)}, not {folder!r}")
         if not _NAME.fullmatch(name):
-            raise ValueError(f"an artifact's name is made of letters, digits, - and _, not {name!r}")
+            raise ValueError(f"an artifact's name is made of plain words with . or / between them, not {name!r}")
         key = f"{folder}/{name}.{self.input_key[:8]}{path.suffix}"
         # A forced re-run on hardware that is not bit-exact must not replace what an older ledger row names.
         if self._workspace.exists(key):

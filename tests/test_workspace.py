@@ -115,10 +115,10 @@ def test_artifacts_go_to_known_folders_only(workspace: Workspace, tmp_path: Path
             context.commit(file_with(tmp_path, "x"), folder, "a")
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "/etc/x", "", "..", "a\n", "<b>"])
+@pytest.mark.parametrize("name", ["../../x", "a/../b", "/etc/x", "", "..", "a//b", "a\n", "<b>"])
 def test_names_that_could_lead_elsewhere_are_refused(workspace: Workspace, tmp_path: Path, name: str) -> None:
     context = UnitContext(workspace, "0123456789abcdef", tmp_path)
-    with pytest.raises(ValueError, match="an artifact's name is made of letters"):
+    with pytest.raises(ValueError, match="an artifact's name is made of plain words"):
         context.commit(file_with(tmp_path, "x"), "clips", name)
 
 
