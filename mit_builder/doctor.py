@@ -37,7 +37,7 @@ class Check:
 
 
 def check_all(
-    workspace: Workspace, settings: Settings, sources: Iterable[Source], stages: Collection[str] = STAGES
+    workspace: Workspace, settings: Settings, sources: Iterable[Source] = (), stages: Collection[str] = STAGES
 ) -> list[Check]:
     """Every check of what these stages need, in order of how early it would hurt."""
     web = [*_cookies(settings), *javascript(sources)] if "download" in stages else []

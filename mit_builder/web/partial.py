@@ -120,6 +120,7 @@ def _rest(send: Callable[[Any], Any], request: Any, expected: Identity) -> Any:
         except HTTPError as error:
             if error.status != 416:
                 raise
+            error.close()
         else:
             if response.status != 206 or Identity.of(response).fits(expected):
                 return response
