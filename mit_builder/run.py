@@ -68,7 +68,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         stack.enter_context(lease(workspace))
         stack.enter_context(guarded())
         workspace.sweep()
-        sources, settings = _prepare(workspace, request, reporter, steps)
+        sources, settings = _prepare(workspace, request, reporter, steps | forced)
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)
         stack.callback(engine.close)

@@ -145,7 +145,9 @@ class Download:
         if timeline.n_frames / 25 > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=timeline.n_frames / 25)
         table = ctx.tmp / "captions.parquet"
-        has_captions = write_captions(captions, table, duration_s=timeline.n_frames / 25)
+        has_captions = write_captions(
+            captions, table, zero_s=float(timeline.zero_s) - media.start_s, duration_s=timeline.n_frames / 25
+        )
         return Video(
             video_id=video_id,
             source_id=row.source_id,

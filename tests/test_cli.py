@@ -193,6 +193,7 @@ def test_a_run_asks_only_for_what_its_stages_need(cli: Cli, monkeypatch: pytest.
         code, _, err = run(cli, A, "--stage", stage)
         assert code == 3
         assert [name for name in ("mediapipe", "silero") if name in err] == packages
+    assert run(cli, A, "--stage", "download", "--force-stage", "pose")[0] == 3
 
 
 @pytest.mark.parametrize(("stage", "told"), [("all", 1), ("download", 1), ("pose", 0)])

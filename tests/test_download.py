@@ -4,12 +4,14 @@ import errno
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yt_dlp
+from numbered_video import write_numbered
 from web_site import N_IN_FEED, serve_site
 
 from manifests.rows import Source, Video, short_id
@@ -152,6 +154,18 @@ def test_captions_beside_a_local_file_are_kept(
         (tmp_path / name).write_text(f"WEBVTT\n\n00:00.000 --> 00:01.000\n{name}\n")
     video = one_video(fetch(file_source(tmp_path / "My [talk].mp4")))
     assert captions_of(workspace, video) == [(0, 1, "de", "My [talk].de.vtt"), (0, 1, "und", "My [talk].vtt")]
+
+
+@pytest.mark.parametrize(("has_sound", "start_s"), [(True, 1.0), (False, 3.0)])
+def test_captions_of_a_video_whose_pictures_begin_late_count_from_its_first_frame(
+    fetch: Fetch, tmp_path: Path, workspace: Workspace, has_sound: bool, start_s: float
+) -> None:
+    """Players count from where the first stream begins: from the sound's start, or else from the late pictures'."""
+    sound = np.zeros(6 * 48_000, np.int16) if has_sound else None
+    path = write_numbered(tmp_path / "late.mov", [50 + i for i in range(100)], Fraction(1, 25), sound=sound)
+    (tmp_path / "late.vtt").write_text("WEBVTT\n\n00:03.000 --> 00:03.500\nwords\n")
+    video = one_video(fetch(file_source(path)))
+    assert captions_of(workspace, video) == [(start_s, start_s + 0.5, "und", "words")]
 
 
 def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: str) -> None:

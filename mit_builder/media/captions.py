@@ -60,17 +60,24 @@ def beside(video: Path) -> list[CaptionFile]:
     return found
 
 
-def write_captions(files: Iterable[CaptionFile], path: Path, *, duration_s: float) -> bool:
+def write_captions(files: Iterable[CaptionFile], path: Path, *, zero_s: float, duration_s: float) -> bool:
     """Write the captions of the files as one Parquet file, in order of time; False where there are none."""
-    found = [caption for file in list(files)[:MAX_FILES] for caption in read_captions(file, duration_s=duration_s)]
+    read = (read_captions(file, zero_s=zero_s, duration_s=duration_s) for file in list(files)[:MAX_FILES])
+    found = [caption for captions in read for caption in captions]
     if found:
         found.sort(key=lambda c: (c.start_s, c.end_s, c.language, c.automatic, c.text))
         write_arrays(path, arrow_schema(Caption), [to_dict(caption) for caption in found])
     return bool(found)
 
 
-def read_captions(file: CaptionFile, *, duration_s: float) -> list[Caption]:
-    """The captions in a file, times in the video; none where it is too large or cannot be read."""
+def read_captions(file: CaptionFile, *, zero_s: float = 0.0, duration_s: float) -> list[Caption]:
+    """The captions in a file; none where it is too large or cannot be read.
+
+    Args:
+        file: its times count from the start that players show.
+        zero_s: when the first frame is shown then; times that are returned count from it.
+        duration_s: length of the video from its first frame.
+    """
     if file.path.stat().st_size > MAX_BYTES:
         return []
     language = file.language if _LANGUAGE.fullmatch(file.language) else UNKNOWN
@@ -81,10 +88,10 @@ def read_captions(file: CaptionFile, *, duration_s: float) -> list[Caption]:
     if file.automatic:
         cues = list(_unrolled(cues))
     captions = (
-        Caption(start_s, min(end_s, duration_s), _one_line(text), language, file.automatic)
+        Caption(max(start_s - zero_s, 0), min(end_s - zero_s, duration_s), _one_line(text), language, file.automatic)
         for start_s, end_s, text in cues
     )
-    return [c for c in captions if 0 <= c.start_s < c.end_s and c.text]
+    return [c for c in captions if c.start_s < c.end_s and c.text]
 
 
 def _cues(path: Path) -> Iterator[tuple[float, float, str]]:

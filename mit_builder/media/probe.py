@@ -52,6 +52,8 @@ class MediaInfo:
     """Height of the upright picture."""
     source_fps: Fraction
     """Average rate of the source's frames."""
+    start_s: float
+    """When the earliest stream starts, which players show as 0."""
     duration_s: float
     """Length that the header states; where it states none, the end of the last video packet."""
     has_audio: bool
@@ -212,13 +214,14 @@ def probe(path: Path) -> MediaInfo:
             raise MediaError(f"{path.name}: no video frame can be decoded")
         shape = geometry(stream, frame)
         fps, codec = source_rate(stream), stream.codec_context.codec.canonical_name
-        duration_s = _stated_duration_s(container, stream)
+        start_s, duration_s = (container.start_time or 0) / av.time_base, _stated_duration_s(container, stream)
     width, height = shape.upright_wh
     audio = find_audio(path)
     return MediaInfo(
         width_px=width,
         height_px=height,
         source_fps=fps,
+        start_s=start_s,
         duration_s=_last_end_s(path) if duration_s is None else duration_s,
         has_audio=audio is not None,
         audio_rate_hz=audio.rate_hz if audio else None,

@@ -57,6 +57,12 @@ def test_times_stay_inside_the_video(tmp_path: Path) -> None:
     assert read(tmp_path, HEAD + cues) == [Caption(9, 10, "over the end", "en", automatic=False)]
 
 
+def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "x.vtt").write_text(HEAD + cue("gone before") + cue("half", "00:01.500", "00:03.000"))
+    file = CaptionFile(tmp_path / "x.vtt", "en")
+    assert read_captions(file, zero_s=2.0, duration_s=10.0) == [Caption(0, 1, "half", "en", automatic=False)]
+
+
 @pytest.mark.parametrize("body", [b"", b"WEBVTT", b"<html></html>", bytes(5000), os.urandom(5000), b"\xff\xfeW\0E\0"])
 @pytest.mark.parametrize("name", ["x.vtt", "x.srt"])
 def test_what_is_no_captions_file_gives_none(tmp_path: Path, body: bytes, name: str) -> None:
@@ -73,11 +79,11 @@ def test_files_and_cues_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read(tmp_path, many)) == captions.MAX_CUES
     files = [CaptionFile(tmp_path / "x.vtt", "en")] * (captions.MAX_FILES + 5)
     monkeypatch.setattr(captions, "MAX_CUES", 1)
-    assert write_captions(files, tmp_path / "x.parquet", duration_s=10)
+    assert write_captions(files, tmp_path / "x.parquet", zero_s=0, duration_s=10)
     assert len(load_captions(tmp_path / "x.parquet")) == captions.MAX_FILES
     monkeypatch.setattr(captions, "MAX_BYTES", len(many) - 1)
     assert read(tmp_path, many) == []
-    assert not write_captions(files, tmp_path / "none.parquet", duration_s=10)
+    assert not write_captions(files, tmp_path / "none.parquet", zero_s=0, duration_s=10)
     assert not (tmp_path / "none.parquet").exists()
 
 
