@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.rows import arrow_schema, from_dict, to_dict
+from manifests.schema import arrow_schema, from_dict, to_dict
 
 Status = Literal["done", "rejected", "failed"]
 

@@ -1,8 +1,8 @@
 """Every row that one stage hands to another, and the row of the finished dataset.
 
-The dataclasses are the Arrow schemas (`arrow_schema`) and the documentation (docs/SCHEMA.md is generated from the field
-docs). Conventions: times are seconds (`_s`), sizes pixels (`_px`), intervals half-open, frames 0-based on the clip
-timeline of 25 frames a second, boxes `xyxy` in the pixels of the media that the row names.
+The dataclasses are the Arrow schemas (manifests/schema.py) and the documentation (docs/SCHEMA.md is generated from the
+field docs). Conventions: times are seconds (`_s`), sizes pixels (`_px`), intervals half-open, frames 0-based on the
+clip timeline of 25 frames a second, boxes `xyxy` in the pixels of the media that the row names.
 
 A field declared with `identity=False` does not count when a row's content is hashed: where something lies, what it is
 called and how long it took must not cause work to be done again.
@@ -10,14 +10,9 @@ called and how long it took must not cause work to be done again.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
-import json
-import types
-import typing
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -29,8 +24,6 @@ SAMPLES_PER_FRAME = AUDIO_RATE_HZ // TIMELINE_FPS
 """Audio samples that belong to one frame of the clip timeline (640)."""
 N_KEYPOINTS = 133
 """Keypoints of COCO-WholeBody."""
-
-Row = TypeVar("Row")
 
 BOXES = pa.list_(pa.list_(pa.float32(), 4))
 """(n_frames, 4) float32."""
@@ -416,100 +409,6 @@ class DatasetRow:
     pose_backend: str = doc("pose backend, version, weight digest")
     speech_backend: str = doc("speech backend, version, weight digest")
     mit_builder_version: str = doc("version that wrote the row")
-
-
-def arrow_type(annotation: Any) -> pa.DataType:
-    """Arrow type of a row field's annotation (str, int, float, bool, Literal, X | None, tuple[X, ...], dataclass)."""
-    plain = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
-    if annotation in plain:
-        return plain[annotation]
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Literal:
-        return pa.string()
-    if origin in (typing.Union, types.UnionType):
-        return arrow_type(next(a for a in args if a is not type(None)))
-    if origin is tuple:
-        return pa.list_(arrow_type(args[0]))
-    if dataclasses.is_dataclass(annotation):
-        return pa.struct(list(arrow_schema(typing.cast(type, annotation))))
-    raise TypeError(f"no Arrow type for {annotation!r}")
-
-
-def _optional(annotation: Any) -> bool:
-    return type(None) in typing.get_args(annotation)
-
-
-def arrow_schema(row: type) -> pa.Schema:
-    """Arrow schema of a row class, field docs as field metadata."""
-    hints = typing.get_type_hints(row)
-    return pa.schema(
-        [
-            pa.field(
-                f.name,
-                f.metadata["arrow"] or arrow_type(hints[f.name]),
-                nullable=_optional(hints[f.name]) or f.metadata["arrow"] is not None,
-                metadata={"doc": f.metadata["doc"]},
-            )
-            for f in dataclasses.fields(row)
-        ]
-    )
-
-
-def to_dict(row: Any) -> dict[str, Any]:
-    """A row as plain Python values, ready for `pa.Table.from_pylist(…, schema=arrow_schema(type(row)))`."""
-    return dataclasses.asdict(row)
-
-
-def from_dict(row: type[Row], values: Mapping[str, Any]) -> Row:
-    """The inverse of `to_dict`; unknown keys are ignored, so older readers open newer files."""
-    hints = typing.get_type_hints(row)
-    fields = dataclasses.fields(row)  # type: ignore[arg-type]
-    return row(**{f.name: _restore(hints[f.name], values[f.name]) for f in fields})
-
-
-def _restore(annotation: Any, value: Any) -> Any:
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if value is None:
-        return None
-    if origin in (typing.Union, types.UnionType):
-        return _restore(next(a for a in args if a is not type(None)), value)
-    if origin is tuple:
-        return tuple(_restore(args[0], v) for v in value)
-    if dataclasses.is_dataclass(annotation):
-        return from_dict(typing.cast(type, annotation), value)
-    return value
-
-
-def content(row: Any, *, everything: bool = False) -> Any:
-    """The part of a row that counts as its content, as JSON-ready values (see the module's docstring).
-
-    With `everything`, all fields count except where artifacts lie: for a unit whose output is a copy of the whole row.
-    """
-    if dataclasses.is_dataclass(row) and not isinstance(row, type):
-        whole = everything and not isinstance(row, Artifact)
-        fields = [f for f in dataclasses.fields(row) if whole or f.metadata.get("identity", True)]
-        return {f.name: content(getattr(row, f.name), everything=everything) for f in fields}
-    if isinstance(row, tuple | list):
-        return [content(v, everything=everything) for v in row]
-    return row
-
-
-def artifacts(row: Any) -> Iterator[Artifact]:
-    """All artifacts that a row names."""
-    if isinstance(row, Artifact):
-        yield row
-    elif dataclasses.is_dataclass(row) and not isinstance(row, type):
-        for f in dataclasses.fields(row):
-            yield from artifacts(getattr(row, f.name))
-    elif isinstance(row, tuple | list):
-        for value in row:
-            yield from artifacts(value)
-
-
-def content_hash(*values: Any) -> str:
-    """32 hex digits over the content of rows and plain values; floats count by their shortest repr."""
-    text = json.dumps([content(v) for v in values], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def short_id(*parts: str) -> str:

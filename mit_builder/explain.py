@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Pose, Video, arrow_schema, artifacts
+from manifests.rows import Pose, Video
+from manifests.schema import arrow_schema, artifacts
 from mit_builder import config
 from mit_builder.doctor import Check
 from mit_builder.errors import ConfigError

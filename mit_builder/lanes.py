@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.rows import content_hash
+from manifests.schema import content_hash
 from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
 from mit_builder.pipeline import Step, Unit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from manifests.rows import content_hash
+from manifests.schema import content_hash
 from mit_builder.config import RunSettings
 from mit_builder.errors import FailureClass
 

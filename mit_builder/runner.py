@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from manifests.ledger import Entry
-from manifests.rows import Bucket, Labelled, Shard, Source, artifacts, content, content_hash
+from manifests.rows import Bucket, Labelled, Shard, Source
+from manifests.schema import artifacts, content, content_hash
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Engine, Result
@@ -144,9 +145,8 @@ class Runner:
     def _feed(self, feed: Iterator[Source]) -> None:
         while self._feeding and len(self.lanes["download"].queue) < QUEUE_BOUND:
             source = next(feed, None)
-            if source is None:
-                self._feeding = False
-            else:
+            self._feeding = source is not None
+            if source is not None:
                 self.tally.n_sources += 1
                 self._arrive(Unit("download", source))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests import rows
+from manifests.schema import arrow_schema
 from mit_builder.dataset import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def schema_docs() -> str:
 
 
 def _row_section(row: type) -> str:
-    schema = rows.arrow_schema(row)
+    schema = arrow_schema(row)
     optional = {field.name for field in dataclasses.fields(row) if str(field.type).endswith("| None")}
     lines = [f"### {row.__name__}\n", f"{row.__doc__}\n", "| field | type | what it is |", "|---|---|---|"]
     for field in schema:
@@ -92,7 +93,7 @@ def _array_section(name: str, doc: str) -> str:
 
 def _type(kind: pa.DataType) -> str:
     for row in (*DATASET_ROWS, *HAND_OFFS):
-        if kind == pa.struct(list(rows.arrow_schema(row))):
+        if kind == pa.struct(list(arrow_schema(row))):
             return f"[{row.__name__}](#{row.__name__.lower()})"
     shape = ""
     while pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind):

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifests.rows import content_hash
+from manifests.schema import content_hash
 from mit_builder import config
 from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError

@@ -12,19 +12,7 @@ import pytest
 import tiny_dataset
 
 from manifests.arrays import read_arrays
-from manifests.rows import (
-    PEOPLE,
-    SIGNALS,
-    TRACK,
-    Artifact,
-    Candidate,
-    Clip,
-    CutJob,
-    Shot,
-    ShotRun,
-    Tracks,
-    Video,
-)
+from manifests.rows import PEOPLE, SIGNALS, TRACK, Artifact, Candidate, Clip, CutJob, Shot, ShotRun, Tracks, Video
 from mit_builder.config import CutSettings, DetectSettings, PoseSettings, SelectSettings, SpeechSettings
 from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.media.frames import read_frames

@@ -13,7 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import manifests.ledger
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Shot, content_hash
+from manifests.rows import Shot
+from manifests.schema import content_hash
 from mit_builder.workspace import Workspace
 
 FOLDER = "manifests/shots"

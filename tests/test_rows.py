@@ -19,17 +19,11 @@ from manifests.rows import (
     ShotRun,
     Source,
     Video,
-    arrow_schema,
-    arrow_type,
-    artifacts,
     clip_id,
-    content,
-    content_hash,
     doc,
-    from_dict,
     short_id,
-    to_dict,
 )
+from manifests.schema import arrow_schema, arrow_type, artifacts, content, content_hash, from_dict, to_dict
 
 MEDIA = Artifact("videos/v.01234567.mp4", "ab" * 32, 1000)
 VIDEO = Video(

@@ -8,7 +8,8 @@ import pytest
 import tiny_dataset
 
 from manifests.arrays import read_arrays
-from manifests.rows import Speech, SpeechJob, content_hash
+from manifests.rows import Speech, SpeechJob
+from manifests.schema import content_hash
 from mit_builder.config import SpeechSettings
 from mit_builder.errors import MediaError, StageUnavailable
 from mit_builder.models import lips, silero_voice

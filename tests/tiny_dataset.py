@@ -26,11 +26,10 @@ from manifests.rows import (
     Shard,
     Speech,
     Video,
-    arrow_schema,
     clip_id,
     short_id,
-    to_dict,
 )
+from manifests.schema import arrow_schema, to_dict
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, INDEX_NAME, publish_index
 from mit_builder.media.cut import cut_clip

@@ -15,7 +15,8 @@ import av
 import pyarrow.parquet as pq
 
 from manifests.arrays import write_arrays
-from manifests.rows import Caption, arrow_schema, from_dict, to_dict
+from manifests.rows import Caption
+from manifests.schema import arrow_schema, from_dict, to_dict
 
 FORMATS = {".vtt": "webvtt", ".srt": "srt"}
 """Endings that are read, and libav's names of the formats."""

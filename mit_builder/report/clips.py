@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.rows import Artifact, Labelled, content_hash
+from manifests.rows import Artifact, Labelled
+from manifests.schema import content_hash
 from mit_builder.dataset import FOLDER, INDEX_NAME, parse_index, read_rows
 from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.report.card import dataset_card

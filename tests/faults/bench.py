@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from processes import Family, alive, family, is_worker
 
-from manifests.rows import content_hash
+from manifests.schema import content_hash
 from mit_builder.dataset import read_index
 from mit_builder.media.cut import cut_clip
 from mit_builder.workspace import FOLDERS, SCRATCH, sha256_of
