@@ -163,11 +163,13 @@ def why(
 
 
 @app.command()
-def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder or a workspace.")]) -> None:
+def validate(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A dataset's folder or a workspace; also a URI.")],
+) -> None:
     """Check every row of a dataset against what the schema promises."""
     from mit_builder.validate import validate as find_problems
 
-    problems = find_problems(folder)
+    problems = find_problems(place)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "valid")
@@ -187,6 +189,7 @@ def preview(
 def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check beforehand what would make a run fail."""
     space = Workspace(workspace)
+    space.check_reachable()
     last = last_settings(space)
     settings, _ = resolve(last or config.Settings(), last)
     checks = check_all(space, settings, SourceBook(space).sources())
@@ -226,7 +229,9 @@ def _console() -> Console:
 def _existing(uri: str) -> Workspace:
     if "://" not in uri and not Path(uri).is_dir():
         raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
+    workspace = Workspace(uri)
+    workspace.check_reachable()
+    return workspace
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

@@ -219,6 +219,7 @@ class RunSettings(Section):
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
+    scratch_gb: float = how(50.0, "a remote workspace's files on a machine's own disk (TMPDIR) take at most this", ge=1)
 
 
 class Settings(Section):

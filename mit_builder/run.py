@@ -61,16 +61,18 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
     if request.engine not in ("ray", "serial"):
         raise ConfigError(f"--engine must be ray or serial, not {request.engine}")
     check_layout()
-    workspace = Workspace(request.workspace)
+    workspace = Workspace(request.workspace, scratch_gb=request.settings.run.scratch_gb)
+    workspace.check_reachable()
     reporter = make_reporter(as_json=request.as_json, console=console)
     with ExitStack() as stack:
         stack.callback(reporter.close)
-        stack.enter_context(lease(workspace))
+        stack.enter_context(lease(workspace, reporter.note))
         stack.enter_context(guarded())
         workspace.sweep()
         sources, settings = _prepare(workspace, request, reporter, steps | forced)
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)
+        stack.callback(workspace.leave, run_id)
         stack.callback(engine.close)
         runner = Runner(
             workspace,

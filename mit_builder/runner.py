@@ -59,7 +59,8 @@ def worker_specs(
     settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
 ) -> dict[str, WorkerSpec]:
     """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
+    place = (workspace.uri, run_id, settings.run.scratch_gb)
+    return {s.name: WorkerSpec(s.stage, s.settings(settings), *place) for s in steps}
 
 
 class Runner:
@@ -84,9 +85,7 @@ class Runner:
         on_note: Callable[[str], None] = lambda line: None,
         steps: Sequence[Step] = STEPS,
     ) -> None:
-        self.workspace = workspace
-        self.settings = settings
-        self.run_id = run_id
+        self.workspace, self.settings, self.run_id = workspace, settings, run_id
         self.tally = Tally()
         self.lanes = {step.name: Lane.of(step, settings, workspace, run_id) for step in steps}
         self.hosts = Hosts(settings.download)

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,9 +20,10 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import Artifact
 from mit_builder.config import Section
-from mit_builder.errors import FailureClass, StageUnavailable, UnitError, WorkspaceError
+from mit_builder.errors import CannotContinue, ConfigError, FailureClass, StageUnavailable, UnitError, WorkspaceError
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Reject, Stage
-from mit_builder.workspace import FOLDERS, Workspace, sha256_of
+from mit_builder.workspace import FOLDERS, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 """Names are ids of ours: one that came from outside could lead out of the workspace."""
@@ -47,6 +49,7 @@ class WorkerSpec:
     settings: Section
     workspace_uri: str
     run_id: str
+    scratch_gb: float = 50.0
 
     def load(self) -> Stage[Any]:
         """The stage, constructed but not set up."""
@@ -68,7 +71,7 @@ class UnitContext:
 
     @contextmanager
     def local(self, artifact: Artifact) -> Iterator[Path]:
-        with self._workspace.local(artifact.key) as path:
+        with self._workspace.artifact(artifact) as path:
             yield path
 
     def commit(self, path: Path, folder: str, name: str) -> Artifact:
@@ -91,18 +94,36 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._workspace = Workspace(spec.workspace_uri)
         self._stage: Stage[Any] | None = None
 
-    def ready(self) -> str | None:
-        """Load the stage's models; None, or one line that says what is missing."""
+    def ready(self, *, elsewhere: bool = False) -> str | None:
+        """Open the workspace and load the stage's models; None, or one line that says what is missing.
+
+        Args:
+            elsewhere: this may be another machine than the driver's.
+        """
         try:
+            self._workspace = self._open(elsewhere=elsewhere)
             stage = self._spec.load()
             stage.setup()
-        except (StageUnavailable, ImportError, OSError, RuntimeError, ValueError) as error:
+        except (CannotContinue, ConfigError, ImportError, OSError, RuntimeError, ValueError) as error:
             return _one_line(error)
         self._stage = stage
         return None
+
+    def _open(self, *, elsewhere: bool) -> Workspace:
+        spec, here = self._spec, socket.gethostname()
+        try:
+            workspace = Workspace(spec.workspace_uri, create=not elsewhere, scratch_gb=spec.scratch_gb)
+            if elsewhere:
+                workspace.check_reachable()
+        except (ConfigError, WorkspaceError) as error:
+            raise StageUnavailable(f"on {here}: {error}") from error
+        if elsewhere and not workspace.is_there(spec.run_id):
+            why = "is not the folder of this run there: share it between the machines, or take s3://, gs:// or az://"
+            raise StageUnavailable(f"on {here}: {spec.workspace_uri} {why}")
+        workspace.sweep_dead()
+        return workspace
 
     def run(self, tasks: list[Task]) -> list[Entry]:
         """Work on the units one after another."""

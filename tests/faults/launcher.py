@@ -21,12 +21,14 @@ def put_in_fakes() -> None:
 
     pipeline.STEPS = fakes.steps()
     import manifests.ledger
+    import mit_builder.lease
     import mit_builder.run
     import mit_builder.runner
 
     # Runs with fakes are over before five seconds are, after which units are recorded.
     mit_builder.runner.FLUSH_ROWS = 4
     manifests.ledger.COMPACT_ABOVE_PARTS = 8
+    mit_builder.lease.RENEW_S, mit_builder.lease.EXPIRY_S = 1.0, 6.0
     # Fakes need no models, and what they make cannot be drawn.
     mit_builder.run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
     mit_builder.run._report = lambda *arguments: []
