@@ -156,12 +156,15 @@ class _ObjectLease:
         return found
 
     def _look(self) -> _Found | None:
-        try:
-            got = persistently(lambda: obstore.get(self._store, KEY))
+        def read() -> _Found:
+            got = obstore.get(self._store, KEY)
             body = json.loads(bytes(got.bytes()))
+            return _Found(body["nonce"], body["holder"], got.meta["e_tag"])
+
+        try:
+            return persistently(read)
         except FileNotFoundError:
             return None
-        return _Found(body["nonce"], body["holder"], got.meta["e_tag"])
 
     def _age_s(self) -> float:
         """Since the lease was renewed, by the clock of the storage: those of two machines may differ."""

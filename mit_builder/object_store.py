@@ -114,5 +114,5 @@ def first_line(error: BaseException) -> str:
     if code:
         line = f"{code[1]}: {line}"
     if "169.254.169.254" in line or "Account must be specified" in line:
-        line += " (no credentials in the environment: docs/CLUSTER.md says which it takes)"
+        line = "the environment has no credentials and this machine no role: docs/CLUSTER.md names the variables"
     return line or type(error).__name__

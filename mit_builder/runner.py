@@ -25,6 +25,7 @@ from mit_builder.lanes import Lane, Waiting, lost_entry, stamped
 from mit_builder.pipeline import STEPS, Step, Unit, left_out
 from mit_builder.publish import Publisher
 from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
+from mit_builder.stop import Stop
 from mit_builder.tally import Tally
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
@@ -91,9 +92,8 @@ class Runner:
         self.hosts = Hosts(settings.download)
         self.publisher = Publisher(workspace, settings.shards.n_buckets)
         self._choice = choice
-        self._engine = engine
-        self._on_progress = on_progress
-        self._on_note = on_note
+        self._engine, self.stop = engine, Stop(0.0)
+        self._on_progress, self._on_note = on_progress, on_note
         self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
         self._duplicates = Duplicates()
@@ -120,6 +120,7 @@ class Runner:
                 self._shards_when_quiet()
                 self._absorb_all()
                 self._housekeeping()
+                self.stop.check(is_working=any(lane.running for lane in self.lanes.values()))
                 if not self._busy() and not self._shards_when_quiet():
                     break
         finally:
@@ -236,7 +237,7 @@ class Runner:
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
-        if self._engine is None:
+        if self._engine is None or self.stop.is_asked:
             return
         blocked, now_s = False, self.clock.monotonic_s()
         for name, problem in self._engine.unavailable().items():

@@ -60,6 +60,7 @@ class Scratch:
 
     def partial(self, name: str) -> Path:
         """Where the unfinished files of a unit outlive a run."""
+        self._prepare()
         return self.base / PARTIAL / name
 
     def sweep(self, keep_partial_s: float) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from manifests.ledger import Entry
 from manifests.rows import Artifact
+from mit_builder import __version__
 from mit_builder.config import Section
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, StageUnavailable, UnitError, WorkspaceError
 from mit_builder.scratch import sha256_of
@@ -112,16 +113,10 @@ class Worker:
         return None
 
     def _open(self, *, elsewhere: bool) -> Workspace:
-        spec, here = self._spec, socket.gethostname()
-        try:
-            workspace = Workspace(spec.workspace_uri, create=not elsewhere, scratch_gb=spec.scratch_gb)
-            if elsewhere:
-                workspace.check_reachable()
-        except (ConfigError, WorkspaceError) as error:
-            raise StageUnavailable(f"on {here}: {error}") from error
-        if elsewhere and not workspace.is_there(spec.run_id):
-            why = "is not the folder of this run there: share it between the machines, or take s3://, gs:// or az://"
-            raise StageUnavailable(f"on {here}: {spec.workspace_uri} {why}")
+        problem = problem_here(self._spec, __version__) if elsewhere else None
+        if problem:
+            raise StageUnavailable(problem)
+        workspace = Workspace(self._spec.workspace_uri, create=not elsewhere, scratch_gb=self._spec.scratch_gb)
         workspace.sweep_dead()
         return workspace
 
@@ -172,6 +167,27 @@ class Worker:
                 "retry_after_s": getattr(error, "retry_after_s", None),
             }
         return {"status": "done", "outputs": outputs}
+
+
+def problem_here(spec: WorkerSpec, version: str) -> str | None:
+    """Why workers of a run cannot work on this machine, which may not be the driver's; None where they can.
+
+    Args:
+        spec: of any of its workers.
+        version: of the driver's program.
+    """
+    here = socket.gethostname()
+    if version != __version__:
+        return f"mit-builder {__version__} on {here}, {version} where the run was started: install the same"
+    try:
+        workspace = Workspace(spec.workspace_uri, create=False)
+        workspace.check_reachable()
+    except (ConfigError, WorkspaceError) as error:
+        return f"on {here}: {error}"
+    if not workspace.is_there(spec.run_id):
+        advice = "share it between the machines, or take s3://, gs:// or az://"
+        return f"on {here}, {spec.workspace_uri} is not the workspace of this run: {advice}"
+    return None
 
 
 def classify(error: BaseException) -> FailureClass:
