@@ -162,6 +162,9 @@ class CutSettings(Section):
 
     crf: int = Field(16, ge=0, le=51, description="H.264 quality of the clips")
     audio_kbps: int = Field(192, ge=32, description="AAC bit rate of the clips")
+    media_fps: Literal[25, "source"] = Field(
+        25, description="frames a second of the clips; source: the source's own, labels stay on the 25 fps timeline"
+    )
 
 
 class FilterSettings(DetectSettings, SelectSettings, CutSettings):

@@ -28,6 +28,7 @@ from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, dataset_schema
 from mit_builder.errors import MediaError
 from mit_builder.media.captions import cut_captions, load_captions
+from mit_builder.media.clip import media_frames
 from mit_builder.speaking import interaction_labels
 from mit_builder.stage import Context, Resources
 
@@ -211,6 +212,8 @@ def _dataset_row(
         source_fps=clip.source_fps,
         source_frame_index=np.array(clip.source_frame_index, np.int64),
         n_frames=clip.n_frames,
+        media_fps=clip.media_fps,
+        media_frame_index=np.array(media_frames(clip.n_frames, clip.media_frame_index), np.int64),
         width_px=clip.width_px,
         height_px=clip.height_px,
         split=split_of(video, settings.val_share, settings.test_share),
