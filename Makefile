@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu kills soak nasty web-run tune-check lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu kills soak nasty web-run tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -27,6 +27,7 @@ help:
 	@echo 'make nasty       table of what becomes of hostile media files'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
 	@echo 'make tune-check  compare what `mit-build tune` foretells with runs, on the finished workspace $(WORKSPACE)'
+	@echo 'make docs        the docs site in build/site, to be opened from disk'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
 	@echo 'make clean       remove both environments'
 
@@ -73,6 +74,9 @@ web-run: $(VENV)/.installed
 
 tune-check: $(VENV)/.installed
 	$(VENV)/bin/python tests/e2e/tune_check.py $(WORKSPACE)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict -f docs/site/mkdocs.yml
 
 # The locks list everything, so pip must not resolve: mediapipe and scenedetect name builds of OpenCV that need libGL.
 $(VENV)/.installed: constraints.txt pyproject.toml

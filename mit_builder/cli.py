@@ -33,7 +33,6 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
-app.command()(tune.tune)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -214,6 +213,9 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("mi
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     print(f"wrote {path}: change it, then mit-build run --config {path}")
+
+
+app.command()(tune.tune)
 
 
 def _split(names: list[str]) -> list[str]:
