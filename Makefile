@@ -24,7 +24,7 @@ help:
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
 	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
-	@echo 'make nasty       table of what becomes of hostile media files'
+	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
 	@echo 'make tune-check  compare what `mit-build tune` foretells with runs, on the finished workspace $(WORKSPACE)'
 	@echo 'make docs        the docs site in build/site, to be opened from disk'
@@ -68,6 +68,7 @@ soak: $(VENV)/.installed
 
 nasty: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/nasty_media.py
+	$(VENV)/bin/python tests/faults/nasty_labels.py
 
 web-run: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/web_run.py
