@@ -18,6 +18,7 @@ from rich.console import Console
 from mit_builder import __version__, config, explain, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
+from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
@@ -33,6 +34,8 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(export_command.export)
+app.command()(export_command.rebuild)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

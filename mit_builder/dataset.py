@@ -175,7 +175,12 @@ def read_rows(parquet: Path, columns: Sequence[str] | None = None) -> Iterator[d
     with pq.ParquetFile(parquet) as file:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
             for i in range(batch.num_rows):
-                yield {name: _value(batch.column(name), i) for name in batch.schema.names}
+                yield row_values(batch, i)
+
+
+def row_values(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
+    """Row `i` of a batch of a shard: lists as arrays, `people` as a list of dicts of arrays."""
+    return {name: _value(batch.column(name), i) for name in batch.schema.names}
 
 
 def media_file(cell: dict[str, Any] | None, root: Path, scratch: Path) -> Path | None:

@@ -21,6 +21,7 @@ from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
 from mit_builder.runner import Choice, Runner, worker_specs
 from mit_builder.session import (
+    REBUILT,
     SourceBook,
     changed_settings,
     last_settings,
@@ -68,6 +69,8 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         stack.enter_context(lease(workspace))
         stack.enter_context(guarded())
         workspace.sweep()
+        if workspace.exists(REBUILT):
+            raise ConfigError(f"{workspace.uri} holds a dataset rebuilt from a manifest: give another --workspace")
         sources, settings = _prepare(workspace, request, reporter, steps | forced)
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)

@@ -26,6 +26,8 @@ from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
 SOURCES_KEY = "manifests/sources/sources.parquet"
+REBUILT = "rebuilt.json"
+"""In a workspace whose dataset was rebuilt from a manifest: it has no sources to run over."""
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
 
 _BOOK = pa.schema(
