@@ -94,7 +94,12 @@ def publish_index(shards: Iterable[Shard], n_buckets: int) -> str:
         )
         for shard in sorted(shards, key=lambda shard: shard.bucket)
     ]
-    return json.dumps(asdict(Index(SCHEMA_VERSION, n_buckets, tuple(entries))), indent=1) + "\n"
+    return index_text(Index(SCHEMA_VERSION, n_buckets, tuple(entries)))
+
+
+def index_text(index: Index) -> str:
+    """Text of `index.json`; the inverse of `parse_index`."""
+    return json.dumps(asdict(index), indent=1) + "\n"
 
 
 def _name(artifact: Artifact) -> str:

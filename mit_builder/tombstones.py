@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,6 +50,7 @@ class Tombstone:
     pending: bool = False
 
 
+@lru_cache(maxsize=1 << 16)
 def digest(kind: Kind, name: str) -> str:
     """What a tombstone keeps of a name."""
     return hashlib.sha256(f"mit-builder tombstone\0{'video' if kind == 'span' else kind}\0{name}".encode()).hexdigest()
@@ -124,7 +126,9 @@ class Tombstones:
         """Whether a name is barred."""
         return bool(name) and (kind, digest(kind, str(name))) in self._digests
 
-    def bars_video(self, video_id: str, *, sha256: str | None = None, channels: Iterable[str | None] = ()) -> bool:
+    def bars_video(
+        self, video_id: str | None, *, sha256: str | None = None, channels: Iterable[str | None] = ()
+    ) -> bool:
         """Whether a video may not be here, by its id, its bytes or its channel."""
         return (
             self.bars("video", video_id)
@@ -162,3 +166,11 @@ class Tombstones:
             return self.bars_span(row.video_id, row.start_frame, row.end_frame)
         video_id, clip_id = getattr(row, "video_id", None), getattr(row, "clip_id", None)
         return self.bars("video", video_id) or (clip_id is not None and self.bars_clip(clip_id))
+
+    def bars_any(self, rows: Iterable[Any]) -> bool:
+        """Whether one of some stage rows (None among them) is barred."""
+        return bool(self) and any(row is not None and self.bars_output(row) for row in rows)
+
+    def allowed(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What a stage made, without what is barred."""
+        return tuple(row for row in outputs if not self.bars_output(row)) if self else outputs

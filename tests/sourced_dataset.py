@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import wave
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,28 @@ EMITS: dict[str, tuple[type, ...]] = {
 
 
 def write_sources(folder: Path) -> list[Path]:
-    """Two different videos."""
+    """Two videos with noise in picture and sound: no stretch of bytes is in both, or twice in one."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"talk{n}.mp4" for n in (0, 1)]
     for n, path in enumerate(paths):
-        sound = tiny_dataset.write_tone(folder / "tone.wav", tiny_dataset.SOURCE_FRAMES / 25)
+        rng = np.random.default_rng(n)
+        sound = folder / "noise.wav"
+        with wave.open(str(sound), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(48_000)
+            samples = rng.integers(-8000, 8000, tiny_dataset.SOURCE_FRAMES * 48_000 // 25)
+            file.writeframes(samples.astype("<i2").tobytes())
         size = {"width_px": tiny_dataset.WIDTH_PX, "height_px": tiny_dataset.HEIGHT_PX}
-        write_video(path, tiny_dataset.source_frames(), audio=sound, crf=18 + 6 * n, **size)
-    (folder / "tone.wav").unlink()
+        write_video(path, _noisy(rng), audio=sound, crf=18, **size)
+        sound.unlink()
     return paths
+
+
+def _noisy(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for image in tiny_dataset.source_frames():
+        image[:16] = rng.integers(0, 255, (16, tiny_dataset.WIDTH_PX, 3))
+        yield image
 
 
 class SourcedBuilder(tiny_dataset.Builder):

@@ -70,6 +70,11 @@ def check_place(output: Path) -> None:
     read_record(output)
 
 
+def siblings(output: Path) -> tuple[Path, Path]:
+    """What lies beside an export while it is made: the unfinished one, and the one that it replaces."""
+    return output.parent / f".{output.name}.unfinished", output.parent / f".{output.name}.old"
+
+
 @contextmanager
 def replacing(output: Path) -> Iterator[Path]:
     """An empty folder beside `output` that takes its place when the context ends well.
@@ -79,7 +84,7 @@ def replacing(output: Path) -> Iterator[Path]:
     Raises:
         WorkspaceError: the disk does not take it.
     """
-    unfinished, old = (output.parent / f".{output.name}.{state}" for state in ("unfinished", "old"))
+    unfinished, old = siblings(output)
     try:
         for folder in (unfinished, old):
             if folder.exists():

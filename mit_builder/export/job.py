@@ -16,6 +16,7 @@ from manifests.rows import TIMELINE_FPS
 from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, row_values
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.export.encoder import AudioEncoder
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import Workspace
 
 Media = Literal["clip", "audio"]
@@ -23,7 +24,7 @@ MEDIA: tuple[Media, ...] = ("clip", "audio")
 """Columns that hold footage."""
 NO_FOOTAGE = "authenticated"
 """`access` of footage that was fetched with a login: it never leaves."""
-_LIGHT = ("clip_id", "video_id", "access", "licence", "n_frames")
+_LIGHT = ("clip_id", "video_id", "channel_id", "uploader", "access", "licence", "n_frames")
 
 
 @dataclass(frozen=True)
@@ -119,11 +120,12 @@ class Job:
     @cached_property
     def plan(self) -> Plan:
         """Which clips leave, from the small columns alone."""
+        stones = Tombstones.of(self.workspace)
         clip_ids: list[str] = []
         n_withheld, frames, by_licence = 0, 0, Counter[str]()
         n_by_licence: Counter[str] = Counter()
         for row in (row_values(batch, i) for batch in self._batches(_LIGHT, 256) for i in range(batch.num_rows)):
-            if self.only is not None and row["clip_id"] not in self.only:
+            if (self.only is not None and row["clip_id"] not in self.only) or stones.bars_row(row):
                 continue
             if row["access"] == NO_FOOTAGE:
                 n_withheld += 1

@@ -28,6 +28,7 @@ from mit_builder.report.card import dataset_card
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.session import last_settings
 from mit_builder.shard_file import ShardFiles
+from mit_builder.tombstones import BESIDE_DATASET, Tombstones
 from mit_builder.workspace import Workspace
 
 HEAD = "manifest.json"
@@ -97,6 +98,9 @@ def write(job: Job) -> None:
         _fingerprint(job.folder, writer.names),
     )
     (job.folder / HEAD).write_text(json.dumps(asdict(head), indent=1) + "\n")
+    stones = Tombstones.of(job.workspace)
+    if stones:
+        (job.folder / BESIDE_DATASET).write_bytes(stones.dump(published=True))
     card = dataset_card(
         summarise(job.rows(COLUMNS)),
         contact=settings.shards.contact,

@@ -190,7 +190,7 @@ def instance_boxes(boxes: Boxes) -> Boxes:
         if hulls[left, 2] > hulls[right, 0]:
             border = np.clip((hulls[left, 2] + hulls[right, 0]) / 2, middles[left], middles[right])
             hulls[left, 2] = hulls[right, 0] = border
-    return np.round(hulls, 2)
+    return np.asarray(np.round(hulls, 2), np.float64)
 
 
 def _meta(row: dict[str, Any]) -> dict[str, Any]:
