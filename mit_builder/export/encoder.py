@@ -56,7 +56,7 @@ def embed(encoder: AudioEncoder, samples: npt.NDArray[np.int16], n_frames: int) 
     Raises:
         ConfigError: the encoder returned another shape, or values that are not finite.
     """
-    found = np.asarray(encoder.encode(samples.astype(np.float32) / 32768, n_frames), np.float32)
+    found = np.array(encoder.encode(samples.astype(np.float32) / 32768, n_frames), np.float32)
     if found.shape != (n_frames, LAYERS, CHANNELS) or not np.isfinite(found).all():
         expected = (n_frames, LAYERS, CHANNELS)
         raise ConfigError(f"the audio encoder gave {found.shape}, not finite values of shape {expected}")
