@@ -15,9 +15,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, tune, weights_cli
+from mit_builder import __version__, config, explain, takedown_command, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
+from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
@@ -33,6 +34,9 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(export_command.export)
+app.command()(export_command.rebuild)
+app.command()(takedown_command.takedown)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

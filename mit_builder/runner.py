@@ -26,7 +26,8 @@ from mit_builder.pipeline import STEPS, Step, Unit, left_out
 from mit_builder.publish import Publisher
 from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
 from mit_builder.tally import Tally
-from mit_builder.worker import Task, WorkerSpec
+from mit_builder.tombstones import REMOVED, Tombstones
+from mit_builder.worker import Task
 from mit_builder.workspace import Workspace
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
@@ -53,13 +54,6 @@ class Choice:
     forced: frozenset[str] = frozenset()
     retry: frozenset[FailureClass] = PASSES_BY_ITSELF
     at_once: bool = False
-
-
-def worker_specs(
-    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
-) -> dict[str, WorkerSpec]:
-    """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
 
 
 class Runner:
@@ -106,6 +100,7 @@ class Runner:
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
         self._written_at: dict[int, float] = {}
         self.failures: list[tuple[str, Entry]] = []
+        self.tombstones = Tombstones.of(workspace)
 
     def run(self, sources: Iterable[Source]) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -157,6 +152,9 @@ class Runner:
 
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
+        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
+            self.tally.steps[unit.step].rejected[REMOVED] += 1
+            return False
         if isinstance(unit.row, Labelled):
             bucket = self.publisher.bucket(unit.row.video.video_id)
             self._labelled[bucket][unit.row.clip.clip_id] = unit.row
@@ -333,6 +331,7 @@ class Runner:
             self._record(lane, waiting, entry)
 
     def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+        entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
             self._exists(artifact.key)
