@@ -19,10 +19,11 @@ from mit_builder import __version__, config, explain, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.init_file import commented_settings
+from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
 from mit_builder.session import SourceBook, last_settings, resolve
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import Workspace, existing
 
 app = typer.Typer(
     name="mit-build",
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(report)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -102,7 +104,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Try at once what failed in one way, and go on with what follows; settings are those of the last run."""
-    settings = last_settings(_existing(workspace))
+    settings = last_settings(existing(workspace))
     if settings is None:
         raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")
     request = RunRequest(
@@ -144,7 +146,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """The funnel: what went in, what came out, what is pending or failed."""
-    explain.status(_existing(workspace), failed=failed, as_json=as_json)
+    explain.status(existing(workspace), failed=failed, as_json=as_json)
 
 
 @app.command()
@@ -159,7 +161,7 @@ def why(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """The story of one source, video or clip: what happened at each step, and why."""
-    explain.why(_existing(workspace), unit, tracebacks=_state["debug"])
+    explain.why(existing(workspace), unit, tracebacks=_state["debug"])
 
 
 @app.command()
@@ -180,7 +182,7 @@ def preview(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Draw one clip: a contact sheet (PNG) and an overlay with sound (MP4)."""
-    explain.preview(_existing(workspace), clip_id)
+    explain.preview(existing(workspace), clip_id)
 
 
 @app.command()
@@ -200,7 +202,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
     """Remove files that no ledger row names."""
-    explain.gc(_existing(workspace), dry_run=dry_run)
+    explain.gc(existing(workspace), dry_run=dry_run)
 
 
 @app.command()
@@ -221,12 +223,6 @@ def _split(names: list[str]) -> list[str]:
 
 def _console() -> Console:
     return Console(highlight=False)
-
-
-def _existing(uri: str) -> Workspace:
-    if "://" not in uri and not Path(uri).is_dir():
-        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:
