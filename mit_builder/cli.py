@@ -21,6 +21,7 @@ from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBui
 from mit_builder.init_file import commented_settings
 from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
+from mit_builder.review.command import review
 from mit_builder.run import RunRequest, run_pipeline
 from mit_builder.session import SourceBook, last_settings, resolve
 from mit_builder.workspace import Workspace, existing
@@ -35,6 +36,7 @@ app = typer.Typer(
 
 app.add_typer(weights_cli.app, name="weights")
 app.command()(report)
+app.command()(review)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

@@ -19,6 +19,7 @@ from mit_builder.pipeline import STEPS, left_out
 from mit_builder.progress import funnel, nearest_miss
 from mit_builder.report import clips
 from mit_builder.retries import ADVICE
+from mit_builder.review.store import Reviews
 from mit_builder.runner import Runner, worker_specs
 from mit_builder.session import SourceBook, last_settings, new_run_id
 from mit_builder.workspace import FOLDERS, Workspace
@@ -136,6 +137,9 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
                 reason = left_out(settings, row) if isinstance(row, Pose) else None
                 if reason:
                     print(f"  {entry.unit_id}: left out of the dataset: {reason}")
+    for review in (review for review in Reviews(workspace).all() if review.clip_id in names):
+        spans = f", {len(review.corrections)} corrections of who speaks" if review.corrections else ""
+        print(f"review {review.clip_id}: {review.verdict or 'no verdict'} {review.reason}{spans}")
     if not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
 

@@ -35,6 +35,7 @@ def browser() -> Iterator[Any]:
 def console_of(page: Any) -> list[str]:
     """What a page will complain of, as it does; but not that a test reads pixels."""
     said: list[str] = []
+    page.set_default_timeout(6000)
 
     def hear(message: Any) -> None:
         if message.type in ("error", "warning") and "willReadFrequently" not in message.text:
@@ -45,7 +46,7 @@ def console_of(page: Any) -> list[str]:
     return said
 
 
-def until(page: Any, expression: str, *, within_s: float = 10.0) -> None:
+def until(page: Any, expression: str, *, within_s: float = 6.0) -> None:
     """Wait until an expression is true; playwright's own way needs `eval`, which the page's policy forbids."""
     end = time.monotonic() + within_s
     while not page.evaluate(expression):

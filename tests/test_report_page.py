@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +13,8 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from browser import browser, console_of, until  # noqa: F401 - a fixture
+from quick_stages import program
 
-TESTS = Path(__file__).resolve().parent
 HOSTILE = '<b onload="window.hacked=1">bold</b><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 SOURCES = (
     f"http://quick.test/a?frames=300&shots=2&title={HOSTILE}",
@@ -41,13 +38,6 @@ BOTH = f"""() => {{
     const video = document.querySelector(".screen video");
     return [({NUMBER})(video), Number(document.querySelector(".strips").getAttribute("aria-valuenow"))];
 }}"""
-
-
-def program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`mit-build ARGUMENTS` with quick stages."""
-    paths = os.pathsep.join((str(TESTS.parent), str(TESTS)))
-    command = [sys.executable, str(TESTS / "quick_stages.py"), *arguments]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False)
 
 
 @dataclass(frozen=True)
@@ -275,5 +265,5 @@ def test_only_what_is_new_is_written(made: Made) -> None:
     assert program("report", "--workspace", str(made.place)).returncode == 0
     after = state()
     assert {name for name in after if after[name] != before[name]} == {f"data/{data[0].name}", "gallery.js"}
-    listed = json.loads((made.place / "report" / "gallery.js").read_text()[len("mitGallery(") : -len(");\n")])
-    assert [row["data"] for row in listed] == [path.stem for path in data]
+    listed = (made.place / "report" / "gallery.js").read_text().removeprefix("mitGallery(").removesuffix(");\n")
+    assert [row["data"] for row in json.loads(f"[{listed}]")[0]] == [path.stem for path in data]

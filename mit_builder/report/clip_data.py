@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.arrays import read_arrays
-from manifests.rows import TIMELINE_FPS, Labelled
-from manifests.schema import content_hash
+from manifests.rows import TIMELINE_FPS, Correction, Labelled
+from manifests.schema import content_hash, to_dict
 from mit_builder.models.coco_wholebody import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, SEEN_SCORE
 from mit_builder.report.view import Local
+from mit_builder.review.corrections import DIGEST_DIGITS, corrected
 from mit_builder.speaking import interaction_labels
 
 FORMAT = 1
@@ -44,8 +45,13 @@ People = list[dict[str, Any]]
 
 
 def data_name(row: Labelled) -> str:
-    """Name of a clip's data: another one whenever its labels differ."""
+    """Name of a clip's data: another one whenever what models and media say of it differs."""
     return f"{row.clip.clip_id}.{content_hash(FORMAT, row.clip, row.pose, row.speech)[:8]}"
+
+
+def state_of(row: Labelled) -> str:
+    """Changes whenever something that is measured of a clip may have changed: its data or its corrections."""
+    return content_hash(data_name(row), row.corrections)[:16]
 
 
 def encode_clip(row: Labelled, local: Local) -> tuple[str, Measured]:
@@ -63,11 +69,12 @@ def encode_clip(row: Labelled, local: Local) -> tuple[str, Measured]:
     tables = [sorted(table, key=lambda person: int(person["person_id"])) for table in (people, poses, speech)]
     joined = [{**a, **b, **c} for a, b, c in zip(*tables, strict=True)]
     activity = np.array([frame["voice_activity"] for frame in voice], np.float32)
-    return _script(row, joined, activity), _measure(joined)
+    return _script(row, joined, activity), _measure(joined, row.corrections)
 
 
-def _measure(people: People) -> Measured:
-    speaking = np.stack([person["speaking"] for person in people])
+def _measure(people: People, corrections: Sequence[Correction]) -> Measured:
+    model = np.stack([np.asarray(person["speaking"], bool) for person in people])
+    speaking, human = corrected(model, corrections)
     scores = np.stack([person["keypoints"][..., 2] for person in people])
     interaction = interaction_labels(speaking)
     return {
@@ -76,6 +83,8 @@ def _measure(people: People) -> Measured:
         "turns": interaction.n_turns,
         "overlap": None if interaction.overlap_ratio is None else _rounded(interaction.overlap_ratio),
         "silence": _rounded(interaction.silence_ratio),
+        "changed": int((speaking != model).sum()),
+        "human": _rounded(human.mean()),
         "scores": {
             name: _rounded(np.concatenate([scores[..., part] for part in parts], axis=-1).mean())
             for name, parts in GROUPS.items()
@@ -153,12 +162,13 @@ def _deflated(data: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(zlib.compress(data.tobytes(), DEFLATE_LEVEL)).decode()
 
 
-def facts(row: Labelled) -> Mapping[str, Any]:
+def facts(row: Labelled) -> dict[str, Any]:
     """What the page says about a clip besides its measurements; strings from outside among it."""
     clip, video = row.clip, row.video
     return {
         "id": clip.clip_id,
         "data": data_name(row),
+        "state": state_of(row),
         "media": clip.mp4.key,
         "title": (video.title or "")[:120],
         "url": video.source_url[:300],
@@ -169,4 +179,7 @@ def facts(row: Labelled) -> Mapping[str, Any]:
         "height": clip.height_px,
         "people": clip.n_people,
         "tier": row.speech.label_tier,
+        "peopleKey": clip.people.sha256[:DIGEST_DIGITS],
+        "labelsKey": row.speech.speech.sha256[:DIGEST_DIGITS],
+        "corrections": [to_dict(correction) for correction in row.corrections],
     }

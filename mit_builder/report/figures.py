@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from manifests.rows import TIMELINE_FPS
+from manifests.rows import TIMELINE_FPS, Sample
 from mit_builder.lanes import Lane
 from mit_builder.report.clip_data import GROUPS
 from mit_builder.report.gallery import Listed
 from mit_builder.retries import ADVICE
+from mit_builder.review.intervals import clustered, wilson
 from mit_builder.runner import Runner
 from mit_builder.tally import Tally
 
@@ -34,7 +35,7 @@ PUBLISHED = (
 
 def figures(runner: Runner, clips: Sequence[Listed]) -> Figures:
     """Everything that the page states, as JSON-ready values."""
-    dataset = [clip for clip in clips if not clip.get("leftOut")]
+    dataset = [clip for clip in clips if not clip["leftOut"]]
     seconds = sum(clip["frames"] for clip in dataset) / TIMELINE_FPS
     return {
         "clips": len(dataset),
@@ -48,6 +49,8 @@ def figures(runner: Runner, clips: Sequence[Listed]) -> Figures:
         "compared": _compared(runner.tally, dataset, seconds),
         "costs": costs(runner.lanes.values(), seconds),
         "failures": _failures(runner),
+        "quality": quality(clips, runner.reviews.samples),
+        "reviewed": _reviewed(clips),
         "models": _models(runner.lanes),
         "tiers": dict(sorted(Counter(clip["tier"] for clip in dataset).items())),
         "settings": runner.settings.filter.model_dump(mode="json"),
@@ -197,6 +200,44 @@ def _failures(runner: Runner) -> list[dict[str, Any]]:
         {"class": kind, "step": step, "message": message, "count": n, "advice": ADVICE.get(kind, "")}
         for (kind, step, message), n in groups.most_common(N_MESSAGES)
     ]
+
+
+def quality(clips: Sequence[Listed], samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """Precision of the filter and accuracy of who-speaks labels, from each random sample that somebody has begun.
+
+    Precision: accepted / (accepted + rejected) clips. Accuracy: frames and people whose label the reviewer left as it
+    was, over the clips whose labels were checked in the whole; see `mit_builder.review.intervals`.
+    """
+    by_id = {clip["id"]: clip for clip in clips}
+    found = []
+    for sample in samples:
+        drawn = [by_id[name] for name in sample.clip_ids if name in by_id]
+        judged = [clip for clip in drawn if clip["review"] and clip["review"]["verdict"]]
+        checked = [clip for clip in drawn if clip["review"] and clip["review"]["checked"]]
+        if not judged and not checked:
+            continue
+        accepted = sum(clip["review"]["verdict"] == "accept" for clip in judged)
+        totals = [clip["frames"] * clip["people"] for clip in checked]
+        right = [total - clip["changed"] for total, clip in zip(totals, checked, strict=True)]
+        found.append(
+            {
+                "sample": sample.sample_id,
+                "drawn": len(sample.clip_ids),
+                "judged": len(judged),
+                "accepted": accepted,
+                "precision": vars(wilson(accepted, len(judged))) if judged else None,
+                "checked": len(checked),
+                "labels": sum(totals),
+                "accuracy": vars(clustered(right, totals)) if checked else None,
+            }
+        )
+    return found
+
+
+def _reviewed(clips: Sequence[Listed]) -> dict[str, int]:
+    verdicts = Counter(clip["review"]["verdict"] for clip in clips if clip["review"])
+    corrected = sum(bool(clip["corrections"]) for clip in clips)
+    return {"accepted": verdicts["accept"], "rejected": verdicts["reject"], "corrected": corrected}
 
 
 def _models(lanes: dict[str, Lane]) -> dict[str, str]:

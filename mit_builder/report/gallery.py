@@ -19,7 +19,9 @@ from typing import Any
 
 from manifests.rows import Artifact, Labelled
 from mit_builder.errors import CannotContinue
-from mit_builder.report.clip_data import Measured, data_name, encode_clip, facts
+from mit_builder.report.clip_data import Measured, data_name, encode_clip, facts, state_of
+from mit_builder.review.corrections import DIGEST_DIGITS
+from mit_builder.review.store import Reviews
 from mit_builder.workspace import Workspace
 
 CLIPS = "report/data"
@@ -39,28 +41,48 @@ class _Task:
     rows: tuple[Labelled, ...]
 
 
-def update_gallery(workspace: Workspace, rows: Sequence[Labelled], *, n_processes: int | None) -> list[Listed]:
+def update_gallery(
+    workspace: Workspace, clips: Sequence[tuple[Labelled, str | None]], reviews: Reviews, *, n_processes: int | None
+) -> list[Listed]:
     """Write the data of clips that have none, remove what no clip needs, and list all clips.
 
     Args:
         workspace: where the clips are and the report goes.
-        rows: the clips to show, in order.
+        clips: the clips to show, in order, each with why it is left out of the dataset, if it is.
+        reviews: verdicts on them, and samples.
         n_processes: None = one a core.
 
     Raises:
         CannotContinue: a process that reads clips was killed.
     """
-    names = [data_name(row) for row in rows]
+    rows = [row for row, _ in clips]
+    names, states = [data_name(row) for row in rows], [state_of(row) for row in rows]
     there = {key.removeprefix(f"{CLIPS}/").removesuffix(".js") for key in workspace.names(CLIPS)}
-    measured = {name: values for name, values in _read(workspace).items() if name in there}
-    due = [row for row, name in zip(rows, names, strict=True) if name not in measured]
+    measured = _read(workspace)
+    due = [
+        row for row, name, state in zip(rows, names, states, strict=True) if not (state in measured and name in there)
+    ]
     measured.update(_encode_all(workspace, due, n_processes or os.cpu_count() or 1))
-    listed = [{**facts(row), **measured[name]} for row, name in zip(rows, names, strict=True)]
-    text = f"{_CALL}{json.dumps(listed, separators=(',', ':'))});\n".encode()
+    listed = [
+        {**facts(row), **measured[state], "leftOut": reason, "review": _review(row, reviews)}
+        for (row, reason), state in zip(clips, states, strict=True)
+    ]
+    samples = [{"id": sample.sample_id, "clips": sample.clip_ids} for sample in reviews.samples]
+    parts = (json.dumps(part, separators=(",", ":")) for part in (listed, samples))
+    text = f"{_CALL}{','.join(parts)});\n".encode()
     if due or there - set(names) or _bytes(workspace) != text:
         workspace.write(GALLERY_KEY, text)
         workspace.delete([f"{CLIPS}/{name}.js" for name in sorted(there - set(names))])
     return listed
+
+
+def _review(row: Labelled, reviews: Reviews) -> dict[str, Any] | None:
+    """The verdict on a clip; whether its labels were checked counts only for the labels that it has."""
+    review = reviews.find(row.clip.clip_id)
+    if review is None:
+        return None
+    same = review.labels == row.speech.speech.sha256[:DIGEST_DIGITS]
+    return {"verdict": review.verdict, "reason": review.reason, "checked": review.labels_checked and same}
 
 
 def _bytes(workspace: Workspace) -> bytes:
@@ -71,15 +93,16 @@ def _bytes(workspace: Workspace) -> bytes:
 
 
 def _read(workspace: Workspace) -> dict[str, Measured]:
-    """What the last report listed, by the names of the clips' data; nothing where it is damaged."""
+    """What the last report listed, by the clips' states; nothing where it is damaged."""
     try:
         text = _bytes(workspace).decode().strip().removeprefix(_CALL).removesuffix(");")
-        return {row["data"]: {name: row[name] for name in _MEASURED} for row in json.loads(text or "[]")}
+        listed = json.loads(f"[{text}]")[0] if text else []
+        return {row["state"]: {name: row[name] for name in _MEASURED} for row in listed}
     except (ValueError, KeyError, TypeError):
         return {}
 
 
-_MEASURED = ("talk", "body", "turns", "overlap", "silence", "scores")
+_MEASURED = ("talk", "body", "turns", "overlap", "silence", "changed", "human", "scores")
 
 
 def _encode_all(workspace: Workspace, due: Sequence[Labelled], n_processes: int) -> dict[str, Measured]:
@@ -109,6 +132,6 @@ def _encode(task: _Task) -> dict[str, Measured]:
 
     found = {}
     for row in task.rows:
-        script, found[data_name(row)] = encode_clip(row, local)
+        script, found[state_of(row)] = encode_clip(row, local)
         workspace.write(f"{CLIPS}/{data_name(row)}.js", script.encode())
     return found

@@ -24,7 +24,7 @@ from mit_builder.workspace import Workspace
 PAGE_KEY = "report/index.html"
 _FOLDER = Path(__file__).with_name("static")
 _TEMPLATE, _STYLE = "report.html", "style.css"
-_SCRIPTS = ("labels.js", "drawing.js", "player.js", "pages.js")
+_SCRIPTS = ("labels.js", "drawing.js", "player.js", "review.js", "pages.js")
 
 
 def write_page(workspace: Workspace, figures: Figures) -> bool:

@@ -22,8 +22,8 @@ def write_report(workspace: Workspace, runner: Runner, *, n_processes: int | Non
     Raises:
         CannotContinue: a process that reads clips was killed.
     """
-    rows = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
-    clips = update_gallery(workspace, rows, n_processes=n_processes)
+    shown = sorted(runner.clips.all(), key=lambda pair: pair[0].clip.clip_id)
+    clips = update_gallery(workspace, shown, runner.reviews, n_processes=n_processes)
     update_rejects(workspace, runner.tally, runner.settings.filter, lambda: _videos(runner))
     write_page(workspace, figures(runner, clips))
     return PAGE_KEY

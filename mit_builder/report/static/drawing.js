@@ -74,6 +74,10 @@ function drawStrip(canvas, labels, person, limit) {
   for (let frame = 0; frame < labels.frames; frame++) {
     if (labels.speaking[person * labels.frames + frame]) pen.fillRect(Math.floor(x(frame)), 0, Math.ceil(x(frame + 1)) - Math.floor(x(frame)), height);
   }
+  pen.fillStyle = css("--human");
+  for (let frame = 0; frame < labels.frames; frame++) {
+    if (labels.human[person * labels.frames + frame]) pen.fillRect(Math.floor(x(frame)), height - 4, Math.ceil(x(frame + 1)) - Math.floor(x(frame)), 4);
+  }
   pen.fillStyle = css("--line"); pen.fillRect(0, height / 2, width, 1);
   const score = (frame) => Math.max(-1, Math.min(1, labels.scores[person * labels.frames + frame] / limit));
   curve(pen, labels.frames, x, (frame) => height / 2 - score(frame) * (height / 2 - 3), css("--ink"));

@@ -52,8 +52,9 @@ async function decode(header, words, bytes) {
   const boxes = take(4), faces = take(4), points = take(266), scores = take(1);
   const nSeen = people * frames * 17, nFlags = people * frames;
   return {
-    ...header, boxes, faces, points, scores,
+    ...header, boxes, faces, points, scores, human: new Uint8Array(nFlags),
     seen: flags.subarray(0, nSeen),
+    model: flags.subarray(nSeen, nSeen + nFlags), // what the model says; corrections are put over a copy of it
     speaking: flags.subarray(nSeen, nSeen + nFlags),
     voice: flags.subarray(nSeen + nFlags, nSeen + nFlags + frames),
   };

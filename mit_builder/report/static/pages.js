@@ -1,5 +1,4 @@
 // Tabs, theme, the gallery and the rejects.
-const $ = (id) => document.getElementById(id);
 const PAGE_CLIPS = 24;
 
 // Places are #/TAB/CLIP: no element has such a name, so the browser scrolls nowhere.
@@ -82,25 +81,36 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "200px" });
 
 // --- gallery ---
-let clips = [], gallery = null;
+let clips = [], samples = [], gallery = null;
 
-function startGallery(rows) {
+async function startGallery(rows, drawn) {
   clips = rows;
+  samples = drawn;
+  const shown = await startReviews();
   gallery = paged({ cards: "cards", page: "page", before: "before", after: "after" }, clipCard);
   for (const n of [...new Set(rows.map((row) => row.people))].sort()) $("people").append(make("option", { value: n }, String(n)));
-  for (const name of ["find", "people", "order"]) $(name).addEventListener("input", select);
+  for (const [i, sample] of samples.entries()) $("order").append(make("option", { value: `sample ${i}` }, `random sample: ${sample.id}`));
+  for (const name of ["find", "people", "order", "which"]) $(name).addEventListener("input", select);
+  const at = samples.findIndex((sample) => sample.id === shown);
+  if (at >= 0) $("order").value = `sample ${at}`;
   select();
+  showReviewing();
   if (place()[1]) openClip(place()[1]);
 }
 
 function select() {
   const words = $("find").value.trim().toLowerCase(), people = $("people").value;
-  const fits = (row) => (!people || row.people === Number(people)) && (!words || `${row.id} ${row.title} ${row.url}`.toLowerCase().includes(words));
+  const which = { "": () => true, in: (row) => !row.leftOut, out: (row) => row.leftOut, open: (row) => !reviewOf(row).verdict }[$("which").value];
+  const fits = (row) => which(row) && (!people || row.people === Number(people)) && (!words || `${row.id} ${row.title} ${row.url}`.toLowerCase().includes(words));
   gallery.show(ordered(clips.filter(fits), $("order").value));
   $("found").textContent = `${gallery.rows.length} of ${clips.length} clips`;
 }
 
 function ordered(rows, order) {
+  if (order.startsWith("sample")) {
+    const places = new Map(samples[Number(order.split(" ")[1])].clips.map((id, i) => [id, i]));
+    return rows.filter((row) => places.has(row.id)).sort((a, b) => places.get(a.id) - places.get(b.id));
+  }
   const key = order.replace("-", ""), sign = order.startsWith("-") ? -1 : 1;
   const value = (row) => (key === "body" ? Math.min(...row.body) : row[key] ?? -1);
   return key === "id" ? rows : [...rows].sort((a, b) => sign * (value(a) - value(b)));
@@ -110,7 +120,7 @@ function clipCard(row) {
   const video = make("video", { preload: "metadata", muted: "", tabindex: "-1", "aria-hidden": "true", "data-src": `${mediaUrl(row.media)}#t=0.5` });
   video.muted = true;
   seen.observe(video);
-  const thumb = make("div", { class: "thumb" }, video, make("span", { class: "len" }, seconds(row.frames)));
+  const thumb = make("div", { class: "thumb" }, video, make("span", { class: "len" }, seconds(row.frames)), verdictMark(row));
   const bars = make("div", { class: "talks", title: "share of time in which each person speaks" }, ...row.talk.map((share) => {
     const bar = make("i");
     bar.style.setProperty("--share", percent(share).replace(" ", ""));
@@ -168,7 +178,7 @@ document.addEventListener("keydown", (event) => {
   if (isButton && (event.key === " " || event.key === "Enter")) return;
   if (event.key === "n") stepClip(1);
   else if (event.key === "p") stepClip(-1);
-  else if (!playerKey(event)) return;
+  else if (!playerKey(event) && !reviewKey(event)) return;
   event.preventDefault();
 });
 

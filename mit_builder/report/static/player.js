@@ -1,4 +1,5 @@
 // One clip, playing: overlay, strips with a playhead, keys.
+const $ = (id) => document.getElementById(id);
 const show = { boxes: true, skeletons: true };
 let player = null; // the open clip: { row, labels, video, frame, seek, close }
 
@@ -32,11 +33,12 @@ function openPlayer(card, row) {
     make("button", { type: "button", onclick: () => closePlayer(true) }, "Close"), clock);
   const strips = make("div", { class: "strips", role: "slider", tabindex: "0", "aria-label": "Position in the clip, in frames",
     "aria-valuemin": "0", "aria-valuemax": String(row.frames - 1), "aria-valuenow": "0" });
-  const side = make("div", {}, factsOf(row), strips);
+  const panel = reviewPanel(row);
+  const side = make("div", {}, factsOf(row), strips, panel);
   const body = make("div", { class: "player" }, make("div", {}, screen, tools), side);
   card.classList.add("open");
   card.append(body);
-  const mine = player = { card, row, labels: null, video, canvas, strips, clock, play, frame: 0, wanted: 0, side };
+  const mine = player = { card, row, labels: null, video, canvas, strips, clock, play, frame: 0, wanted: 0, side, panel, shares: [], span: { person: 0, from: 0, to: 0 } };
   player.seek = (frame) => {
     mine.wanted = Math.max(0, Math.min(row.frames - 1, frame));
     video.currentTime = (mine.wanted + 0.5) / 25;
@@ -46,8 +48,8 @@ function openPlayer(card, row) {
   video.addEventListener("pause", () => { play.textContent = "Play"; });
   video.addEventListener("click", () => toggle(video));
   video.addEventListener("error", () => side.append(problem(`The video ${row.media} cannot be shown here.`)));
-  strips.addEventListener("pointerdown", (event) => player.seek(frameAt(event)));
-  strips.addEventListener("pointermove", (event) => { if (event.buttons & 1) player.seek(frameAt(event)); });
+  strips.addEventListener("pointerdown", (event) => { if (!dragSpan(event, true)) player.seek(frameAt(event)); });
+  strips.addEventListener("pointermove", (event) => { if (event.buttons & 1 && !dragSpan(event, false)) player.seek(frameAt(event)); });
   watchFrames(mine);
   loadLabels(row.data).then((labels) => showLabels(labels, row), (error) => side.append(problem(error.message)));
   card.scrollIntoView({ block: "nearest" });
@@ -71,17 +73,21 @@ function showLabels(labels, row) {
   const name = (text, value, colour) => {
     const title = make("b", {}, text);
     if (colour) title.style.color = colour;
-    return make("div", { class: "strip-name" }, title, make("span", {}, value));
+    const said = make("span", {}, value);
+    player.shares.push(said);
+    return make("div", { class: "strip-name" }, title, said);
   };
   for (let person = 0; person < labels.people; person++) {
     player.canvases.push(strip(46, (canvas) => drawStrip(canvas, labels, person, player.limit)));
-    player.strips.append(name(`Person ${person}`, `speaks ${percent(row.talk[person])}`), player.canvases.at(-1).canvas);
+    player.strips.append(name(`Person ${person}`, ""), player.canvases.at(-1).canvas);
   }
   player.canvases.push(strip(26, (canvas) => drawVoice(canvas, labels)));
   player.strips.append(name("Voice activity", "threshold as a line"), player.canvases.at(-1).canvas);
   player.head = make("div", { class: "head" });
-  player.strips.append(player.head);
-  redraw();
+  player.mark = make("div", { class: "span" });
+  player.strips.append(player.mark, player.head);
+  applyCorrections();
+  fillPanel();
 }
 
 function strip(height, draw) {
@@ -93,6 +99,7 @@ function strip(height, draw) {
 function redraw() {
   if (!player || !player.labels) return;
   for (const { canvas, draw } of player.canvases) draw(canvas);
+  showSpan();
   moveHead(player.frame);
 }
 
