@@ -133,17 +133,6 @@ class SourceBook:
         self._workspace.write(SOURCES_KEY, buffer.getvalue())
 
 
-def existing(uri: str) -> Workspace:
-    """A workspace that is there.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if "://" not in uri and not Path(uri).is_dir():
-        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
-
-
 def last_settings(workspace: Workspace) -> Settings | None:
     """Settings of the last run in this workspace.
 
