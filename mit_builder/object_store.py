@@ -37,7 +37,7 @@ IMPATIENCE: dict[str, Any] = {**PATIENCE, "max_retries": 2, "retry_timeout": tim
 """For the first look, where a wrong address is likelier than a service that is away."""
 TIMES = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "2h"}
 """The whole answer may take long (a video of gigabytes); that nothing comes for a minute may not."""
-ATTEMPTS, PAUSE_S, TOO_LONG_S = 5, 0.2, 60.0
+ATTEMPTS, PAUSE_S, TOO_LONG_S = 7, 0.2, 60.0
 """obstore repeats requests that fail, but not one whose answer breaks off in the middle, nor the end of an upload in
 parts whose answer was lost (it is "not found" then). What failed after a minute was repeated often enough."""
 _QUERY = re.compile(r"\?\S+")

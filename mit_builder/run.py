@@ -16,13 +16,16 @@ from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
 from mit_builder.engine_connect import cluster_address, connect
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
 from mit_builder.guardian import guarded
+from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.models import devices
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
-from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.report.write import write_report
+from mit_builder.runner import Choice, Runner
 from mit_builder.session import (
+    REBUILT,
     SourceBook,
     changed_settings,
     last_settings,
@@ -32,6 +35,7 @@ from mit_builder.session import (
     save_settings,
 )
 from mit_builder.stop import Stop, drain_s
+from mit_builder.takedown import bar_sources, finish_pending
 from mit_builder.tally import Tally
 from mit_builder.workspace import Workspace
 
@@ -73,6 +77,10 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         stack.enter_context(lease(workspace, reporter.note))
         stack.enter_context(guarded())
         workspace.sweep()
+        if workspace.exists(REBUILT):
+            raise ConfigError(f"{workspace.uri} holds a dataset rebuilt from a manifest: give another --workspace")
+        for line in finish_pending(workspace):
+            reporter.note(line)
         run_id = new_run_id()
         if address:
             _join(address, workspace.scratch(run_id), request.settings, reporter)
@@ -97,6 +105,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         with runner.stop.listening():
             tally = runner.run(sources)
         engine.close()
+        bar_sources(workspace, tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
         reporter.close()
         reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
@@ -165,7 +174,9 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
         reporter.note(f"drawing what is new of {len(labelled)} clips")
-    return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    drawn = report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    write_report(workspace, runner, n_processes=settings.run.cpus)
+    return drawn
 
 
 def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:

@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from mit_builder.config import Section
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, StageUnavailable, UnitError, WorkspaceError
 from mit_builder.scratch import sha256_of
 from mit_builder.stage import Reject, Stage
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import FOLDERS, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
@@ -74,6 +75,9 @@ class UnitContext:
     def local(self, artifact: Artifact) -> Iterator[Path]:
         with self._workspace.artifact(artifact) as path:
             yield path
+
+    def is_barred(self, *, video_id: str | None, sha256: str | None, channels: Iterable[str | None]) -> bool:
+        return Tombstones.of(self._workspace).bars_video(video_id, sha256=sha256, channels=channels)
 
     def commit(self, path: Path, folder: str, name: str) -> Artifact:
         if folder not in FOLDERS:

@@ -22,7 +22,9 @@ from obstore.store import LocalStore, MemoryStore
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
 from mit_builder.object_store import first_line, is_remote, open_store, persistently
-from mit_builder.scratch import KEEP_PARTIAL_S, SCRATCH, Scratch, sha256_of
+from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL, SCRATCH, Scratch, sha256_of
+
+__all__ = ["FOLDERS", "KEEP_PARTIAL_S", "PARTIAL", "SCRATCH", "Workspace", "existing", "sha256_of"]
 
 FOLDERS = ("videos", "tracks", "clips", "poses", "speech", "dataset")
 """Folders that artifacts may be committed to."""
@@ -263,6 +265,20 @@ class Workspace:
                 f"only {free_gb:.1f} GB free on the disk of {place}: free some, run mit-build gc, "
                 f"or lower --set run.min_free_gb={min_free_gb:g}"
             )
+
+
+def existing(uri: str) -> Workspace:
+    """A workspace that must be there already.
+
+    Raises:
+        ConfigError: there is no such folder.
+        WorkspaceError: its storage does not answer.
+    """
+    if not is_remote(uri) and not Path(uri).is_dir():
+        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
+    workspace = Workspace(uri)
+    workspace.check_reachable()
+    return workspace
 
 
 def _move_durably(path: Path, target: Path) -> None:

@@ -21,8 +21,9 @@ from mit_builder import __version__, cli, config
 from mit_builder.engine import SerialEngine
 from mit_builder.engine_connect import cluster_address
 from mit_builder.errors import ConfigError
+from mit_builder.lanes import worker_specs
 from mit_builder.models import devices
-from mit_builder.runner import Runner, worker_specs
+from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
 from mit_builder.stop import Stop, drain_s
 from mit_builder.submit import Submission
