@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,8 @@ LIGHT_CPUS = 0.5
 """Stages that need less than this mostly wait; they have a budget of one core of their own."""
 
 
+MAX_ILL = 10
+"""Workers of a stage that cannot be set up on a cluster before it stops."""
 START_S = 900.0
 """A worker that has not loaded its models by then never had a node: the largest take minutes."""
 TRIFLE_CPUS = 0.01
@@ -146,6 +148,7 @@ class RayEngine:
         self._elsewhere = False
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
+        self._n_ill: Counter[str] = Counter()
         self._make: Callable[..., Any] | None = None
         self._cpus = float(cpus or os.cpu_count() or 1)
 
@@ -155,7 +158,7 @@ class RayEngine:
         self._elsewhere = there.is_cluster
         self._cpus = float(self._cpus_wanted or there.cpus)
         if there.is_cluster:
-            check_nodes(partial(problem_here, next(iter(self._specs.values())), __version__))
+            check_nodes(problem_here, next(iter(self._specs.values())), __version__)
         import ray
 
         remote = ray.remote(Worker)
@@ -253,7 +256,7 @@ class RayEngine:
         text = " ".join(str(error).split())
         if slot.starting is not None:
             if not _is_node_loss(text):
-                self._unavailable[stage] = f"the worker died while it was set up: {text[:300]}"
+                self._set_aside(stage, f"the worker died while it was set up: {text[:300]}")
             return None
         lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
@@ -284,8 +287,9 @@ class RayEngine:
         return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
 
     def _set_aside(self, stage: str, problem: str) -> None:
-        """A worker cannot be set up; where others of its stage work, one node is ill, not the stage."""
-        if not self._slots[stage]:
+        """A worker cannot be set up; where others of its stage work on a cluster, one node is ill, not the stage."""
+        self._n_ill[stage] += 1
+        if not (self._elsewhere and self._slots[stage] and self._n_ill[stage] < MAX_ILL):
             self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:

@@ -124,7 +124,7 @@ def stopped_and_resumed(trial: Trial, uri: str, videos: list[str]) -> None:
     while not begun and time.monotonic() < until:
         trial.watch_arguments()
         code, said = trial.call("status", "--json", "--workspace", uri)
-        begun = code == 0 and json.loads(said)["stages"].get("filter.cut", {}).get("done", 0) > 0
+        begun = code == 0 and json.loads(said)["stages"].get("shots", {}).get("done", 0) > 0
         time.sleep(0.5)
     trial.expect("status from elsewhere tells of the run while it goes on", begun)
     started = time.monotonic()
