@@ -285,7 +285,7 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     )
     assert takedown(built, built.of_video(1)[0].video.video_id) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
-    assert known_exports(built.workspace) == []
+    assert known_exports(built.workspace) == {}
 
 
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(
