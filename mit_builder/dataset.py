@@ -21,7 +21,7 @@ from manifests.schema import arrow_schema
 from mit_builder.errors import ConfigError
 from mit_builder.models.coco_wholebody import KEYPOINT_NAMES, SKELETON
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a column of the dataset changes its name, type or meaning."""
 FOLDER = "dataset"
 """Folder of the dataset in a workspace."""

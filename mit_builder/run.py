@@ -20,6 +20,7 @@ from mit_builder.lease import lease
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
+from mit_builder.report.write import write_report
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import (
     REBUILT,
@@ -154,7 +155,9 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
         reporter.note(f"drawing what is new of {len(labelled)} clips")
-    return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    drawn = report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    write_report(workspace, runner, n_processes=settings.run.cpus)
+    return drawn
 
 
 def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Shards: everything known about the clips of one bucket, as one Parquet file of the dataset.
 
-In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.pipeline.left_out` has done so). The file has the
+In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.labelled` has done so). A reviewer's corrections are
+applied here, so that scores and artifacts stay what the models said. The file has the
 columns of `DatasetRow`, one row a clip ordered by `clip_id`, and holds no clock, host or attempt value: the same clips
 give the same bytes.
 """
@@ -23,6 +24,8 @@ from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, dataset_schema
 from mit_builder.errors import MediaError
 from mit_builder.media.captions import cut_captions, load_captions
+from mit_builder.media.clip import media_frames
+from mit_builder.review.corrections import label_tier, with_corrections
 from mit_builder.shard_file import ShardFile
 from mit_builder.speaking import interaction_labels
 from mit_builder.stage import Context, Resources
@@ -34,7 +37,7 @@ class WriteShard:
     """Write one shard of the dataset."""
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
     emits: ClassVar[tuple[type, ...]] = (Shard,)
 
@@ -124,10 +127,10 @@ def _people(labelled: Labelled, ctx: Context) -> tuple[Person, ...]:
     if not people.keys() == poses.keys() == speech.keys():
         raise MediaError(f"{labelled.clip.clip_id}: people, poses and speech name different people")
     wanted = {field.name for field in fields(Person)} - {"talk_share"}
-    joined = {i: {**people[i], **poses[i], **speech[i]} for i in sorted(people)}
+    joined = [{**people[i], **poses[i], **speech[i]} for i in sorted(people)]
     return tuple(
         Person(**{name: values[name] for name in wanted}, talk_share=float(np.mean(values["speaking"])))
-        for values in joined.values()
+        for values in with_corrections(joined, labelled.corrections, labelled.speech.merge_below_frames)
     )
 
 
@@ -170,6 +173,8 @@ def _dataset_row(
         source_fps=clip.source_fps,
         source_frame_index=np.array(clip.source_frame_index, np.int64),
         n_frames=clip.n_frames,
+        media_fps=clip.media_fps,
+        media_frame_index=np.array(media_frames(clip.n_frames, clip.media_frame_index), np.int64),
         width_px=clip.width_px,
         height_px=clip.height_px,
         split=split_of(video, settings.val_share, settings.test_share),
@@ -190,7 +195,7 @@ def _dataset_row(
         brightness=candidate.brightness,
         sharpness=candidate.sharpness,
         loudness_dbfs=clip.loudness_dbfs,
-        label_tier=labelled.speech.label_tier,
+        label_tier=label_tier([vars(person) for person in people], clip.n_frames, labelled.speech.label_tier),
         min_voice_activity=labelled.speech.min_voice_activity,
         merge_below_frames=labelled.speech.merge_below_frames,
         min_body_visible=settings.min_body_visible,

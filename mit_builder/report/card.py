@@ -75,8 +75,9 @@ pairs = test.filter(lambda n: n == 2, input_columns="n_people")  # test subsets:
 
 pyarrow, pandas, polars and DuckDB open the same files. `index.json` names the shards that belong to the dataset. Where
 media is not embedded, `clip.path` and `audio.path` are relative to this folder. Splits are by channel or uploader, else
-by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`. `captions` are what the source
-shows, with its timing and its mistakes, not a transcript that was checked; nobody is named as their speaker.
+by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`. Labels come 25 a second;
+where `media_fps` is `source`, label k belongs to frame `media_frame_index[k]` of `clip`. `captions` are what the
+source shows, with its timing and its mistakes, not a transcript that was checked; nobody is named as their speaker.
 """
 
 
