@@ -20,7 +20,7 @@ from mit_builder.models.coco_wholebody import SEEN_SCORE
 from mit_builder.workspace import Workspace
 
 ARRAYS = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score", "speaking_score_smoothed", "speaking")
-PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged")
+PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged", "human_periods")
 PARTS = {"keypoints": (0, 17), "foot_kpts": (17, 23), "face_kpts": (23, 91), "lefthand_kpts": (91, 112)}
 
 
