@@ -47,6 +47,8 @@ def _check(folder: Path) -> int:
     for problem in verdict.problems:
         print(problem)
     print(verdict.summary)
+    if verdict.matched is not None:
+        print(f"CovOG's rule gives the right pose to the person in {100 * verdict.matched:.1f}% of persons and frames")
     return 1 if verdict.problems else 0
 
 

@@ -48,6 +48,16 @@ def test_export_is_complete_but_for_audio_embeddings(made: Path) -> None:
     assert verdict.summary == "complete but for audio embeddings (2 of 2 clips)"
 
 
+def test_poses_are_matched_to_people_as_covog_does(made: Path, copy: Path) -> None:
+    assert check_export(made).matched == 1
+    for path in (copy / "clips").iterdir():
+        speakers = path / "speaker_info_with_instance_bbox.json"
+        edit(speakers, lambda people: people[0].update(instance_bbox=people[1]["instance_bbox"]))
+    matched = check_export(copy).matched
+    assert matched is not None
+    assert 0.5 <= matched < 0.7, "of 2 and of 3 people, one is taken for another"
+
+
 def test_files_hold_the_values_of_the_parquet(root: Path, made: Path) -> None:
     samples = [s for path in made.glob("*.json") if path.name != "export.json" for s in json.loads(path.read_text())]
     places = {Path(sample["image_dir"]).parent.name: sample for sample in samples}
