@@ -214,16 +214,23 @@ class Clip:
     video_id: str = doc("the video")
     start_frame: int = doc("first frame on the video's timeline")
     end_frame: int = doc("frame after the last")
-    n_frames: int = doc("frames in the clip's media")
+    n_frames: int = doc("frames on the clip's timeline, 25 a second")
     width_px: int = doc("width of the clip's picture (even)")
     height_px: int = doc("height of the clip's picture (even)")
     n_people: int = doc("people in the clip")
-    mp4: Artifact = doc("H.264 and AAC, 25 frames a second")
+    mp4: Artifact = doc("H.264 and AAC; 25 frames a second, or with filter.media_fps=source the source's own frames")
     flac: Artifact = doc("16 kHz mono, exactly 640 samples a frame")
     people: Artifact = doc("Parquet, one row a person (schema `PEOPLE`)")
     source_fps: str = doc("rate of the source as a fraction")
     source_frame_index: tuple[int, ...] = doc("for every clip frame, the index of the source's frame in display order")
     loudness_dbfs: float = doc("root mean square of the FLAC in dB below full scale")
+    media_fps: str = doc("25, or source: the MP4 keeps the source's frames and times", identity=False, default="25")
+    media_frame_index: tuple[int, ...] = doc(
+        "for every frame of the timeline the MP4's frame that it shows; follows from source_frame_index, "
+        "empty where frame k shows frame k",
+        identity=False,
+        default=(),
+    )
 
 
 PEOPLE = pa.schema(
@@ -419,10 +426,15 @@ class DatasetRow:
     access: str = doc("public, or authenticated where cookies were needed")
     start_s: float = doc("start in the video, seconds after its first frame")
     end_s: float = doc("end in the video, seconds after its first frame")
-    fps: int = doc("frame rate of clip and labels: 25", arrow=pa.int32())
+    fps: int = doc("frame rate of the timeline that labels lie on: 25", arrow=pa.int32())
     source_fps: str = doc("rate of the source as a fraction")
     source_frame_index: Any = doc("for every frame, the source's frame in display order", arrow=pa.list_(pa.int64()))
-    n_frames: int = doc("frames of the clip", arrow=pa.int32())
+    n_frames: int = doc("frames of the timeline", arrow=pa.int32())
+    media_fps: str = doc("frame rate of the MP4: 25, or source: the source's own frames and times")
+    media_frame_index: Any = doc(
+        "for every frame of the timeline, the MP4's frame that it shows; 0, 1, 2, … at 25 frames a second",
+        arrow=pa.list_(pa.int64()),
+    )
     width_px: int = doc("width", arrow=pa.int32())
     height_px: int = doc("height", arrow=pa.int32())
     split: Literal["train", "val", "test"] = doc("by hash of the uploader or channel, else of the video")

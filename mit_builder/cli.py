@@ -15,9 +15,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, weights_cli
+from mit_builder import __version__, config, explain, takedown_command, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
+from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
 from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
@@ -35,6 +36,9 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(export_command.export)
+app.command()(export_command.rebuild)
+app.command()(takedown_command.takedown)
 app.command()(report)
 app.command()(review)
 
@@ -217,6 +221,9 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("mi
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
     print(f"wrote {path}: change it, then mit-build run --config {path}")
+
+
+app.command()(tune.tune)
 
 
 def _split(names: list[str]) -> list[str]:

@@ -75,8 +75,10 @@ class DownloadSettings(Section):
     secrets: ClassVar[frozenset[str]] = frozenset(("proxy",))
 
     format: str = Field(
-        "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
-        description="yt-dlp format selector for sites",
+        "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]"
+        "/bv*[height<=1080][protocol=m3u8_native]+ba[protocol=m3u8_native]"
+        "/b[height<=?1080][protocol=m3u8_native]/b[protocol=m3u8_native]",
+        description="yt-dlp format selector for sites; by default HLS only where there is nothing else",
     )
     max_duration_s: float = Field(4 * 3600, gt=0, le=48 * 3600, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
@@ -162,6 +164,9 @@ class CutSettings(Section):
 
     crf: int = Field(16, ge=0, le=51, description="H.264 quality of the clips")
     audio_kbps: int = Field(192, ge=32, description="AAC bit rate of the clips")
+    media_fps: Literal[25, "source"] = Field(
+        25, description="frames a second of the clips; source: the source's own, labels stay on the 25 fps timeline"
+    )
 
 
 class FilterSettings(DetectSettings, SelectSettings, CutSettings):

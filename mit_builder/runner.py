@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manifests.ledger import Entry
@@ -28,7 +28,8 @@ from mit_builder.publish import Publisher
 from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
 from mit_builder.review.store import Reviews
 from mit_builder.tally import Tally
-from mit_builder.worker import Task, WorkerSpec
+from mit_builder.tombstones import REMOVED, Tombstones
+from mit_builder.worker import Task
 from mit_builder.workspace import Workspace
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
@@ -55,13 +56,6 @@ class Choice:
     forced: frozenset[str] = frozenset()
     retry: frozenset[FailureClass] = PASSES_BY_ITSELF
     at_once: bool = False
-
-
-def worker_specs(
-    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
-) -> dict[str, WorkerSpec]:
-    """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
 
 
 class Runner:
@@ -109,6 +103,7 @@ class Runner:
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
         self._written_at: dict[int, float] = {}
         self.failures: list[tuple[str, Entry]] = []
+        self.tombstones = Tombstones.of(workspace)
 
     def run(self, sources: Iterable[Source]) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -160,6 +155,9 @@ class Runner:
 
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
+        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
+            self.tally.steps[unit.step].rejected[REMOVED] += 1
+            return False
         if isinstance(unit.row, Labelled):
             bucket = self.publisher.bucket(unit.row.video.video_id)
             self.clips.add(bucket, unit.row)
@@ -336,6 +334,7 @@ class Runner:
             self._record(lane, waiting, entry)
 
     def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+        entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
             self._exists(artifact.key)

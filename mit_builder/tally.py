@@ -12,6 +12,7 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import TIMELINE_FPS, Candidate, Clip, Shot, Video
 from mit_builder.config import SelectSettings
+from mit_builder.tombstones import REMOVED
 
 NEAR = 0.2
 """A candidate within this share of a threshold is a near miss."""
@@ -73,6 +74,9 @@ class Tally:
     held_back: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Units by stage and reason whose host is not asked any more in this run."""
 
+    removed_sources: set[str] = field(default_factory=set)
+    """Sources that turned out to give what was taken down."""
+
     def settle(self, step: str, entry: Entry, select: SelectSettings) -> None:
         """Count a finished unit and its output rows."""
         tally = self.steps[step]
@@ -80,6 +84,7 @@ class Tally:
             tally.done += 1
         elif entry.status == "rejected":
             tally.rejected[entry.reason or "?"] += 1
+            self.removed_sources |= {entry.unit_id} if entry.reason == REMOVED and step == "download" else set()
         else:
             tally.failed[entry.failure_class or "?"] += 1
         for row in entry.outputs if entry.status == "done" else ():

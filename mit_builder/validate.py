@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.rows import N_KEYPOINTS, SAMPLES_PER_FRAME, TIMELINE_FPS, DatasetRow, Person, clip_id
+from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, DatasetRow, Person, clip_id
 from mit_builder.dataset import (
     IndexedShard,
     dataset_folder,
     dataset_schema,
-    media_file,
     read_index,
     read_rows,
     stale_shards,
 )
-from mit_builder.errors import MediaError
-from mit_builder.media.audio import read_flac
 from mit_builder.media.captions import MAX_CHARACTERS
-from mit_builder.media.frames import read_frames
-from mit_builder.media.probe import probe
-from mit_builder.media.timeline import read_timeline
 from mit_builder.models.coco_wholebody import visible_ratios
 from mit_builder.review.corrections import label_tier
 from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
+from mit_builder.validate_media import media_problems
 
 BOX_TOLERANCE_PX = 1.0
 """How far a body's box may leave the picture: boxes are float32 and clips are padded to even sides."""
@@ -175,7 +169,7 @@ def _row(row: Row, root: Path) -> Iterator[str]:
             yield from (f"person {person['person_id']}: {what}" for check in checks for what in check)
         yield from _interaction(row)
     yield from _captions(row)
-    yield from _media(row, root)
+    yield from media_problems(row, root)
 
 
 def _nulls(kind: type, values: Row) -> list[str]:
@@ -192,12 +186,14 @@ def _identity(row: Row) -> Iterator[str]:
         yield f"start_s..end_s are {end - start} frames, n_frames is {n_frames}"
     if row["fps"] != TIMELINE_FPS:
         yield f"fps is {row['fps']}, must be {TIMELINE_FPS}"
-    index = np.asarray(row["source_frame_index"])
-    if len(index) != n_frames or (np.diff(index) < 0).any() or (index < 0).any():
-        yield f"source_frame_index must be {n_frames} frame numbers that never fall"
+    for name in ("source_frame_index", "media_frame_index"):
+        index = np.asarray(row[name])
+        if len(index) != n_frames or (np.diff(index) < 0).any() or (index < 0).any():
+            yield f"{name} must be {n_frames} frame numbers that never fall"
     allowed = {
         "split": ("train", "val", "test"),
         "access": ("public", "authenticated"),
+        "media_fps": ("25", "source"),
         "label_tier": ("heuristic", "model", "human"),
     }
     for name, values in allowed.items():
@@ -340,39 +336,3 @@ def _captions(row: Row) -> Iterator[str]:
             yield f"caption {n} is not one line of 1 to {MAX_CHARACTERS} characters"
         if not caption["language"]:
             yield f"caption {n} has no language"
-
-
-def _media(row: Row, root: Path) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mit-build-") as scratch:
-        for column, suffix, check in (("clip", ".mp4", _mp4), ("audio", ".flac", _flac)):
-            path = media_file(row[column], root, Path(scratch) / f"media{suffix}")
-            if path is None:
-                yield f"{column} has neither bytes nor a file beside the dataset"
-                continue
-            try:
-                yield from check(row, path)
-            except MediaError as error:
-                yield f"{column} cannot be decoded: {error}"
-
-
-def _mp4(row: Row, path: Path) -> Iterable[str]:
-    info, n_frames = probe(path), row["n_frames"]
-    if info.source_fps != TIMELINE_FPS:
-        yield f"clip runs at {info.source_fps} frames a second, must be {TIMELINE_FPS}"
-    if not info.has_audio:
-        yield "clip has no sound"
-    timeline = read_timeline(path)
-    if not np.array_equal(timeline.source_frame_index, np.arange(n_frames)):
-        yield f"clip is {timeline.n_frames} frames on the timeline, must be {n_frames} with none repeated"
-        return
-    if (info.width_px, info.height_px) != (row["width_px"], row["height_px"]):
-        yield f"clip's picture is {info.width_px}x{info.height_px}, the row says {row['width_px']}x{row['height_px']}"
-    lost = [frame.index for frame in read_frames(path, timeline=timeline) if frame.source_index != frame.index]
-    if lost:
-        yield f"clip does not decode in {len(lost)} of {n_frames} frames, first in frame {lost[0]}"
-
-
-def _flac(row: Row, path: Path) -> Iterable[str]:
-    n_samples, expected = len(read_flac(path)), SAMPLES_PER_FRAME * row["n_frames"]
-    if n_samples != expected:
-        yield f"audio has {n_samples} samples, must be {expected}"
