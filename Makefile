@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu kills soak nasty web-run tune-check docs lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu bench-report kills soak nasty web-run tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -22,6 +22,7 @@ help:
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
+	@echo 'make bench-report  time, memory and size of the report of 5,000 synthetic clips'
 	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
 	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
@@ -57,6 +58,9 @@ bench: $(VENV)/.installed
 
 bench-gpu: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/python benchmarks/gpu.py
+
+bench-report: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/report_scale.py
 
 kills: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/kills.py --fakes --engine serial --kills 110 --seed 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -117,6 +118,7 @@ class Ledger:
         self.table = self._load_all()
         self._index: dict[tuple[str, str], int | Entry] = {}
         self._latest: dict[str, int | Entry] = {}
+        self._appended: list[tuple[str, float, float, float]] = []
         self.next_seq = 0
         self._build_index()
 
@@ -182,6 +184,15 @@ class Ledger:
         for found in self._index.values():
             yield self._entry(found) if isinstance(found, int) else found
 
+    def work(self) -> Iterator[tuple[str, float, float, float]]:
+        """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded.
+
+        An attempt whose verdict was written again (a duplicate that is none any more) comes once.
+        """
+        columns = (self.table[name].to_pylist() for name in ("unit_id", "started_at_s", "duration_s", "cpu_s"))
+        done = itertools.chain(zip(*columns, strict=True), self._appended)
+        yield from {attempt[:2]: attempt for attempt in done}.values()
+
     def _entry(self, row: int) -> Entry:
         record = self.table.slice(row, 1).to_pylist()[0]
         outputs: tuple[Any, ...] = ()
@@ -197,6 +208,7 @@ class Ledger:
         table = pa.Table.from_pylist([self._record(entry) for entry in stamped], self.schema)
         self._write(f"part-{run_id}-{self.next_seq:08d}", table)
         self.next_seq += len(stamped)
+        self._appended += [(e.unit_id, e.started_at_s, e.duration_s, e.cpu_s) for e in stamped]
         for entry in stamped:
             self._index[(entry.unit_id, entry.input_key)] = entry
             self._latest[entry.unit_id] = entry

@@ -316,6 +316,43 @@ VOICE = pa.schema([pa.field("voice_activity", pa.float32(), nullable=False)])
 
 
 @dataclass(frozen=True)
+class Correction:
+    """Whether one person speaks in a span of a clip, as a reviewer says."""
+
+    person_id: int = doc("the person")
+    start_frame: int = doc("first frame of the clip that is corrected")
+    end_frame: int = doc("frame after the last")
+    speaking: bool = doc("whether the person speaks in all of them")
+    face_x_px: float = doc("centre of the person's face in the middle frame of the span: finds the person again")
+    face_y_px: float = doc("its y")
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a reviewer says about a clip; the latest one of a clip counts, whole."""
+
+    clip_id: str = doc("the clip")
+    verdict: Literal["accept", "reject"] | None = doc(
+        "whether it belongs into the dataset; null where only labels count"
+    )
+    reason: str = doc("why, in the reviewer's words")
+    corrections: tuple[Correction, ...] = doc("of who speaks, in order; the later of two counts")
+    labels_checked: bool = doc("whether who speaks was looked at in the whole clip: what is not corrected is right")
+    people: str = doc("16 hex digits of the people's artifact that was shown")
+    labels: str = doc("16 hex digits of the labels that were shown")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Clips drawn at random for review."""
+
+    sample_id: str = doc("seed and size")
+    seed: int = doc("of the drawing")
+    n_population: int = doc("clips it was drawn from: all that the filter kept and that have labels")
+    clip_ids: tuple[str, ...] = doc("in the order in which they are shown, a random one")
+
+
+@dataclass(frozen=True)
 class Labelled:
     """Everything known about one clip (input of shards)."""
 
@@ -324,6 +361,7 @@ class Labelled:
     clip: Clip = doc("its media")
     pose: Pose = doc("its keypoints")
     speech: Speech = doc("its labels")
+    corrections: tuple[Correction, ...] = doc("of a reviewer, those that still fit the clip", default=())
 
 
 @dataclass(frozen=True)
@@ -362,7 +400,11 @@ class Person:
     legs_visible_ratio: float = doc("the same of knees and ankles", arrow=pa.float32())
     speaking_score: Any = doc("raw logit, ungated: > 0 means the face looks like speaking", arrow=SCORES)
     speaking_score_smoothed: Any = doc("mean of frames i-3 .. i+2", arrow=SCORES)
-    speaking: Any = doc("smoothed > 0 and voice_activity >= speech.min_voice_activity", arrow=FLAGS)
+    speaking: Any = doc(
+        "smoothed > 0 and voice_activity >= speech.min_voice_activity; in human_periods what a reviewer says",
+        arrow=FLAGS,
+    )
+    human_periods: Any = doc("frames whose `speaking` a reviewer has set, [start, end)", arrow=PERIODS)
     speak_periods: Any = doc("runs of speaking after a median filter of 5 frames, [start, end)", arrow=PERIODS)
     listen_periods: Any = doc("the rest, [start, end)", arrow=PERIODS)
     speak_periods_merged: Any = doc("speak periods with all runs shorter than merge_below_frames merged", arrow=PERIODS)
@@ -413,7 +455,7 @@ class DatasetRow:
     brightness: float | None = doc("mean luma 0..255")
     sharpness: float | None = doc("median variance of the Laplacian")
     loudness_dbfs: float = doc("root mean square of the audio, dB below full scale")
-    label_tier: str = doc("heuristic, model or human")
+    label_tier: str = doc("heuristic or model: of `speaking` outside human_periods; human where these cover everything")
     min_voice_activity: float = doc("voice_activity below which nobody counts as speaking")
     merge_below_frames: int = doc("shorter periods were merged in the merged ones", arrow=pa.int32())
     min_body_visible: float = doc("clips in which somebody's body_visible_ratio is lower were left out")

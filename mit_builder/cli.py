@@ -15,14 +15,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, tune, weights_cli
+from mit_builder import __version__, config, explain, takedown_command, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
+from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
+from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
+from mit_builder.review.command import review
 from mit_builder.run import RunRequest, run_pipeline
-from mit_builder.session import SourceBook, existing, last_settings, resolve
-from mit_builder.workspace import Workspace
+from mit_builder.session import SourceBook, last_settings, resolve
+from mit_builder.workspace import Workspace, existing
 
 app = typer.Typer(
     name="mit-build",
@@ -33,6 +36,11 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(export_command.export)
+app.command()(export_command.rebuild)
+app.command()(takedown_command.takedown)
+app.command()(report)
+app.command()(review)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

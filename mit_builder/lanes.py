@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from manifests.ledger import Entry, Ledger
 from manifests.schema import content_hash
 from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
-from mit_builder.pipeline import Step, Unit
+from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.retries import PASSES_BY_ITSELF, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
@@ -125,6 +125,13 @@ class Lane:
         pause_s = delay_s(self.step.name, self.n_short, settings)
         self.paused_until_s = now_s + pause_s
         return f"{self.step.name} pauses for {pause_s:.0f} s: {entry.message}"
+
+
+def worker_specs(
+    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
+) -> dict[str, WorkerSpec]:
+    """How a worker of each step is built."""
+    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
 
 
 def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:

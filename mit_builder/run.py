@@ -15,12 +15,15 @@ from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
 from mit_builder.guardian import guarded
+from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
-from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.report.write import write_report
+from mit_builder.runner import Choice, Runner
 from mit_builder.session import (
+    REBUILT,
     SourceBook,
     changed_settings,
     last_settings,
@@ -29,6 +32,7 @@ from mit_builder.session import (
     resolve,
     save_settings,
 )
+from mit_builder.takedown import bar_sources, finish_pending
 from mit_builder.tally import Tally
 from mit_builder.workspace import Workspace
 
@@ -68,6 +72,10 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         stack.enter_context(lease(workspace))
         stack.enter_context(guarded())
         workspace.sweep()
+        if workspace.exists(REBUILT):
+            raise ConfigError(f"{workspace.uri} holds a dataset rebuilt from a manifest: give another --workspace")
+        for line in finish_pending(workspace):
+            reporter.note(line)
         sources, settings = _prepare(workspace, request, reporter, steps | forced)
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)
@@ -87,6 +95,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             lane.ledger.compact(run_id)
         tally = runner.run(sources)
         engine.close()
+        bar_sources(workspace, tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
         reporter.close()
         reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
@@ -146,7 +155,9 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
         reporter.note(f"drawing what is new of {len(labelled)} clips")
-    return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    drawn = report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    write_report(workspace, runner, n_processes=settings.run.cpus)
+    return drawn
 
 
 def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ costs one pass over the ledger, and stages overlap without a schedule.
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,15 @@ from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Engine, Result
 from mit_builder.errors import FailureClass
 from mit_builder.hosts import Hosts
+from mit_builder.labelled import LabelledClips
 from mit_builder.lanes import Lane, Waiting, lost_entry, stamped
-from mit_builder.pipeline import STEPS, Step, Unit, left_out
+from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
 from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
+from mit_builder.review.store import Reviews
 from mit_builder.tally import Tally
-from mit_builder.worker import Task, WorkerSpec
+from mit_builder.tombstones import REMOVED, Tombstones
+from mit_builder.worker import Task
 from mit_builder.workspace import Workspace
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
@@ -53,13 +56,6 @@ class Choice:
     forced: frozenset[str] = frozenset()
     retry: frozenset[FailureClass] = PASSES_BY_ITSELF
     at_once: bool = False
-
-
-def worker_specs(
-    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
-) -> dict[str, WorkerSpec]:
-    """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
 
 
 class Runner:
@@ -98,7 +94,8 @@ class Runner:
         self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
         self._duplicates = Duplicates()
-        self._labelled: dict[int, dict[str, Labelled]] = defaultdict(dict)
+        self.reviews = Reviews(workspace)
+        self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self._changed: set[int] = set()
         self._live: Counter[int] = Counter()
         self._feeding = True
@@ -106,6 +103,7 @@ class Runner:
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
         self._written_at: dict[int, float] = {}
         self.failures: list[tuple[str, Entry]] = []
+        self.tombstones = Tombstones.of(workspace)
 
     def run(self, sources: Iterable[Source]) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -129,15 +127,15 @@ class Runner:
             self._flush()
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            filled = {bucket for bucket, clips in self._labelled.items() if any(self._kept(clips))}
-            self.publisher.finish(filled if self.tally.pending == 0 else None)
-        reasons = (left_out(self.settings, c.pose) for clips in self._labelled.values() for c in self._current(clips))
-        self.tally.left_out, self.tally.n_dataset = Counter(filter(None, reasons)), self.publisher.n_clips
+            self.publisher.finish(self.clips.filled() if self.tally.pending == 0 else None)
+        self.tally.left_out, self.tally.n_dataset = self.clips.reasons(), self.publisher.n_clips
+        for line in self.reviews.lines:
+            self._on_note(line)
         return self.tally
 
     def labelled(self) -> list[Labelled]:
         """Every clip that has gone through speech and is not left out."""
-        return [row for clips in self._labelled.values() for row in self._kept(clips)]
+        return self.clips.kept()
 
     def _busy(self) -> bool:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
@@ -157,9 +155,12 @@ class Runner:
 
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
+        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
+            self.tally.steps[unit.step].rejected[REMOVED] += 1
+            return False
         if isinstance(unit.row, Labelled):
             bucket = self.publisher.bucket(unit.row.video.video_id)
-            self._labelled[bucket][unit.row.clip.clip_id] = unit.row
+            self.clips.add(bucket, unit.row)
             self._changed.add(bucket)
             return False
         lane = self.lanes[unit.step]
@@ -333,6 +334,7 @@ class Runner:
             self._record(lane, waiting, entry)
 
     def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+        entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
             self._exists(artifact.key)
@@ -364,20 +366,11 @@ class Runner:
             if self._live[bucket] or (growing and recent) or lane.queue or lane.running:
                 continue
             self._changed.remove(bucket)
-            row = Bucket(bucket, self.publisher.n_buckets, tuple(self._kept(self._labelled.get(bucket, {}))))
+            row = Bucket(bucket, self.publisher.n_buckets, tuple(self.clips.kept(bucket)))
             if row.clips and self._arrive(Unit("shards", row)):
                 self._written_at[bucket] = self.clock.monotonic_s()
                 queued = True
         return queued
-
-    def _current(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
-        for _, row in sorted(clips.items()):
-            video = self._duplicates.current(row.video)
-            if video is not None:
-                yield replace(row, video=video)
-
-    def _kept(self, clips: dict[str, Labelled]) -> Iterator[Labelled]:
-        return (row for row in self._current(clips) if left_out(self.settings, row.pose) is None)
 
     def _publish(self, entry: Entry) -> None:
         for shard in (row for row in entry.outputs if isinstance(row, Shard)):

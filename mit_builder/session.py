@@ -22,10 +22,13 @@ from mit_builder import config
 from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError
 from mit_builder.models import devices, weights
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
 SOURCES_KEY = "manifests/sources/sources.parquet"
+REBUILT = "rebuilt.json"
+"""In a workspace whose dataset was rebuilt from a manifest: it has no sources to run over."""
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
 
 _BOOK = pa.schema(
@@ -118,25 +121,16 @@ class SourceBook:
         return list(unique.values())[:limit]
 
     def save(self) -> None:
-        """Write the book into the workspace."""
+        """Write the book into the workspace, without what was taken down."""
+        stones = Tombstones.of(self._workspace)
         rows = [
             {**vars(k.source), "address": address, "n_bytes": k.n_bytes, "mtime_ns": k.mtime_ns}
             for address, k in self._known.items()
+            if not stones.bars("source", k.source.source_id)
         ]
         buffer = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, _BOOK), buffer, compression="zstd")
         self._workspace.write(SOURCES_KEY, buffer.getvalue())
-
-
-def existing(uri: str) -> Workspace:
-    """A workspace that is there.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if "://" not in uri and not Path(uri).is_dir():
-        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
 
 
 def last_settings(workspace: Workspace) -> Settings | None:

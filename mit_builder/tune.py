@@ -16,12 +16,13 @@ from mit_builder.config import SelectSettings, Settings, ShardsSettings
 from mit_builder.engine import SerialEngine
 from mit_builder.errors import ConfigError
 from mit_builder.foresight import AFTER_SELECT, Foresight, Outlook, hours
+from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.pipeline import LEFT_OUT_BY
 from mit_builder.progress import funnel
-from mit_builder.runner import Choice, Runner, worker_specs
-from mit_builder.session import SETTINGS_KEY, SourceBook, existing, last_settings, new_run_id, save_settings
-from mit_builder.workspace import Workspace
+from mit_builder.runner import Choice, Runner
+from mit_builder.session import SETTINGS_KEY, SourceBook, last_settings, new_run_id, save_settings
+from mit_builder.workspace import Workspace, existing
 
 STEPS_AROUND = (0.5, 0.75, 1.25, 1.5, 2.0)
 """Without values of the user's, a threshold is tried at these multiples of where it is."""

@@ -28,7 +28,8 @@ from mit_builder.dataset import (
 )
 from mit_builder.media.captions import MAX_CHARACTERS
 from mit_builder.models.coco_wholebody import visible_ratios
-from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, smooth
+from mit_builder.review.corrections import label_tier
+from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
 from mit_builder.validate_media import media_problems
 
 BOX_TOLERANCE_PX = 1.0
@@ -282,7 +283,12 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
     if wrong.any():
         yield f"speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame {_first(wrong)}"
     speaking = np.asarray(person["speaking"], bool)
-    wrong = speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])
+    human = np.zeros(len(speaking), bool)
+    for start, end in person["human_periods"]:
+        human[start:end] = True
+    if not np.array_equal(runs(human), person["human_periods"]):
+        yield f"human_periods are {person['human_periods'].tolist()}: not intervals of the clip in order and apart"
+    wrong = (speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])) & ~human
     if wrong.any():
         yield f"speaking disagrees with the smoothed score and voice_activity in frame {_first(wrong)}"
     if not np.isclose(person["talk_share"], speaking.mean(), atol=SCORE_TOLERANCE):
@@ -308,6 +314,8 @@ def _periods(row: Row, person: Row) -> Iterator[str]:
 
 
 def _interaction(row: Row) -> Iterator[str]:
+    if (label_tier(row["people"], row["n_frames"], "") == "human") != (row["label_tier"] == "human"):
+        yield f"label_tier is {row['label_tier']}, human_periods say otherwise"
     labels = interaction_labels(np.stack([np.asarray(person["speaking"], bool) for person in row["people"]]))
     for name in ("n_turns", "overlap_ratio", "silence_ratio"):
         stored, computed = row[name], getattr(labels, name)

@@ -10,7 +10,7 @@ import re
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from manifests.rows import Artifact
 from mit_builder.config import Section
 from mit_builder.errors import FailureClass, StageUnavailable, UnitError, WorkspaceError
 from mit_builder.stage import Reject, Stage
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import FOLDERS, Workspace, sha256_of
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
@@ -70,6 +71,9 @@ class UnitContext:
     def local(self, artifact: Artifact) -> Iterator[Path]:
         with self._workspace.local(artifact.key) as path:
             yield path
+
+    def is_barred(self, *, video_id: str | None, sha256: str | None, channels: Iterable[str | None]) -> bool:
+        return Tombstones.of(self._workspace).bars_video(video_id, sha256=sha256, channels=channels)
 
     def commit(self, path: Path, folder: str, name: str) -> Artifact:
         if folder not in FOLDERS:

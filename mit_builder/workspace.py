@@ -198,6 +198,17 @@ class Workspace:
             )
 
 
+def existing(uri: str) -> Workspace:
+    """A workspace that must be there already; on object storage that is not looked at.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if "://" not in uri and not Path(uri).is_dir():
+        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
+    return Workspace(uri)
+
+
 def _temporary() -> Path:
     """Of this user, where the workspace is not on a local disk."""
     return Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"

@@ -27,10 +27,13 @@ HAND_OFFS = (
     rows.Pose,
     rows.SpeechJob,
     rows.Speech,
+    rows.Correction,
     rows.Labelled,
     rows.Bucket,
     rows.Shard,
     rows.Artifact,
+    rows.Review,
+    rows.Sample,
 )
 ARTIFACTS = ("TRACK", "SIGNALS", "PEOPLE", "POSES", "SPEECH", "VOICE")
 

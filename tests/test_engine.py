@@ -18,8 +18,9 @@ from mit_builder import config
 from mit_builder.dataset import parse_index
 from mit_builder.engine import RayEngine, SerialEngine
 from mit_builder.errors import CannotContinue
+from mit_builder.lanes import worker_specs
 from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner, worker_specs
+from mit_builder.runner import Runner
 from mit_builder.stage import Resources
 from mit_builder.worker import WorkerSpec
 from mit_builder.workspace import Workspace
@@ -197,7 +198,7 @@ import fakes
 from mit_builder import config
 from mit_builder.engine import RayEngine, check_layout
 from mit_builder.worker import Task
-from mit_builder.runner import worker_specs
+from mit_builder.lanes import worker_specs
 from mit_builder.workspace import Workspace
 
 check_layout()

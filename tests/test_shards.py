@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-import stages.shards
+import mit_builder.shard_file
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Bucket, Labelled, Video
 from mit_builder.config import ShardsSettings
@@ -81,7 +81,7 @@ def test_rows_are_ordered_and_bytes_do_not_depend_on_the_order_of_the_input(
 def test_row_groups_are_written_as_they_fill(
     builder: tiny_dataset.Builder, clips: tuple[Labelled, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages.shards, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(mit_builder.shard_file, "ROW_GROUP_BYTES", 1)
     shard = builder.shard(clips)
     with pq.ParquetFile(builder.root / shard.parquet.key) as file:
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [1, 1, 1]

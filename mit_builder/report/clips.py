@@ -118,6 +118,12 @@ def _draw(drawing: _Drawing) -> None:
 
 def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str | None) -> None:
     """Write the dataset card (README.md) and statistics.json beside the shards, and the run's funnel to report/."""
+    write_card(workspace, contact=contact)
+    workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())
+
+
+def write_card(workspace: Workspace, *, contact: str | None) -> None:
+    """Write what stands beside the shards: the dataset card (README.md) and statistics.json."""
     index = parse_index(workspace.read(f"{FOLDER}/{INDEX_NAME}").decode())
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -128,4 +134,3 @@ def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str |
     figures = summarise(rows())
     workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
     workspace.write(f"{FOLDER}/README.md", dataset_card(figures, contact=contact).encode())
-    workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())
