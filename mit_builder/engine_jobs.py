@@ -25,6 +25,20 @@ GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between SIGTERM and SIGKILL, read by its job supervisor; 3 s where it is not set."""
 
 
+def _check_token() -> None:
+    """Ray ends the whole program where it is told to read a token and finds none."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    told = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(told) if told else Path.home() / ".ray" / "auth_token"
+    try:
+        found = path.read_text().strip()
+    except OSError as error:
+        raise CannotContinue(f"no token: {path}: {error.strerror}; set RAY_AUTH_TOKEN_PATH") from error
+    if not found:
+        raise CannotContinue(f"no token: {path} is empty")
+
+
 class Jobs:
     """The jobs of one cluster.
 
@@ -42,6 +56,7 @@ class Jobs:
             raise ConfigError(f"--address {parts.scheme or address} must look like http://HOST:8265")
         if "@" in parts.netloc:
             raise ConfigError("--address must hold no password: give the token by RAY_AUTH_TOKEN_PATH")
+        _check_token()
         self.address = address.rstrip("/")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
