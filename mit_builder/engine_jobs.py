@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from mit_builder.errors import CannotContinue, ConfigError
 
 ANSWER_S = 10.0
+_CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 STOPPED = ("SUCCEEDED", "FAILED", "STOPPED")
 GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between SIGTERM and SIGKILL, read by its job supervisor; 3 s where it is not set."""
@@ -69,13 +70,14 @@ class Jobs:
                 os.environ.pop(name, None)
             from ray.job_submission import JobSubmissionClient
 
+            for name in _CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
             self._client: Any = JobSubmissionClient(self.address)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
         import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             yield
         except ImportError as error:
