@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
+from object_storage import S3Server
 from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
@@ -347,16 +349,25 @@ def test_a_takedown_that_is_killed_is_finished_by_the_next(
     assert validate(built.root) == []
 
 
-def test_it_works_on_object_storage(built: Built) -> None:
-    remote = Workspace(f"memory://takedown-{built.root.parent.name}")
+def test_it_works_on_object_storage_and_on_copies_that_this_machine_keeps(
+    built: Built, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    remote = Workspace(f"{s3.bucket('takedown')}/w")
     for path in sourced_dataset.files(built.root):
         key = path.relative_to(built.root).as_posix()
         if not key.startswith((".scratch", ".partial", ".lock")):
             remote.write(key, path.read_bytes())
     taken = built.of_video(0)
     marks = evidence(built, taken, of_video=True)
+    with remote.artifact(taken[0].clip.mp4):
+        pass  # as a worker reads it
+    (remote.partial("0123") / "video.part").write_bytes(built.sources[0].read_bytes())
+    assert betrayed(tmp_path / "local", marks)
     take_down(remote, [taken[0].video.video_id])
-    copy = built.root.parent / "copy"
+    assert betrayed(tmp_path / "local", marks) == []
+    copy = tmp_path / "copy"
     for key in remote.names(""):
         (copy / key).parent.mkdir(parents=True, exist_ok=True)
         (copy / key).write_bytes(remote.read(key))
