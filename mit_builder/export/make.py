@@ -52,6 +52,8 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
     if request.format == "manifest" and request.with_media:
         raise ConfigError("--format manifest holds no footage: leave out --with-media, or choose another form")
     output = request.output.expanduser().absolute()
+    if workspace.root is not None and output.resolve().is_relative_to(workspace.root):
+        raise ConfigError(f"{output} lies in the workspace, whose files are its own: give another --output")
     check_place(output)
     encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
     with replacing(output) as folder:

@@ -79,6 +79,13 @@ def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Pat
         make_export(workspace, labels(tmp_path / "file"))
 
 
+def test_an_export_does_not_go_into_the_workspace(root: Path) -> None:
+    for place in (root, root / "dataset", root / "exports" / "new"):
+        with pytest.raises(ConfigError, match="lies in the workspace"):
+            make_export(Workspace(root), labels(place))
+    assert not (root / "exports").exists()
+
+
 def test_an_interrupted_export_leaves_the_old_one_or_none(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
