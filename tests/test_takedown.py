@@ -57,7 +57,7 @@ class Built:
         self.workspace.write("report/funnel.json", b"{}")
         self.workspace.write("damaged/pose/part-1.parquet", self.read(self.clips[0].pose.poses.key)[:-9])
         partial = self.workspace.partial("0123") / "video.part"
-        partial.write_bytes(self.sources[0].read_bytes()[:1000])
+        partial.write_bytes(self.sources[0].read_bytes())
         (self.workspace.scratch("killed") / "video.mp4").write_bytes(self.sources[0].read_bytes())
         self._review()
 
