@@ -31,11 +31,10 @@ def takedown(
         raise ConfigError("name what to take down, or give --from FILE")
     if "://" not in workspace and not Path(workspace).is_dir():
         raise ConfigError(f"no workspace at {workspace}: give --workspace")
-    first, *problems = take_down(Workspace(workspace), wanted, export or [])
-    for line in problems:
+    done = take_down(Workspace(workspace), wanted, export or [])
+    for line in [*done.problems, *done.lines]:
         print(line)
-    print(first)
-    raise typer.Exit(1 if problems else 0)
+    raise typer.Exit(1 if done.problems else 0)
 
 
 def _read(path: Path) -> list[str]:

@@ -413,12 +413,15 @@ def test_damaged_tombstones_stop_everything(built: Built) -> None:
         make_export(built.workspace, ExportRequest("hf", built.root.parent / "out", with_media=False))
 
 
-def test_what_is_not_here_yet_can_be_barred(built: Built) -> None:
-    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen")
+def test_what_is_not_here_yet_can_be_barred(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen", "0" * 16, built.clips[0].clip.clip_id)
+    said = capsys.readouterr().out
+    assert said.count("nothing of it was here; it is barred from now on") == 3
+    assert "4 taken down" in said
     stones = Tombstones.of(built.workspace)
     assert stones.bars("source", url_source(f"{built.web.url}/not-yet.mp4").source_id)
     assert stones.bars("channel", "never seen")
-    assert len(list(open_dataset(built.root))) == 3
+    assert len(list(open_dataset(built.root))) == 2
 
 
 def test_a_playlist_forgets_an_entry_that_was_taken_down(built: Built) -> None:
