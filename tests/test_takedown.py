@@ -19,6 +19,7 @@ from object_storage import S3Server
 from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
+import mit_builder.export.make
 import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Candidate, Labelled, Review, Source, Video
@@ -289,6 +290,23 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     )
     assert takedown(built, built.of_video(1)[0].video.video_id) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
+    assert known_exports(built.workspace) == {}
+
+
+def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=False)
+
+    def killed(folder: Path, record: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.export.make, "write_record", killed)
+        with pytest.raises(Killed):
+            make_export(built.workspace, ExportRequest("webdataset", tmp_path / "out" / "tars", with_media=True))
+    assert betrayed(tmp_path / "out", marks)
+    assert takedown(built, taken[0].video.video_id) == 0
+    assert list((tmp_path / "out").iterdir()) == []
     assert known_exports(built.workspace) == {}
 
 
