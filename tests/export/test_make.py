@@ -14,6 +14,7 @@ from mit_builder.dataset import open_dataset, read_index
 from mit_builder.errors import ConfigError
 from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
 from mit_builder.workspace import Workspace
 
 
@@ -54,6 +55,15 @@ def test_nothing_but_footage_behind_a_login_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="all 1 clips need a login"):
         make_export(Workspace(root.root), labels(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path / "w").root
+    first, *others = [row["clip_id"] for row in open_dataset(root)]
+    stone = Tombstone("span", digest("span", first[:16]), 0, 1)
+    Workspace(root).write(KEY, Tombstones([stone]).dump())
+    make_export(Workspace(root), labels(tmp_path / "out"))
+    assert list(read_record(tmp_path / "out").clip_ids) == others
 
 
 def test_licence_mix_is_said_with_footage(root: Path, tmp_path: Path) -> None:
