@@ -19,7 +19,7 @@ from mit_builder.export.job import MEDIA, ExportedClip, Job
 
 TAR_BYTES = 512 << 20
 """A tar that has grown this large is closed; WebDataset's documentation advises 100 MB to a few GB."""
-_RAGGED = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged")
+_RAGGED = ("human_periods", "speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged")
 """Lists of people that differ in length; they go into the JSON."""
 
 
