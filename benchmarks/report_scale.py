@@ -125,8 +125,8 @@ def make_clips(workspace: Path, n_clips: int) -> None:
     subprocess.run([*command, *addresses], check=True, stdout=subprocess.DEVNULL)
 
 
-def measure(workspace: Path) -> tuple[float, float]:
-    """Seconds and peak resident memory in MB (of its largest process) of `mit-build report`."""
+def measure(workspace: Path) -> tuple[float, float, float]:
+    """Seconds, seconds of processor time and peak resident memory in MB (of its largest process) of the command."""
     began = time.monotonic()
     command = [sys.executable, __file__, "--program", "report", "--workspace", str(workspace)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -134,17 +134,19 @@ def measure(workspace: Path) -> tuple[float, float]:
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"mit-build report ended with {child.returncode}")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--clips", type=int, default=5000)
     parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--no-making", action="store_true", help="the workspace has its clips already")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="report-scale-") as folder:
         workspace = options.workspace or Path(folder) / "workspace"
-        make_clips(workspace, options.clips)
+        if not options.no_making:
+            make_clips(workspace, options.clips)
         report = workspace / "report"
         for name, prepare in (
             ("new", lambda: None),
@@ -152,8 +154,8 @@ def main() -> None:
             ("one clip new", lambda: drop(report)),
         ):
             prepare()
-            took_s, peak_mb = measure(workspace)
-            print(f"| {name} | {took_s:.1f} s | {peak_mb:.0f} MB |", flush=True)
+            took_s, cpu_s, peak_mb = measure(workspace)
+            print(f"| {name} | {took_s:.1f} s | {cpu_s:.1f} s | {peak_mb:.0f} MB |", flush=True)
         data = [path.stat().st_size for path in (report / "data").iterdir()]
         sizes = ", ".join(f"{name} {size_mb(report / name)}" for name in ("index.html", "gallery.js", "rejects.js"))
         print(f"{len(data)} clips; {sizes}; a clip's data {sum(data) / len(data) / 1e3:.0f} kB on average")

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -295,8 +295,8 @@ class ClipDataset(IterableDataset[Sample]):
         ratio = np.array([size[0] / values["width_px"], size[1] / values["height_px"]], np.float32)
         with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
             path = self._media(values["clip"], Path(folder) / "clip.mp4")
-            images = read_clip(path, row.n_frames, values["media_frame_index"], span=span, max_side_px=max(size))
-            video = self._video(images, offset)
+            frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
+            video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), offset)
             samples = read_flac(self._media(values["audio"], Path(folder) / "audio.flac"))
         sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         return {
@@ -317,12 +317,12 @@ class ClipDataset(IterableDataset[Sample]):
             scratch.write_bytes(self._place.read(cell["path"]))
         return scratch
 
-    def _video(self, frames: Iterable[Frame], offset: Floats) -> npt.NDArray[np.uint8]:
+    def _video(self, shown: Iterator[Frame], offset: Floats) -> npt.NDArray[np.uint8]:
         """(F, 3, H, W)."""
         height, width = self._size_hw
         x, y = int(offset[0]), int(offset[1])
         video = np.zeros((self._n_frames, 3, height, width), np.uint8)
-        for i, frame in enumerate(frames):
+        for i, frame in enumerate(shown):
             if i % self._step:
                 continue
             image = frame.image[: height - y, : width - x]  # rounding may give a row or column more

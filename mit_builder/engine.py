@@ -6,23 +6,30 @@ the reading of Ray's exceptions were measured on Ray 2.60.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manifests.ledger import Entry
+from mit_builder import __version__
+from mit_builder.engine_connect import check_nodes, connect
 from mit_builder.errors import CannotContinue
 from mit_builder.stage import Resources
-from mit_builder.worker import Task, Worker, WorkerSpec
+from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
 
 LIGHT_CPUS = 0.5
 """Stages that need less than this mostly wait; they have a budget of one core of their own."""
+
+
+START_S = 900.0
+"""A worker that has not loaded its models by then never had a node: the largest take minutes."""
+TRIFLE_CPUS = 0.01
+"""Of a core, that Ray reserves for each worker on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ class RayEngine:
         resources: what each stage needs.
         cpus: cores to use; None = all.
         scratch: folder to work in, so that no package in the user's folder shadows ours in the workers.
+        address: of a cluster to join; None = a Ray of this run alone.
     """
 
     def __init__(
@@ -128,56 +136,37 @@ class RayEngine:
         *,
         scratch: Path,
         cpus: int | None = None,
+        address: str | None = None,
     ) -> None:
         self._specs = specs
         self._resources = resources
         self._scratch = scratch
         self._cpus_wanted = cpus
+        self._address = address
+        self._elsewhere = False
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
         self._make: Callable[..., Any] | None = None
         self._cpus = float(cpus or os.cpu_count() or 1)
 
     def _start(self) -> None:
-        """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Every actor starts a process of its own; the idle ones that Ray keeps ready would never have work.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        os.environ.setdefault("RAY_enable_worker_prestart", "0")
-        # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # A checkout that is not installed works as well: the workers find what the driver runs.
-        home = str(Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        """Start or join Ray at the first unit that is due: a run with nothing to do never pays for it."""
+        there = connect(self._address, cpus=self._cpus_wanted, scratch=self._scratch)
+        self._elsewhere = there.is_cluster
+        self._cpus = float(self._cpus_wanted or there.cpus)
+        if there.is_cluster:
+            check_nodes(partial(problem_here, next(iter(self._specs.values())), __version__))
         import ray
 
-        users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
-        try:
-            # Workers import from the folder that Ray is started in, and stay in it.
-            os.chdir(self._scratch)
-            ray.init(
-                address="local",
-                num_cpus=self._cpus_wanted,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                _node_ip_address="127.0.0.1",
-            )
-        except Exception as error:  # Ray raises it bare where a busy machine lets its node start too late
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise CannotContinue(f"Ray does not start: {first}; try --engine serial") from error
-        finally:
-            os.chdir(users_folder)
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
-        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:
             needs = self._resources[stage]
             # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
-            options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            options: dict[str, Any] = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            if self._elsewhere:
+                # A trifle of a core keeps workers away from nodes that are to do none of the work (--num-cpus=0).
+                options |= {"scheduling_strategy": "SPREAD", "num_cpus": TRIFLE_CPUS}
             return remote.options(**options).remote(self._specs[stage])
 
         self._make = make
@@ -209,7 +198,8 @@ class RayEngine:
                 self._start()
             assert self._make is not None
             actor = self._make(stage)
-            slots.append(_Slot(actor, starting=actor.ready.remote()))
+            ready = actor.ready.remote(elsewhere=self._elsewhere)
+            slots.append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
         return False
 
     def submit(self, stage: str, tasks: list[Task]) -> None:
@@ -250,8 +240,8 @@ class RayEngine:
         if slot.starting is not None:
             slot.starting = None
             if value is not None:
-                self._unavailable[stage] = value
                 self._drop(stage, slot)
+                self._set_aside(stage, value)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
@@ -280,11 +270,23 @@ class RayEngine:
         import ray
 
         now = time.monotonic()
-        for slots in self._slots.values():
-            for slot in slots:
-                if slot.call is not None and now > slot.deadline and not slot.timed_out:
-                    slot.timed_out = True
-                    ray.kill(slot.actor)
+        overdue = [(name, slot) for name, slots in self._slots.items() for slot in slots if now > slot.deadline]
+        for name, slot in overdue:
+            if slot.starting is not None:
+                self._drop(name, slot)
+                self._set_aside(name, f"no worker came up within {START_S:g} s: {self._wants(name)}")
+            elif slot.call is not None and not slot.timed_out:
+                slot.timed_out = True
+                ray.kill(slot.actor)
+
+    def _wants(self, stage: str) -> str:
+        gpus = self._resources[stage].gpus
+        return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
+
+    def _set_aside(self, stage: str, problem: str) -> None:
+        """A worker cannot be set up; where others of its stage work, one node is ill, not the stage."""
+        if not self._slots[stage]:
+            self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:
         import ray

@@ -89,15 +89,16 @@ def finish(workspace: Workspace, stones: Tombstones, exports: Iterable[Path] = (
     workspace.write(KEY, Tombstones(replace(stone, pending=True) for stone in stones.stones).dump())
     purge(workspace, stones)
     problems: list[str] = []
-    for folder in dict.fromkeys([*known_exports(workspace), *(e.expanduser().absolute() for e in exports)]):
-        problem = _update_export(workspace, folder, stones)
+    folders = dict.fromkeys(e.expanduser().absolute() for e in exports) | known_exports(workspace)
+    for folder, audio_encoder in folders.items():
+        problem = _update_export(workspace, folder, audio_encoder, stones)
         problems += [problem] if problem else []
     pending = bool(problems)
     workspace.write(KEY, Tombstones(replace(stone, pending=pending) for stone in stones.stones).dump())
     return problems
 
 
-def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> str | None:
+def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None, stones: Tombstones) -> str | None:
     """Write an export anew without what is barred; None, or why that was not possible."""
     for beside in siblings(folder):
         shutil.rmtree(beside, ignore_errors=True)
@@ -113,9 +114,8 @@ def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> st
             shutil.rmtree(folder)
             forget(workspace, folder)
             return None
-        make_export(
-            workspace, ExportRequest(record.format, folder, record.with_media, record.audio_encoder, frozenset(kept))
-        )
+        encoder = audio_encoder or record.audio_encoder
+        make_export(workspace, ExportRequest(record.format, folder, record.with_media, encoder, frozenset(kept)))
     except (MitBuilderError, OSError) as error:
         return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from typing import Any
 
 import fakes
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
@@ -21,7 +19,7 @@ from web_folder import WebFolder, serve_folder
 
 import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Candidate, Labelled, Source, Video
+from manifests.rows import Candidate, Labelled, Review, Source, Video
 from manifests.sources import url_source
 from mit_builder.cli import main
 from mit_builder.config import DownloadSettings
@@ -30,6 +28,7 @@ from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
 from mit_builder.lease import lease
+from mit_builder.review.store import Reviews
 from mit_builder.session import SourceBook
 from mit_builder.stage import Reject
 from mit_builder.takedown import bar_sources, finish_pending, take_down
@@ -64,10 +63,11 @@ class Built:
         return self.workspace.read(key)
 
     def _review(self) -> None:
-        rows = [{"clip_id": c.clip.clip_id, "verdict": "reject", "why": f"ugly {c.clip.clip_id}"} for c in self.clips]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer)
-        self.workspace.write("manifests/reviews/reviews.parquet", buffer.getvalue())
+        reviews = Reviews(self.workspace)
+        names = [c.clip.clip_id for c in self.clips]
+        verdicts = [Review(n, "reject", f"looks at {n}", (), True, "0" * 16, "1" * 16) for n in names]
+        reviews.save(verdicts)
+        reviews.draw(names, 3, seed=1)
 
     def of_video(self, n: int) -> list[Labelled]:
         return [c for c in self.clips if c.video.source_url == self.addresses[n]]
@@ -177,7 +177,9 @@ def test_no_byte_of_a_video_is_left_anywhere(built: Built, named_by: str) -> Non
     assert {p.name for p in (built.root / "report").iterdir()} == {
         f"{c.clip.clip_id}.abcdef01.{suffix}" for c in kept for suffix in ("png", "mp4")
     }
-    assert len(pq.read_table(built.root / "manifests/reviews/reviews.parquet")) == len(kept)
+    reviews = Reviews(built.workspace)
+    assert [review.clip_id for review in reviews.all()] == [c.clip.clip_id for c in kept]
+    assert [sample.clip_ids for sample in reviews.samples] == [tuple(c.clip.clip_id for c in kept)]
 
 
 def test_tombstones_hold_hashes_alone(built: Built) -> None:
@@ -285,7 +287,7 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     )
     assert takedown(built, built.of_video(1)[0].video.video_id) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
-    assert known_exports(built.workspace) == []
+    assert known_exports(built.workspace) == {}
 
 
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(

@@ -172,7 +172,7 @@ def _write_images(clip: ExportedClip, folder: Path) -> None:
 
 
 def clip_frames(clip: ExportedClip) -> Iterator[npt.NDArray[np.uint8]]:
-    """(h, w, 3) RGB of every frame of a clip's MP4.
+    """(h, w, 3) RGB of every frame of a clip's timeline.
 
     Raises:
         MediaError: it does not hold the frames that the row says.

@@ -34,7 +34,7 @@ from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
 from mit_builder.worker import Task, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
 
-_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "media_fps", "width_px", "height_px"]
+_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "width_px", "height_px", "media_fps"]
 _HASH_COLUMNS = ["source_sha256", "clip_sha256", "audio_sha256", "source_frame_index"]
 
 
@@ -193,7 +193,8 @@ class _Rebuild:
         place = self._scratch / secrets.token_hex(4)
         place.mkdir()
         mp4, flac = place / "clip.mp4", place / "clip.flac"
-        cut = (cut_native if clip["media_fps"] == "source" else cut_clip)(
+        cut_media = cut_native if clip["media_fps"] == "source" else cut_clip
+        cut = cut_media(
             source,
             start,
             start + clip["n_frames"],

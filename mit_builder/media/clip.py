@@ -26,7 +26,8 @@ def read_clip(
     n_frames: int,
     media_frame_index: Index = (),
     *,
-    span: slice = slice(None),
+    start_frame: int = 0,
+    end_frame: int | None = None,
     max_side_px: int | None = None,
 ) -> Iterator[Frame]:
     """Read a clip's MP4 along the clip's timeline.
@@ -35,7 +36,8 @@ def read_clip(
         path: the clip's MP4.
         n_frames: frames on the clip's timeline.
         media_frame_index: (n_frames,) the MP4's frame that each of them shows; empty where that is frame k for k.
-        span: consecutive frames of the timeline to read.
+        start_frame: first frame to read.
+        end_frame: frame after the last; None for the clip's end.
         max_side_px: shrink images whose longer side exceeds it.
 
     Yields:
@@ -51,6 +53,5 @@ def read_clip(
     n_found, n_named = len(timeline.source_pts), int(index[-1]) + 1
     if n_found != n_named:
         raise MediaError(f"{path.name} has {n_found} frames in place of {n_named}")
-    start, end, _ = span.indices(n_frames)
-    whole = replace(timeline, source_frame_index=index)
-    return read_frames(path, start, end, timeline=whole, max_side_px=max_side_px)
+    timeline = replace(timeline, source_frame_index=index)
+    return read_frames(path, start_frame, end_frame, timeline=timeline, max_side_px=max_side_px)

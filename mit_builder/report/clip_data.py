@@ -128,11 +128,13 @@ def _stacked(people: People, column: str) -> npt.NDArray[Any]:
 
 def _held(keypoints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """(n_people, n_frames, 133, 2): x and y, where there is no estimate those of the last frame that has one."""
-    points = keypoints[..., :2]
+    points = keypoints[..., :2].copy()
     known = np.isfinite(points).all(axis=-1)
-    frames = np.where(known, np.arange(points.shape[1])[None, :, None], 0)
-    last = np.maximum.accumulate(frames, axis=1)
-    return np.nan_to_num(np.take_along_axis(points, last[..., None], axis=1))
+    n_frames = points.shape[1]
+    for person, point in np.argwhere(~known.all(axis=1)):
+        last = np.maximum.accumulate(np.where(known[person, :, point], np.arange(n_frames), 0))
+        points[person, :, point] = np.nan_to_num(points[person, last, point])
+    return points
 
 
 def _pixels(values: npt.NDArray[Any]) -> npt.NDArray[np.int16]:

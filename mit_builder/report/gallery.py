@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ _CALL = "mitGallery("
 POOL_FROM_CLIPS = 100
 """New clips from which other processes help: starting one takes as long as some dozens of clips."""
 CLIPS_A_TASK = 25
+N_WRITERS = 4
+"""Files written at once, while the next clip is read: each waits for the disk."""
 
 Listed = dict[str, Any]
 """A clip as the page lists it: `facts` and what was measured."""
@@ -130,8 +132,11 @@ def _encode(task: _Task) -> dict[str, Measured]:
         with workspace.local(artifact.key) as path:
             yield path
 
-    found = {}
-    for row in task.rows:
-        script, found[state_of(row)] = encode_clip(row, local)
-        workspace.write(f"{CLIPS}/{data_name(row)}.js", script.encode())
+    found, writes = {}, []
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        for row in task.rows:
+            script, found[state_of(row)] = encode_clip(row, local)
+            writes.append(writers.submit(workspace.write, f"{CLIPS}/{data_name(row)}.js", script.encode()))
+        for write in writes:
+            write.result()
     return found

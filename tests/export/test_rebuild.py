@@ -142,6 +142,24 @@ def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> N
     assert len(list(open_dataset(tmp_path / "again"))) == 3
 
 
+def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp_path: Path) -> None:
+    sources = sourced_dataset.write_sources(tmp_path / "talks", fps=24)
+    addresses = [f"http://unused.test/{path.name}" for path in sources]
+    sourced_dataset.build(tmp_path / "original", sources, addresses, native=True)
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    local_addresses(tmp_path / "manifest")
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
+    rows = list(open_dataset(tmp_path / "again"))
+    for ours, theirs in zip(open_dataset(tmp_path / "original"), rows, strict=True):
+        assert theirs["media_fps"] == "source"
+        assert ours["clip"] == theirs["clip"]
+        assert_equal(ours["media_frame_index"], theirs["media_frame_index"])
+    make_export(Workspace(tmp_path / "again"), ExportRequest("coco-wholebody", tmp_path / "coco", with_media=True))
+    for row in rows:
+        assert len(list((tmp_path / "coco" / "images" / row["clip_id"]).iterdir())) == row["n_frames"]
+        assert max(row["media_frame_index"]) + 1 < row["n_frames"]
+
+
 def local_addresses(manifest: Path) -> None:
     """Make every address of a manifest that of a local file."""
     path = manifest / "clips-00000.parquet"

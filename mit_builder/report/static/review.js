@@ -138,7 +138,7 @@ function reviewPanel(row) {
       button("speaks", "t", "speaks", () => correct(true)), button("is quiet", "q", "quiet", () => correct(false)), button("undo", "u", "undo", () => undo())),
     make("ol", { class: "corrections" }),
     make("div", { class: "tools" }, button("Labels checked", "l", "checked", check)),
-    make("p", { class: "note" }, "Digits choose a person. Labels checked: I have watched the whole clip, and who speaks is now right."),
+    make("p", { class: "note" }, "A digit, or a click on a strip, chooses a person. Labels checked: I have watched the whole clip, and who speaks is now right."),
     make("p", { class: "said note", role: "status" }));
 }
 
@@ -174,6 +174,7 @@ function reviewKey(event) {
 // Dragging with Shift on a person's strip marks a span.
 function dragSpan(event, begins) {
   const person = player.canvases?.findIndex(({ canvas }) => canvas === event.target) ?? -1;
+  if (reviewing && begins && person >= 0) choosePerson(person);
   if (!reviewing || !event.shiftKey) return false;
   const frame = Math.max(0, Math.min(player.row.frames, frameAt(event)));
   if (begins) {
