@@ -21,7 +21,8 @@ from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBui
 from mit_builder.init_file import commented_settings
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.run import RunRequest, run_pipeline
-from mit_builder.session import SourceBook, last_settings, resolve
+from mit_builder.session import last_settings, resolve
+from mit_builder.source_book import SourceBook
 from mit_builder.workspace import Workspace
 
 app = typer.Typer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,11 +11,32 @@ from manifests.ledger import Entry, Ledger
 from manifests.schema import content_hash
 from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
-from mit_builder.pipeline import Step, Unit
+from mit_builder.errors import FailureClass
+from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.retries import PASSES_BY_ITSELF, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run was asked to do.
+
+    Attributes:
+        steps: names of the steps to work on; the others only hand on what the ledger has.
+        forced: steps whose units are due whatever the ledger says.
+        retry: classes of failures that are tried again.
+        at_once: do not wait for what failed a short time ago.
+    """
+
+    steps: frozenset[str] = frozenset(step.name for step in STEPS)
+    forced: frozenset[str] = frozenset()
+    retry: frozenset[FailureClass] = PASSES_BY_ITSELF
+    at_once: bool = False
+
+
+EVERYTHING = Choice()
 
 
 @dataclass
@@ -125,6 +146,35 @@ class Lane:
         pause_s = delay_s(self.step.name, self.n_short, settings)
         self.paused_until_s = now_s + pause_s
         return f"{self.step.name} pauses for {pause_s:.0f} s: {entry.message}"
+
+
+def worker_specs(
+    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
+) -> dict[str, WorkerSpec]:
+    """How a worker of each step is built."""
+    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
+
+
+class Files:
+    """Which artifacts there are; a folder is listed once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._folders: dict[str, set[str]] = {}
+
+    def has(self, key: str) -> bool:
+        """Whether an artifact is there."""
+        return key in self._folder(key)
+
+    def add(self, key: str) -> None:
+        """Take note of a new one."""
+        self._folder(key).add(key)
+
+    def _folder(self, key: str) -> set[str]:
+        folder = key.partition("/")[0]
+        if folder not in self._folders:
+            self._folders[folder] = self._workspace.names(folder)
+        return self._folders[folder]
 
 
 def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:

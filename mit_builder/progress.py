@@ -172,12 +172,12 @@ def nearest_miss(tally: Tally, settings: Settings) -> list[str]:
     """The threshold that most candidates missed narrowly, and the setting that would let half of them in."""
     if not tally.near_misses:
         return []
-    (reason, setting), values = max(tally.near_misses.items(), key=lambda item: len(item[1]))
+    (reason, setting), missed = max(tally.near_misses.items(), key=lambda item: item[1].n)
     limit = getattr(settings.filter, setting)
-    lower = values[0] < limit
-    worst = min(values) if lower else max(values)
+    lower = missed.lowest < limit
+    worst = missed.lowest if lower else missed.highest
     rounded = f"{worst * (0.995 if lower else 1.005):.3g}"
-    many = f"{len(values)} candidate{'s' if len(values) > 1 else ''}"
+    many = f"{missed.n} candidate{'s' if missed.n > 1 else ''}"
     return [f"{many} {reason}: missed {setting}={limit:g} by < 20%: try --set filter.{setting}={rounded}"]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 
 from manifests.ledger import DAMAGED
-from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
@@ -21,7 +20,6 @@ from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
 from mit_builder.runner import Choice, Runner, worker_specs
 from mit_builder.session import (
-    SourceBook,
     changed_settings,
     last_settings,
     new_run_id,
@@ -29,6 +27,8 @@ from mit_builder.session import (
     resolve,
     save_settings,
 )
+from mit_builder.settled import FROM_SOURCES
+from mit_builder.source_book import SourceBook, SourceList
 from mit_builder.tally import Tally
 from mit_builder.workspace import Workspace
 
@@ -81,13 +81,16 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             on_progress=reporter.update,
             on_note=reporter.note,
         )
+        if len(sources) >= FROM_SOURCES:
+            runner.pass_over_settled()
         for lane in runner.lanes.values():
             for part in lane.ledger.set_aside():
                 reporter.note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
-            lane.ledger.compact(run_id)
+            lane.ledger.compact(run_id, runner.trees.merged)
         tally = runner.run(sources)
         engine.close()
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
+        runner.trees.at_the_end()
         reporter.close()
         reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
     return _exit_code(tally)
@@ -110,7 +113,7 @@ def steps_named(names: list[str]) -> frozenset[str]:
 
 def _prepare(
     workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str]
-) -> tuple[list[Source], Settings]:
+) -> tuple[SourceList, Settings]:
     pinned = last_settings(workspace)
     settings, notes = resolve(request.settings, pinned)
     book = SourceBook(workspace)
@@ -125,7 +128,7 @@ def _prepare(
     problems = [check for check in checks if check.verdict == "failed"]
     if problems:
         raise CannotContinue("; ".join(f"{check.name}: {check.text}" for check in problems))
-    if any(source.kind == "url" for source in sources) and pinned is None:
+    if pinned is None and sources.any_remote:
         reporter.note("remote sources: make sure that you may download and use them, and the people in them")
     book.save()
     save_settings(workspace, settings)
@@ -142,11 +145,22 @@ def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_i
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
     """Dataset card, statistics and pictures; keys of the pictures."""
+    passed_over = runner.trees.n_passed_over
+    if passed_over:
+        reporter.note(f"{passed_over} sources were settled before, with all that came of them")
+        if not runner.has_changed:
+            return []
     labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
         reporter.note(f"drawing what is new of {len(labelled)} clips")
-    return report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
+    return report_clips(
+        workspace,
+        labelled,
+        n_overlays=0 if passed_over else settings.run.overlays,
+        n_processes=settings.run.cpus,
+        these_alone=passed_over > 0,
+    )
 
 
 def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:
@@ -160,6 +174,8 @@ def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> 
         lines.append("0 units worked on: everything was done already")
     if drawn:
         lines += ["", f"dataset: {place}/dataset   report: {place}/report, begin with {drawn[0]}"]
+    elif tally.n_dataset:
+        lines += ["", f"dataset: {place}/dataset"]
     return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, place, drawn))]
 
 

@@ -20,7 +20,7 @@ pytest.importorskip("mediapipe", reason="the embedded backends are not installed
 import demo_truth as dt
 
 from mit_builder.explain import look
-from mit_builder.session import DEMO
+from mit_builder.source_book import DEMO
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
 
