@@ -11,18 +11,23 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manifests.ledger import Entry
 from mit_builder.errors import CannotContinue
+from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
 from mit_builder.worker import Task, Worker, WorkerSpec
 
-LIGHT_CPUS = 0.5
-"""Stages that need less than this mostly wait; they have a budget of one core of their own."""
+IDLE_S = 120.0
+"""A worker without work for so long ends: its memory is worth more than the time to load its models again."""
+STEAL_S = 1.0
+"""A worker without work for so long gives its share of a GPU to a stage that has work."""
+LOOK_S = 5.0
+"""How often the engine looks at what there is: nodes come and go."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,33 @@ class Result:
     message: str = ""
 
 
+@dataclass(frozen=True)
+class Load:
+    """Cores and GPUs: how many work, how many there are."""
+
+    cpus_busy: float
+    cpus: float
+    gpus_busy: float = 0.0
+    gpus: float = 0.0
+
+
 class Engine(Protocol):
     """Runs calls of stages; see `SerialEngine` for the simplest one."""
 
-    def offer(self, stage: str) -> bool:
-        """Whether a call of this stage can start now; begins to start a worker where that helps.
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
+        """Whether a call of this stage can start now; begins to start workers where that helps.
+
+        Args:
+            stage: name of the step.
+            n_calls: calls that wait.
 
         Raises:
             StageUnavailable: its workers cannot be set up.
         """
+        ...
+
+    def load(self) -> Load:
+        """What is used of what there is."""
         ...
 
     def submit(self, stage: str, tasks: list[Task]) -> None: ...
@@ -75,7 +98,10 @@ class SerialEngine:
         self._unavailable: dict[str, str] = {}
         self._results: list[Result] = []
 
-    def offer(self, stage: str) -> bool:
+    def load(self) -> Load:
+        return Load(1.0, 1.0)
+
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
         if stage not in self._workers and stage not in self._unavailable:
             worker = Worker(self._specs[stage])
             problem = worker.ready()
@@ -109,6 +135,7 @@ class _Slot:
     tasks: list[Task] = field(default_factory=list)
     deadline: float = 0.0
     timed_out: bool = False
+    idle_since_s: float = 0.0
 
 
 class RayEngine:
@@ -136,7 +163,8 @@ class RayEngine:
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
         self._make: Callable[..., Any] | None = None
-        self._cpus = float(cpus or os.cpu_count() or 1)
+        self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
+        self._looked_at_s = 0.0
 
     def _start(self) -> None:
         """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
@@ -171,7 +199,7 @@ class RayEngine:
         finally:
             os.chdir(users_folder)
             signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
-        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+        self._look()
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:
@@ -182,34 +210,66 @@ class RayEngine:
 
         self._make = make
 
-    def _used(self, *, light: bool) -> float:
-        return sum(
-            self._resources[name].cpus
-            for name, slots in self._slots.items()
-            for slot in slots
-            if slot.call is not None and (self._resources[name].cpus < LIGHT_CPUS) == light
-        )
+    def _look(self) -> None:
+        """Take in what there is by now."""
+        import ray
+
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        self._pools.room = Room(float(self._cpus_wanted or there.get("CPU", 1.0)), there.get("GPU", 0.0))
+        self._looked_at_s = time.monotonic()
+
+    def _crews(self) -> dict[str, Crew]:
+        crews = {name: Crew() for name in self._slots}
+        for name, slots in self._slots.items():
+            for slot in slots:
+                crews[name].busy += slot.call is not None
+                crews[name].starting += slot.starting is not None
+                crews[name].idle += slot.call is None and slot.starting is None
+        return crews
+
+    def load(self) -> Load:
+        crews, room = self._crews(), self._pools.room
+        working = {name: Crew(crew.busy) for name, crew in crews.items()}
+        return Load(self._pools.cpus_used(crews), room.cpus, self._pools.gpus_used(working), room.gpus)
 
     def _fits(self, stage: str) -> bool:
-        cpus = self._resources[stage].cpus
-        light = cpus < LIGHT_CPUS
-        used = self._used(light=light)
-        return used == 0 or used + cpus <= (1.0 if light else self._cpus)
+        return self._pools.fits(stage, self._crews())
 
-    def offer(self, stage: str) -> bool:
-        if stage in self._unavailable or not self._fits(stage):
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
+        crews = self._crews()
+        if stage in self._unavailable or not self._pools.fits(stage, crews):
             return False
-        slots = self._slots[stage]
-        if any(slot.starting is None and slot.call is None for slot in slots):
-            return True
-        needs = self._resources[stage]
-        bound = needs.max_workers or max(1, int(self._cpus / max(needs.cpus, LIGHT_CPUS)))
-        if len(slots) < bound and not any(slot.starting is not None for slot in slots):
-            if self._make is None:
-                self._start()
-            assert self._make is not None
-            actor = self._make(stage)
-            slots.append(_Slot(actor, starting=actor.ready.remote()))
+        for _ in range(self._pools.to_start(stage, crews, n_calls)):
+            if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
+                break
+            self._hire(stage)
+        return crews[stage].idle > 0
+
+    def _hire(self, stage: str) -> None:
+        if self._make is None:
+            self._start()
+        assert self._make is not None
+        actor = self._make(stage)
+        self._slots[stage].append(_Slot(actor, starting=actor.ready.remote()))
+
+    def _idle(self, longer_than_s: float) -> Iterator[tuple[str, _Slot]]:
+        """Workers without work, the longest first."""
+        idle = (
+            (name, slot)
+            for name, slots in self._slots.items()
+            for slot in slots
+            if slot.call is None and slot.starting is None
+        )
+        since_s = time.monotonic() - longer_than_s
+        yield from sorted((x for x in idle if x[1].idle_since_s < since_s), key=lambda x: x[1].idle_since_s)
+
+    def _free_gpu(self, stage: str) -> bool:
+        """End workers of other stages that have had no work, until a share of a GPU is free; whether it is."""
+        for name, slot in list(self._idle(STEAL_S)):
+            if name != stage and self._pools.uses_gpu(name):
+                self._drop(name, slot)
+                if self._pools.has_gpu(stage, self._crews()):
+                    return True
         return False
 
     def submit(self, stage: str, tasks: list[Task]) -> None:
@@ -236,6 +296,10 @@ class RayEngine:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         results = [self._finish(*pending[ref], ref) for ref in ready]
         self._kill_overdue()
+        if time.monotonic() - self._looked_at_s > LOOK_S:
+            self._look()
+            for name, slot in list(self._idle(IDLE_S)):
+                self._drop(name, slot)
         return [result for result in results if result is not None]
 
     def _finish(self, stage: str, slot: _Slot, ref: Any) -> Result | None:
@@ -247,6 +311,7 @@ class RayEngine:
             self._slots[stage].remove(slot)
             ray.kill(slot.actor)
             return self._loss(stage, slot, error)
+        slot.idle_since_s = time.monotonic()
         if slot.starting is not None:
             slot.starting = None
             if value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,15 @@ from mit_builder.retries import PASSES_BY_ITSELF, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
+
+QUEUE_BOUND = 64
+"""Units that may wait for a step before the steps before it are held back."""
+WAITING_S, MOST_WAITING = 4.0, 1024
+"""So much work of one core may wait where units take no time, and never more units."""
+CALL_S = 0.25
+"""Work of one call where units are small: a call costs the driver and Ray 5-10 ms."""
+LEARN = 0.2
+"""Share that a unit has in the mean of how long they take."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,8 @@ class Lane:
     running: dict[str, Waiting] = field(default_factory=dict)
     finished: list[Entry] = field(default_factory=list)
     paused_until_s: float = 0.0
+    mean_s: float | None = None
+    """How long a unit takes: the last ones count most."""
     n_short: int = 0
     """Failures of resources in a row."""
     stopped: str | None = None
@@ -93,6 +105,42 @@ class Lane:
     def is_idle(self) -> bool:
         """Whether nothing is queued, put off or running."""
         return not (self.queue or self.delayed or self.running)
+
+    def timed(self, entry: Entry) -> None:
+        """Learn how long a unit took."""
+        if entry.status == "done":
+            known = entry.duration_s if self.mean_s is None else self.mean_s
+            self.mean_s = known + (entry.duration_s - known) * LEARN
+
+    @property
+    def bound(self) -> int:
+        """Units that may wait here before the steps before it are held back; more of those that take no time."""
+        if not self.mean_s:
+            return QUEUE_BOUND
+        return int(min(MOST_WAITING, max(QUEUE_BOUND, WAITING_S / self.mean_s)))
+
+    def batch(self, n_workers: int) -> int:
+        """Units for one call: about `CALL_S` of work, and some for every worker; one where resources run out."""
+        if self.n_short:
+            return 1
+        if self.mean_s is None:
+            return self.stage.resources.batch
+        some = math.ceil(len(self.queue) / max(1, n_workers))
+        return max(1, min(int(CALL_S / max(self.mean_s, 1e-4)), some))
+
+    def n_calls(self, n_workers: int) -> int:
+        """Calls that what waits would make."""
+        return math.ceil(len(self.queue) / self.batch(n_workers))
+
+    def take(self) -> Waiting:
+        """The next unit: the first, or the longest where a step says how long they are."""
+        cost = self.step.cost
+        if cost is None or self.queue[0].alone:
+            return self.queue.popleft()
+        longest = max(range(len(self.queue)), key=lambda i: cost(self.queue[i].task.row))
+        waiting = self.queue[longest]
+        del self.queue[longest]
+        return waiting
 
     def wake(self, now_s: float) -> None:
         """Queue what was put off until now."""

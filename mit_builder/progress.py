@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -54,7 +55,9 @@ class JsonLines:
     def update(self, runner: Runner) -> None:
         if time.monotonic() - self._said_at >= 1.0:
             self._said_at = time.monotonic()
-            self._say(event="progress", stages={step.name: counts(runner, step.name) for step in STEPS})
+            held_up = runner.bottleneck()
+            stages = {step.name: counts(runner, step.name) for step in STEPS}
+            self._say(event="progress", stages=stages, bottleneck=asdict(held_up) if held_up else None)
 
     def end(self, tally: Tally, lines: list[str], extra: dict[str, Any]) -> None:
         self._say(event="end", **tally.as_dict(), **extra)
@@ -89,7 +92,8 @@ class PlainLines:
                 parts.append(f"{step.name} {sum(n.values()) - open_units}/{sum(n.values())}")
         line = "  ".join(parts)
         if line != self._last:
-            self._say(line)
+            held_up = runner.bottleneck()
+            self._say(f"{line}  {held_up}" if held_up else line)
             self._last, self._said_at = line, time.monotonic()
 
     def end(self, tally: Tally, lines: list[str], extra: dict[str, Any]) -> None:
@@ -101,7 +105,7 @@ class PlainLines:
 
 
 class Bars(PlainLines):
-    """A bar a stage on a terminal; the stage that has worked longest is marked."""
+    """A bar a stage on a terminal; the stage that holds the others up is marked, with what would help."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(lambda text: console.print(text, markup=False, highlight=False))
@@ -117,7 +121,7 @@ class Bars(PlainLines):
         self._progress.start()
 
     def update(self, runner: Runner) -> None:
-        slowest = max(STEPS, key=lambda step: runner.tally.steps[step.name].duration_s).name
+        held_up = runner.bottleneck()
         for step in STEPS:
             n = counts(runner, step.name)
             if not any(n.values()):
@@ -125,8 +129,7 @@ class Bars(PlainLines):
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._progress.add_task(step.name, say="")
             say = ", ".join(f"{n[key]} {key}" for key in ("rejected", "failed", "running") if n[key])
-            busy = runner.tally.steps[step.name].duration_s
-            say += f"  slowest so far: {busy:.0f} s of work" if step.name == slowest and busy else ""
+            say += f"  bottleneck: {held_up.add}" if held_up and held_up.step == step.name else ""
             done = n["done"] + n["rejected"] + n["failed"]
             self._progress.update(self._tasks[step.name], completed=done, total=sum(n.values()), say=say)
 

@@ -14,6 +14,7 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import Bucket, Labelled, Source
 from manifests.schema import artifacts, content, content_hash
+from mit_builder.bottleneck import Bottleneck, find_bottleneck
 from mit_builder.buckets import Buckets
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
@@ -33,8 +34,6 @@ __all__ = ["Choice", "Runner", "worker_specs"]
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
-QUEUE_BOUND = 64
-"""Units that may wait for a step before the steps before it are held back."""
 CHECK_SPACE_S = 5.0
 
 
@@ -125,6 +124,10 @@ class Runner:
         """Whether anything was worked on, or another dataset published."""
         return self.publisher.has_written or any(tally.worked_on for tally in self.tally.steps.values())
 
+    def bottleneck(self) -> Bottleneck | None:
+        """The stage that holds the others up."""
+        return find_bottleneck(list(self.lanes.values()), self._engine.load()) if self._engine else None
+
     def labelled(self) -> list[Labelled]:
         """Every clip that was walked over, has gone through speech and is not left out."""
         return self.buckets.every()
@@ -133,7 +136,7 @@ class Runner:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
 
     def _feed(self, feed: Iterator[Source]) -> None:
-        while self._feeding and len(self.lanes["download"].queue) < QUEUE_BOUND:
+        while self._feeding and len(self.lanes["download"].queue) < self.lanes["download"].bound:
             source = next(feed, None)
             self._feeding = source is not None
             if source is not None:
@@ -229,22 +232,28 @@ class Runner:
             if lane.stopped:
                 self._give_up(lane, lane.stopped, self.tally.stopped)
             may_start = not blocked and now_s >= lane.paused_until_s
-            while lane.queue and may_start and self._engine.offer(lane.step.name):
+            while lane.queue and may_start and self._engine.offer(lane.step.name, lane.n_calls(self._width(lane))):
                 batch = self._take(lane, now_s)
                 if not batch:
                     break
                 lane.running.update({w.task.unit_id: w for w in batch})
                 self._engine.submit(lane.step.name, [w.task for w in batch])
-            blocked = blocked or len(lane.queue) >= QUEUE_BOUND
+            blocked = blocked or len(lane.queue) >= lane.bound
+
+    def _width(self, lane: Lane) -> int:
+        """Calls of a step that may run at once."""
+        assert self._engine is not None
+        return int(self._engine.load().cpus / max(lane.stage.resources.cpus, 0.5))
 
     def _take(self, lane: Lane, now_s: float) -> list[Waiting]:
         batch: list[Waiting] = []
+        size = lane.batch(self._width(lane))
         for _ in range(len(lane.queue)):
-            waiting = lane.queue.popleft()
+            waiting = lane.take()
             if waiting.limit and not self._goes_out(lane, waiting, waiting.limit, now_s):
                 continue
             batch.append(waiting)
-            if waiting.alone or len(batch) >= lane.stage.resources.batch or (lane.queue and lane.queue[0].alone):
+            if waiting.alone or waiting.limit or len(batch) >= size or (lane.queue and lane.queue[0].alone):
                 break
         return batch
 
@@ -302,6 +311,7 @@ class Runner:
             self._lost(lane, waiting, result)
             return
         for w, entry in zip(waiting, result.entries, strict=True):
+            lane.timed(entry)
             self._judge(lane, w, stamped(entry, w, lane))
 
     def _judge(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
