@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from manifests.ledger import DAMAGED
+from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
@@ -48,6 +50,8 @@ class RunRequest:
     at_once: bool
     engine: str
     as_json: bool
+    sample: Callable[[SourceList], Sequence[Source]] | None = None
+    """Which of the sources this run works on; the workspace remembers all."""
 
 
 def run_pipeline(request: RunRequest, console: Console) -> int:
@@ -113,7 +117,7 @@ def steps_named(names: list[str]) -> frozenset[str]:
 
 def _prepare(
     workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str]
-) -> tuple[SourceList, Settings]:
+) -> tuple[Sequence[Source], Settings]:
     pinned = last_settings(workspace)
     settings, notes = resolve(request.settings, pinned)
     book = SourceBook(workspace)
@@ -132,7 +136,7 @@ def _prepare(
         reporter.note("remote sources: make sure that you may download and use them, and the people in them")
     book.save()
     save_settings(workspace, settings)
-    return sources, settings
+    return sources if request.sample is None else request.sample(sources), settings
 
 
 def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_id: str) -> Engine:
