@@ -168,6 +168,10 @@ class Ledger:
         found: list[str] = self._parts().names()["unit_id"].to_pylist()
         return found
 
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some of the plain columns of every row that was written, also of those that later rows replace."""
+        return self._parts().columns(names)
+
     def entries(self) -> Iterator[Entry]:
         """The latest entry of every unit and input."""
         parts = self._parts()

@@ -193,6 +193,17 @@ class Parts:
             tables.append(found.cast(tables[0].schema))
         return pa.concat_tables(tables)
 
+    def columns(self, names: list[str]) -> pa.Table:
+        """Plain columns of every row, null where a part of another version has them not."""
+        tables = [self.schema.empty_table().select(names)]
+        for key in self.keys:
+            file = self._file(key)
+            found = file.read(columns=[n for n in names if n in file.schema_arrow.names], use_threads=False)
+            missing = {n: pa.nulls(found.num_rows, self.schema.field(n).type) for n in names}
+            whole = {n: found[n] if n in found.column_names else missing[n] for n in names}
+            tables.append(pa.table(whole).cast(tables[0].schema))
+        return pa.concat_tables(tables)
+
     def tables(self, key: str) -> Iterator[pa.Table]:
         """The row groups of a part, as rows of today."""
         file = self._file(key)

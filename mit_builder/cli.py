@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, plan, weights_cli
+from mit_builder import __version__, config, explain, plan, trace, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.init_file import commented_settings
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 app.add_typer(weights_cli.app, name="weights")
 app.command()(plan.plan)
+app.command()(trace.trace)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]

@@ -217,6 +217,9 @@ class RunSettings(Section):
     retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
     retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
+    log: Literal["off", "stderr", "workspace"] = how(
+        "off", "a line of JSON for every unit, with its id: off, stderr, or workspace (logs/RUN/*.jsonl)"
+    )
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
 

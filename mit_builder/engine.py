@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manifests.ledger import Entry
+from mit_builder.engine_metrics import RayMeter
 from mit_builder.errors import CannotContinue
+from mit_builder.metrics import Meter
 from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
 from mit_builder.worker import Task, Worker, WorkerSpec
@@ -76,6 +78,10 @@ class Engine(Protocol):
         """What is used of what there is."""
         ...
 
+    def meter(self) -> Meter | None:
+        """Where figures for Prometheus go; None = nowhere."""
+        ...
+
     def submit(self, stage: str, tasks: list[Task]) -> None: ...
 
     def wait(self, timeout_s: float) -> list[Result]:
@@ -100,6 +106,9 @@ class SerialEngine:
 
     def load(self) -> Load:
         return Load(1.0, 1.0)
+
+    def meter(self) -> None:
+        return None
 
     def offer(self, stage: str, n_calls: int = 1) -> bool:
         if stage not in self._workers and stage not in self._unavailable:
@@ -232,8 +241,8 @@ class RayEngine:
         working = {name: Crew(crew.busy) for name, crew in crews.items()}
         return Load(self._pools.cpus_used(crews), room.cpus, self._pools.gpus_used(working), room.gpus)
 
-    def _fits(self, stage: str) -> bool:
-        return self._pools.fits(stage, self._crews())
+    def meter(self) -> RayMeter:
+        return RayMeter(lambda: self._make is not None)
 
     def offer(self, stage: str, n_calls: int = 1) -> bool:
         crews = self._crews()

@@ -14,6 +14,7 @@ from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
 from mit_builder.errors import FailureClass
 from mit_builder.pipeline import STEPS, Step, Unit
+from mit_builder.pools import LIGHT_CPUS
 from mit_builder.retries import PASSES_BY_ITSELF, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
@@ -119,18 +120,23 @@ class Lane:
             return QUEUE_BOUND
         return int(min(MOST_WAITING, max(QUEUE_BOUND, WAITING_S / self.mean_s)))
 
-    def batch(self, n_workers: int) -> int:
-        """Units for one call: about `CALL_S` of work, and some for every worker; one where resources run out."""
+    def batch(self, cpus: float) -> int:
+        """Units for one call: about `CALL_S` of work, and some for every worker; one where resources run out.
+
+        Args:
+            cpus: cores that there are for workers.
+        """
         if self.n_short:
             return 1
         if self.mean_s is None:
             return self.stage.resources.batch
-        some = math.ceil(len(self.queue) / max(1, n_workers))
+        n_workers = max(1, int(cpus / max(self.stage.resources.cpus, LIGHT_CPUS)))
+        some = math.ceil(len(self.queue) / n_workers)
         return max(1, min(int(CALL_S / max(self.mean_s, 1e-4)), some))
 
-    def n_calls(self, n_workers: int) -> int:
+    def n_calls(self, cpus: float) -> int:
         """Calls that what waits would make."""
-        return math.ceil(len(self.queue) / self.batch(n_workers))
+        return math.ceil(len(self.queue) / self.batch(cpus))
 
     def take(self) -> Waiting:
         """The next unit: the first, or the longest where a step says how long they are."""

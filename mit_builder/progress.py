@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from mit_builder.bottleneck import find_bottleneck
 from mit_builder.config import Settings
 from mit_builder.pipeline import STEPS
 from mit_builder.runner import Runner
@@ -55,7 +56,7 @@ class JsonLines:
     def update(self, runner: Runner) -> None:
         if time.monotonic() - self._said_at >= 1.0:
             self._said_at = time.monotonic()
-            held_up = runner.bottleneck()
+            held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
             stages = {step.name: counts(runner, step.name) for step in STEPS}
             self._say(event="progress", stages=stages, bottleneck=asdict(held_up) if held_up else None)
 
@@ -92,7 +93,7 @@ class PlainLines:
                 parts.append(f"{step.name} {sum(n.values()) - open_units}/{sum(n.values())}")
         line = "  ".join(parts)
         if line != self._last:
-            held_up = runner.bottleneck()
+            held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
             self._say(f"{line}  {held_up}" if held_up else line)
             self._last, self._said_at = line, time.monotonic()
 
@@ -121,7 +122,7 @@ class Bars(PlainLines):
         self._progress.start()
 
     def update(self, runner: Runner) -> None:
-        held_up = runner.bottleneck()
+        held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
         for step in STEPS:
             n = counts(runner, step.name)
             if not any(n.values()):

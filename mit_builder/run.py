@@ -17,6 +17,7 @@ from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
 from mit_builder.guardian import guarded
 from mit_builder.lease import lease
+from mit_builder.observe import Observer
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
@@ -76,6 +77,13 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         run_id = new_run_id()
         engine = _engine(request, settings, workspace, run_id)
         stack.callback(engine.close)
+        observer = Observer(workspace, run_id, log=settings.run.log, meter=engine.meter())
+        stack.callback(observer.flush)
+
+        def note(line: str) -> None:
+            reporter.note(line)
+            observer.note(line)
+
         runner = Runner(
             workspace,
             settings,
@@ -83,8 +91,9 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             choice=Choice(steps | forced, forced, request.retry, request.at_once),
             engine=engine,
             on_progress=reporter.update,
-            on_note=reporter.note,
+            on_note=note,
         )
+        runner.observer = observer
         if len(sources) >= FROM_SOURCES:
             runner.pass_over_settled()
         for lane in runner.lanes.values():

@@ -14,13 +14,13 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import Bucket, Labelled, Source
 from manifests.schema import artifacts, content, content_hash
-from mit_builder.bottleneck import Bottleneck, find_bottleneck
 from mit_builder.buckets import Buckets
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
-from mit_builder.engine import Engine, Result
+from mit_builder.engine import Engine, Load, Result
 from mit_builder.hosts import Hosts
 from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, lost_entry, stamped, worker_specs
+from mit_builder.observe import Observer
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
 from mit_builder.retries import Clock, delay_s
@@ -45,6 +45,9 @@ class Runner:
         on_progress: called with this runner about every second.
         on_note: called with a line when a host or a stage is left alone for a while.
         steps: the pipeline; tests put fakes into it.
+
+    Attributes:
+        observer: told of every attempt and of how things stand.
     """
 
     def __init__(
@@ -68,8 +71,8 @@ class Runner:
         self.publisher = Publisher(workspace, settings.shards.n_buckets)
         self._choice = choice
         self._engine = engine
-        self._on_progress = on_progress
-        self._on_note = on_note
+        self._on_progress, self._on_note = on_progress, on_note
+        self.observer: Observer | None = None
         self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
         self._duplicates = Duplicates()
@@ -124,9 +127,10 @@ class Runner:
         """Whether anything was worked on, or another dataset published."""
         return self.publisher.has_written or any(tally.worked_on for tally in self.tally.steps.values())
 
-    def bottleneck(self) -> Bottleneck | None:
-        """The stage that holds the others up."""
-        return find_bottleneck(list(self.lanes.values()), self._engine.load()) if self._engine else None
+    @property
+    def load(self) -> Load:
+        """What is used of what there is."""
+        return self._engine.load() if self._engine else Load(0.0, 0.0)
 
     def labelled(self) -> list[Labelled]:
         """Every clip that was walked over, has gone through speech and is not left out."""
@@ -232,7 +236,7 @@ class Runner:
             if lane.stopped:
                 self._give_up(lane, lane.stopped, self.tally.stopped)
             may_start = not blocked and now_s >= lane.paused_until_s
-            while lane.queue and may_start and self._engine.offer(lane.step.name, lane.n_calls(self._width(lane))):
+            while lane.queue and may_start and self._engine.offer(lane.step.name, lane.n_calls(self.load.cpus)):
                 batch = self._take(lane, now_s)
                 if not batch:
                     break
@@ -240,14 +244,9 @@ class Runner:
                 self._engine.submit(lane.step.name, [w.task for w in batch])
             blocked = blocked or len(lane.queue) >= lane.bound
 
-    def _width(self, lane: Lane) -> int:
-        """Calls of a step that may run at once."""
-        assert self._engine is not None
-        return int(self._engine.load().cpus / max(lane.stage.resources.cpus, 0.5))
-
     def _take(self, lane: Lane, now_s: float) -> list[Waiting]:
         batch: list[Waiting] = []
-        size = lane.batch(self._width(lane))
+        size = lane.batch(self.load.cpus)
         for _ in range(len(lane.queue)):
             waiting = lane.take()
             if waiting.limit and not self._goes_out(lane, waiting, waiting.limit, now_s):
@@ -316,6 +315,8 @@ class Runner:
 
     def _judge(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
         """Try a unit again or record how it ended; learn from it about its host and its stage."""
+        if self.observer is not None:
+            self.observer.unit(waiting.unit, entry)
         now_s = self.clock.monotonic_s()
         lines = [lane.learn(entry, self.settings.run, now_s)]
         if waiting.limit:
@@ -383,6 +384,8 @@ class Runner:
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)
             self._space_checked_at = now
+        if self.observer is not None:
+            self.observer.state(self)
         self._on_progress(self)
 
     def _flush(self) -> None:

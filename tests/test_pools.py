@@ -110,10 +110,10 @@ def test_small_units_share_a_call_and_long_ones_do_not() -> None:
     assert short.batch(2) == 1
     short.timed(done(0.01))
     long.timed(done(3.0))
-    assert short.batch(2) == int(CALL_S / 0.01)
-    assert short.batch(16) == 4
-    assert long.batch(2) == 1
-    assert short.n_calls(16) == 16
+    assert short.batch(1.0) == int(CALL_S / 0.01)
+    assert short.batch(8.0) == 4
+    assert long.batch(1.0) == 1
+    assert short.n_calls(8.0) == 16
 
 
 def test_units_that_fail_say_nothing_about_how_long_they_take_and_go_one_by_one_while_resources_run_out() -> None:
