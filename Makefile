@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu kills soak nasty web-run lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu bench-report kills soak nasty web-run cluster jobs tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -22,10 +22,15 @@ help:
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
+	@echo 'make bench-report  time, memory and size of the report of 5,000 synthetic clips'
 	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
-	@echo 'make nasty       table of what becomes of hostile media files'
+	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
+	@echo 'make cluster     runs on several nodes of one machine, with a node killed and one added, on a folder and on S3 that fails'
+	@echo 'make jobs        submit, follow, stop and resume on a Ray head of its own'
+	@echo 'make tune-check  compare what `mit-build tune` foretells with runs, on the finished workspace $(WORKSPACE)'
+	@echo 'make docs        the docs site in build/site, to be opened from disk'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
 	@echo 'make clean       remove both environments'
 
@@ -56,6 +61,9 @@ bench: $(VENV)/.installed
 bench-gpu: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/python benchmarks/gpu.py
 
+bench-report: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/report_scale.py
+
 kills: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/kills.py --fakes --engine serial --kills 110 --seed 1
 	$(VENV)/bin/python tests/faults/kills.py --fakes --engine ray --kills 39 --seed 2
@@ -66,9 +74,24 @@ soak: $(VENV)/.installed
 
 nasty: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/nasty_media.py
+	$(VENV)/bin/python tests/faults/nasty_labels.py
 
 web-run: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/web_run.py
+
+cluster: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/cluster.py
+	$(VENV)/bin/python tests/faults/cluster.py --s3
+	$(VENV)/bin/python tests/faults/cluster.py --real --s3
+
+jobs: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/jobs.py
+
+tune-check: $(VENV)/.installed
+	$(VENV)/bin/python tests/e2e/tune_check.py $(WORKSPACE)
+
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict -f docs/site/mkdocs.yml
 
 # The locks list everything, so pip must not resolve: mediapipe and scenedetect name builds of OpenCV that need libGL.
 $(VENV)/.installed: constraints.txt pyproject.toml

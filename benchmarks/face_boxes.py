@@ -22,7 +22,7 @@ from mit_builder.config import SpeechSettings
 from mit_builder.explain import look
 from mit_builder.face_boxes import speech_face_boxes
 from mit_builder.media.audio import read_flac
-from mit_builder.media.frames import read_frames
+from mit_builder.media.clip import read_clip
 from mit_builder.models.base import SpeechInput
 from mit_builder.models.lr_asd import LrAsd
 from mit_builder.speaking import is_speaking, smooth
@@ -34,7 +34,10 @@ def inputs(workspace: Path, row: Labelled, known: KnownClip) -> tuple[SpeechInpu
     detected = sorted(read_arrays(workspace / row.clip.people.key), key=lambda person: person["person_id"])
     posed = sorted(read_arrays(workspace / row.pose.poses.key), key=lambda person: person["person_id"])
     given = SpeechInput(
-        frames=lambda: (frame.image for frame in read_frames(workspace / row.clip.mp4.key)),
+        frames=lambda: (
+            frame.image
+            for frame in read_clip(workspace / row.clip.mp4.key, row.clip.n_frames, row.clip.media_frame_index)
+        ),
         samples=read_flac(workspace / row.clip.flac.key),
         voice_activity=known.voice,
         keypoints=np.stack([person["keypoints"] for person in posed]),

@@ -32,9 +32,10 @@ from manifests.parts import ROW_GROUP_ROWS, digest
 from manifests.rows import Artifact, Shard
 from mit_builder import config
 from mit_builder.dataset import publish_index
+from mit_builder.lanes import worker_specs
 from mit_builder.pipeline import STEPS
 from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner, worker_specs
+from mit_builder.runner import Runner
 from mit_builder.session import resolve, save_settings
 from mit_builder.settled_rows import COUNT, FILES, ROWS, Head, Store
 from mit_builder.source_book import SOURCES_KEY

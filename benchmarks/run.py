@@ -33,9 +33,9 @@ from manifests.sources import file_source
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.explain import look
+from mit_builder.lanes import worker_specs
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.pipeline import STEPS, shot_runs
-from mit_builder.runner import worker_specs
 from mit_builder.tracking import sweep
 from mit_builder.worker import Task, Worker
 from mit_builder.workspace import Workspace

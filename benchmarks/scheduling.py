@@ -29,8 +29,9 @@ import sleepers
 
 from mit_builder import config
 from mit_builder.engine import RayEngine
+from mit_builder.lanes import worker_specs
 from mit_builder.pipeline import Step
-from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.runner import Choice, Runner
 from mit_builder.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent

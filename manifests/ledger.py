@@ -10,6 +10,7 @@ A part's name ends in a digest of its bytes. One that does not fit, or cannot be
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -103,6 +104,7 @@ class Ledger:
         self.trusted: frozenset[str] = frozenset()
         self._loaded: Parts | None = None
         self._new: dict[tuple[str, str], Entry] = {}
+        self._appended: list[tuple[str, float, float, float]] = []
         self._n_new_parts = 0
         self._next_seq = 0
 
@@ -121,7 +123,7 @@ class Ledger:
                 if keys == before:
                     raise
                 continue
-            self._loaded, self._n_new_parts, self._new = parts, 0, {}
+            self._loaded, self._n_new_parts, self._new, self._appended = parts, 0, {}, []
             self._next_seq = max(self._next_seq, int(parts.seqs.max(initial=-1)) + 1)
         return self._loaded
 
@@ -183,6 +185,26 @@ class Ledger:
         yield from (self._row(row) for pair, row in last.items() if pair not in self._new)
         yield from list(self._new.values())
 
+    def work(self) -> Iterator[tuple[str, float, float, float]]:
+        """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded.
+
+        An attempt whose verdict was written again (a duplicate that is none any more) comes once.
+        """
+        written = self.columns(["unit_id", "started_at_s", "duration_s", "cpu_s"])
+        columns = (column.to_pylist() for column in written.columns)
+        done = itertools.chain(zip(*columns, strict=True), self._appended)
+        yield from {attempt[:2]: attempt for attempt in done}.values()
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next entry."""
+        self._parts()
+        return self._next_seq
+
+    @next_seq.setter
+    def next_seq(self, value: int) -> None:
+        self._next_seq = value
+
     @property
     def damaged(self) -> list[str]:
         """Parts that are passed over."""
@@ -201,6 +223,7 @@ class Ledger:
         self._write(f"part-{run_id}-{self._next_seq:08d}", [table])
         self._next_seq += len(stamped)
         self._n_new_parts += 1
+        self._appended += [(e.unit_id, e.started_at_s, e.duration_s, e.cpu_s) for e in stamped]
         for entry in stamped:
             self._new[entry.unit_id, entry.input_key] = entry
 

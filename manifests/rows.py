@@ -214,16 +214,23 @@ class Clip:
     video_id: str = doc("the video")
     start_frame: int = doc("first frame on the video's timeline")
     end_frame: int = doc("frame after the last")
-    n_frames: int = doc("frames in the clip's media")
+    n_frames: int = doc("frames on the clip's timeline, 25 a second")
     width_px: int = doc("width of the clip's picture (even)")
     height_px: int = doc("height of the clip's picture (even)")
     n_people: int = doc("people in the clip")
-    mp4: Artifact = doc("H.264 and AAC, 25 frames a second")
+    mp4: Artifact = doc("H.264 and AAC; 25 frames a second, or with filter.media_fps=source the source's own frames")
     flac: Artifact = doc("16 kHz mono, exactly 640 samples a frame")
     people: Artifact = doc("Parquet, one row a person (schema `PEOPLE`)")
     source_fps: str = doc("rate of the source as a fraction")
     source_frame_index: tuple[int, ...] = doc("for every clip frame, the index of the source's frame in display order")
     loudness_dbfs: float = doc("root mean square of the FLAC in dB below full scale")
+    media_fps: str = doc("25, or source: the MP4 keeps the source's frames and times", identity=False, default="25")
+    media_frame_index: tuple[int, ...] = doc(
+        "for every frame of the timeline the MP4's frame that it shows; follows from source_frame_index, "
+        "empty where frame k shows frame k",
+        identity=False,
+        default=(),
+    )
 
 
 PEOPLE = pa.schema(
@@ -309,6 +316,43 @@ VOICE = pa.schema([pa.field("voice_activity", pa.float32(), nullable=False)])
 
 
 @dataclass(frozen=True)
+class Correction:
+    """Whether one person speaks in a span of a clip, as a reviewer says."""
+
+    person_id: int = doc("the person")
+    start_frame: int = doc("first frame of the clip that is corrected")
+    end_frame: int = doc("frame after the last")
+    speaking: bool = doc("whether the person speaks in all of them")
+    face_x_px: float = doc("centre of the person's face in the middle frame of the span: finds the person again")
+    face_y_px: float = doc("its y")
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a reviewer says about a clip; the latest one of a clip counts, whole."""
+
+    clip_id: str = doc("the clip")
+    verdict: Literal["accept", "reject"] | None = doc(
+        "whether it belongs into the dataset; null where only labels count"
+    )
+    reason: str = doc("why, in the reviewer's words")
+    corrections: tuple[Correction, ...] = doc("of who speaks, in order; the later of two counts")
+    labels_checked: bool = doc("whether who speaks was looked at in the whole clip: what is not corrected is right")
+    people: str = doc("16 hex digits of the people's artifact that was shown")
+    labels: str = doc("16 hex digits of the labels that were shown")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Clips drawn at random for review."""
+
+    sample_id: str = doc("seed and size")
+    seed: int = doc("of the drawing")
+    n_population: int = doc("clips it was drawn from: all that the filter kept and that have labels")
+    clip_ids: tuple[str, ...] = doc("in the order in which they are shown, a random one")
+
+
+@dataclass(frozen=True)
 class Labelled:
     """Everything known about one clip (input of shards)."""
 
@@ -317,6 +361,7 @@ class Labelled:
     clip: Clip = doc("its media")
     pose: Pose = doc("its keypoints")
     speech: Speech = doc("its labels")
+    corrections: tuple[Correction, ...] = doc("of a reviewer, those that still fit the clip", default=())
 
 
 @dataclass(frozen=True)
@@ -355,7 +400,11 @@ class Person:
     legs_visible_ratio: float = doc("the same of knees and ankles", arrow=pa.float32())
     speaking_score: Any = doc("raw logit, ungated: > 0 means the face looks like speaking", arrow=SCORES)
     speaking_score_smoothed: Any = doc("mean of frames i-3 .. i+2", arrow=SCORES)
-    speaking: Any = doc("smoothed > 0 and voice_activity >= speech.min_voice_activity", arrow=FLAGS)
+    speaking: Any = doc(
+        "smoothed > 0 and voice_activity >= speech.min_voice_activity; in human_periods what a reviewer says",
+        arrow=FLAGS,
+    )
+    human_periods: Any = doc("frames whose `speaking` a reviewer has set, [start, end)", arrow=PERIODS)
     speak_periods: Any = doc("runs of speaking after a median filter of 5 frames, [start, end)", arrow=PERIODS)
     listen_periods: Any = doc("the rest, [start, end)", arrow=PERIODS)
     speak_periods_merged: Any = doc("speak periods with all runs shorter than merge_below_frames merged", arrow=PERIODS)
@@ -377,10 +426,15 @@ class DatasetRow:
     access: str = doc("public, or authenticated where cookies were needed")
     start_s: float = doc("start in the video, seconds after its first frame")
     end_s: float = doc("end in the video, seconds after its first frame")
-    fps: int = doc("frame rate of clip and labels: 25", arrow=pa.int32())
+    fps: int = doc("frame rate of the timeline that labels lie on: 25", arrow=pa.int32())
     source_fps: str = doc("rate of the source as a fraction")
     source_frame_index: Any = doc("for every frame, the source's frame in display order", arrow=pa.list_(pa.int64()))
-    n_frames: int = doc("frames of the clip", arrow=pa.int32())
+    n_frames: int = doc("frames of the timeline", arrow=pa.int32())
+    media_fps: str = doc("frame rate of the MP4: 25, or source: the source's own frames and times")
+    media_frame_index: Any = doc(
+        "for every frame of the timeline, the MP4's frame that it shows; 0, 1, 2, … at 25 frames a second",
+        arrow=pa.list_(pa.int64()),
+    )
     width_px: int = doc("width", arrow=pa.int32())
     height_px: int = doc("height", arrow=pa.int32())
     split: Literal["train", "val", "test"] = doc("by hash of the uploader or channel, else of the video")
@@ -401,7 +455,7 @@ class DatasetRow:
     brightness: float | None = doc("mean luma 0..255")
     sharpness: float | None = doc("median variance of the Laplacian")
     loudness_dbfs: float = doc("root mean square of the audio, dB below full scale")
-    label_tier: str = doc("heuristic, model or human")
+    label_tier: str = doc("heuristic or model: of `speaking` outside human_periods; human where these cover everything")
     min_voice_activity: float = doc("voice_activity below which nobody counts as speaking")
     merge_below_frames: int = doc("shorter periods were merged in the merged ones", arrow=pa.int32())
     min_body_visible: float = doc("clips in which somebody's body_visible_ratio is lower were left out")

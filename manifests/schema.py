@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import types
@@ -61,9 +62,15 @@ def to_dict(row: Any) -> dict[str, Any]:
 
 def from_dict(row: type[Row], values: Mapping[str, Any]) -> Row:
     """The inverse of `to_dict`; unknown keys are ignored, so older readers open newer files."""
-    hints = typing.get_type_hints(row)
+    hints = _hints(typing.cast(Any, row))
     fields = dataclasses.fields(row)  # type: ignore[arg-type]
     return row(**{f.name: _restore(hints[f.name], values[f.name]) for f in fields})
+
+
+@functools.cache
+def _hints(row: type) -> dict[str, Any]:
+    """Annotations of a row class, evaluated once: a ledger has one row of it for each unit."""
+    return typing.get_type_hints(row)
 
 
 def _restore(annotation: Any, value: Any) -> Any:

@@ -90,7 +90,7 @@ def url_source(address: str) -> Source:
     """A URL's row; scheme and host are compared without case, the fragment does not count.
 
     Raises:
-        SourceListError: no http(s) URL.
+        SourceListError: no http(s) URL, or one with a login in it, which ledger and dataset would tell everybody.
     """
     text = _utf8(unicodedata.normalize("NFC", address.strip()))
     try:
@@ -99,6 +99,9 @@ def url_source(address: str) -> Source:
         raise SourceListError(f"cannot fetch {text}: {error}") from error
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
         raise SourceListError(f"cannot fetch {text}: only http(s) URLs, files and folders are supported")
+    if parts.username is not None:
+        advice = "leave it out, and set download.cookies_file where the site asks for a login"
+        raise SourceListError(f"an address at {parts.hostname} holds a user name or password: {advice}")
     normal = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query, ""))
     return Source(source_id=short_id("url", normal), address=text, kind="url")
 

@@ -1,15 +1,12 @@
-"""Which clips each shard of the dataset should hold, and which shards no longer hold them."""
+"""Which shards of the dataset no longer hold the clips that they should, and when they may be written."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections import Counter
 
 from manifests.rows import Labelled
-from mit_builder.config import Settings
-from mit_builder.duplicates import Duplicates
-from mit_builder.pipeline import Unit, left_out
+from mit_builder.labelled import LabelledClips
+from mit_builder.pipeline import Unit
 from mit_builder.publish import Publisher
 
 PUBLISH_S = 60.0
@@ -17,19 +14,18 @@ PUBLISH_S = 60.0
 
 
 class Buckets:
-    """The clips of a walk by shard.
+    """The shards of a walk.
 
     Attributes:
-        labelled: by shard and clip_id, every clip that has gone through speech.
+        publisher: knows which shard a video belongs to, and what is published.
+        clips: every clip that has gone through speech.
         changed: shards whose clips are no longer those that were last looked at.
         live: units by shard that are queued, running or left to another run.
     """
 
-    def __init__(self, settings: Settings, publisher: Publisher, duplicates: Duplicates) -> None:
-        self._settings = settings
-        self._duplicates = duplicates
+    def __init__(self, publisher: Publisher, clips: LabelledClips) -> None:
         self.publisher = publisher
-        self.labelled: dict[int, dict[str, Labelled]] = defaultdict(dict)
+        self.clips = clips
         self.changed: set[int] = set()
         self.live: Counter[int] = Counter()
         self._written_at_s: dict[int, float] = {}
@@ -37,7 +33,7 @@ class Buckets:
     def take(self, row: Labelled) -> int:
         """Take in a clip; its shard."""
         bucket = self.publisher.bucket(row.video.video_id)
-        self.labelled[bucket][row.clip.clip_id] = row
+        self.clips.add(bucket, row)
         return bucket
 
     def count_live(self, unit: Unit, change: int) -> None:
@@ -54,31 +50,6 @@ class Buckets:
         """A shard is on its way."""
         self._written_at_s[bucket] = now_s
 
-    def current(self, clips: Mapping[str, Labelled]) -> Iterator[Labelled]:
-        """Clips in order, each with the row that stands for its video; none of videos that lost their place."""
-        for _, row in sorted(clips.items()):
-            video = self._duplicates.current(row.video)
-            if video is not None:
-                yield replace(row, video=video)
-
-    def kept(self, clips: Mapping[str, Labelled]) -> Iterator[Labelled]:
-        """Those among the current clips that go into the dataset."""
-        return (row for row in self.current(clips) if left_out(self._settings, row.pose) is None)
-
     def rows(self, bucket: int) -> tuple[Labelled, ...]:
         """What a shard should hold of the clips that were walked over."""
-        return tuple(self.kept(self.labelled.get(bucket, {})))
-
-    def filled(self) -> set[int]:
-        """Shards with any clip that was walked over."""
-        return {bucket for bucket, clips in self.labelled.items() if any(True for _ in self.kept(clips))}
-
-    def every(self) -> list[Labelled]:
-        """Every clip that was walked over and goes into the dataset."""
-        return [row for clips in self.labelled.values() for row in self.kept(clips)]
-
-    def left_out(self) -> Counter[str]:
-        """Clips that do not go into the dataset, by reason."""
-        current = (row for clips in self.labelled.values() for row in self.current(clips))
-        reasons = (left_out(self._settings, row.pose) for row in current)
-        return Counter(reason for reason in reasons if reason)
+        return tuple(self.clips.kept(bucket))

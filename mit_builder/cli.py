@@ -15,15 +15,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, plan, trace, weights_cli
+from mit_builder import __version__, config, explain, plan, submit, takedown_command, trace, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
+from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
+from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
+from mit_builder.review.command import review
 from mit_builder.run import RunRequest, run_pipeline
 from mit_builder.session import last_settings, resolve
 from mit_builder.source_book import SourceBook
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import Workspace, existing
 
 app = typer.Typer(
     name="mit-build",
@@ -36,6 +39,12 @@ app = typer.Typer(
 app.add_typer(weights_cli.app, name="weights")
 app.command()(plan.plan)
 app.command()(trace.trace)
+app.command()(submit.submit)
+app.command()(export_command.export)
+app.command()(export_command.rebuild)
+app.command()(takedown_command.takedown)
+app.command()(report)
+app.command()(review)
 
 WorkspaceOption = Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
@@ -105,7 +114,7 @@ def retry(
     as_json: JsonOption = False,
 ) -> None:
     """Try at once what failed in one way, and go on with what follows; settings are those of the last run."""
-    settings = last_settings(_existing(workspace))
+    settings = last_settings(existing(workspace))
     if settings is None:
         raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")
     request = RunRequest(
@@ -147,7 +156,7 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """The funnel: what went in, what came out, what is pending or failed."""
-    explain.status(_existing(workspace), failed=failed, as_json=as_json)
+    explain.status(existing(workspace), failed=failed, as_json=as_json)
 
 
 @app.command()
@@ -162,15 +171,17 @@ def why(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """The story of one source, video or clip: what happened at each step, and why."""
-    explain.why(_existing(workspace), unit, tracebacks=_state["debug"])
+    explain.why(existing(workspace), unit, tracebacks=_state["debug"])
 
 
 @app.command()
-def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder or a workspace.")]) -> None:
+def validate(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A dataset's folder or a workspace; also a URI.")],
+) -> None:
     """Check every row of a dataset against what the schema promises."""
     from mit_builder.validate import validate as find_problems
 
-    problems = find_problems(folder)
+    problems = find_problems(place)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "valid")
@@ -183,13 +194,14 @@ def preview(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
 ) -> None:
     """Draw one clip: a contact sheet (PNG) and an overlay with sound (MP4)."""
-    explain.preview(_existing(workspace), clip_id)
+    explain.preview(existing(workspace), clip_id)
 
 
 @app.command()
 def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check beforehand what would make a run fail."""
     space = Workspace(workspace)
+    space.check_reachable()
     last = last_settings(space)
     settings, _ = resolve(last or config.Settings(), last)
     checks = check_all(space, settings, SourceBook(space).sources())
@@ -203,7 +215,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option(help="Only say what would go.")] = False,
 ) -> None:
     """Remove files that no ledger row names."""
-    explain.gc(_existing(workspace), dry_run=dry_run)
+    explain.gc(existing(workspace), dry_run=dry_run)
 
 
 @app.command()
@@ -218,18 +230,15 @@ def init(path: Annotated[Path, typer.Argument(help="File to write.")] = Path("mi
     print(f"wrote {path}: change it, then mit-build run --config {path}")
 
 
+app.command()(tune.tune)
+
+
 def _split(names: list[str]) -> list[str]:
     return [part.strip() for name in names for part in name.split(",") if part.strip()]
 
 
 def _console() -> Console:
     return Console(highlight=False)
-
-
-def _existing(uri: str) -> Workspace:
-    if "://" not in uri and not Path(uri).is_dir():
-        raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
 
 
 def _on_terminate(number: int, frame: FrameType | None) -> None:

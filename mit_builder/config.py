@@ -75,8 +75,10 @@ class DownloadSettings(Section):
     secrets: ClassVar[frozenset[str]] = frozenset(("proxy",))
 
     format: str = Field(
-        "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]",
-        description="yt-dlp format selector for sites",
+        "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]"
+        "/bv*[height<=1080][protocol=m3u8_native]+ba[protocol=m3u8_native]"
+        "/b[height<=?1080][protocol=m3u8_native]/b[protocol=m3u8_native]",
+        description="yt-dlp format selector for sites; by default HLS only where there is nothing else",
     )
     max_duration_s: float = Field(4 * 3600, gt=0, le=48 * 3600, description="longer videos are rejected: too_long")
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
@@ -162,6 +164,9 @@ class CutSettings(Section):
 
     crf: int = Field(16, ge=0, le=51, description="H.264 quality of the clips")
     audio_kbps: int = Field(192, ge=32, description="AAC bit rate of the clips")
+    media_fps: Literal[25, "source"] = Field(
+        25, description="frames a second of the clips; source: the source's own, labels stay on the 25 fps timeline"
+    )
 
 
 class FilterSettings(DetectSettings, SelectSettings, CutSettings):
@@ -212,7 +217,11 @@ class ShardsSettings(Section):
 class RunSettings(Section):
     """How a run goes on; nothing here changes what comes out."""
 
-    cpus: int | None = how(None, "cores to use; null = all", ge=1)
+    cpus: int | None = how(None, "cores to use; null = all, of a cluster those of all its nodes", ge=1)
+    ray_address: str | None = how(
+        None,
+        "a Ray cluster to join, HOST:PORT or auto; null: RAY_ADDRESS in the environment, else its own Ray",
+    )
     max_attempts: int = how(3, "attempts in one run at what may pass: network, disk, memory", ge=1)
     retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
     retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
@@ -220,8 +229,13 @@ class RunSettings(Section):
     log: Literal["off", "stderr", "workspace"] = how(
         "off", "a line of JSON for every unit, with its id: off, stderr, or workspace (logs/RUN/*.jsonl)"
     )
+    gpus: int | None = how(None, "GPUs to plan with on a cluster that grows on demand; null: those it has", ge=0)
+    drain_s: float | None = how(
+        None, "at SIGTERM running units may end for so long; null: what Ray's job service grants, else 0", ge=0
+    )
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
+    scratch_gb: float = how(50.0, "a remote workspace's files on a machine's own disk (TMPDIR) take at most this", ge=1)
 
 
 class Settings(Section):

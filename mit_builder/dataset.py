@@ -21,7 +21,7 @@ from manifests.schema import arrow_schema
 from mit_builder.errors import ConfigError
 from mit_builder.models.coco_wholebody import KEYPOINT_NAMES, SKELETON
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a column of the dataset changes its name, type or meaning."""
 FOLDER = "dataset"
 """Folder of the dataset in a workspace."""
@@ -94,7 +94,12 @@ def publish_index(shards: Iterable[Shard], n_buckets: int) -> str:
         )
         for shard in sorted(shards, key=lambda shard: shard.bucket)
     ]
-    return json.dumps(asdict(Index(SCHEMA_VERSION, n_buckets, tuple(entries))), indent=1) + "\n"
+    return index_text(Index(SCHEMA_VERSION, n_buckets, tuple(entries)))
+
+
+def index_text(index: Index) -> str:
+    """Text of `index.json`; the inverse of `parse_index`."""
+    return json.dumps(asdict(index), indent=1) + "\n"
 
 
 def _name(artifact: Artifact) -> str:
@@ -175,7 +180,12 @@ def read_rows(parquet: Path, columns: Sequence[str] | None = None) -> Iterator[d
     with pq.ParquetFile(parquet) as file:
         for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
             for i in range(batch.num_rows):
-                yield {name: _value(batch.column(name), i) for name in batch.schema.names}
+                yield row_values(batch, i)
+
+
+def row_values(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
+    """Row `i` of a batch of a shard: lists as arrays, `people` as a list of dicts of arrays."""
+    return {name: _value(batch.column(name), i) for name in batch.schema.names}
 
 
 def media_file(cell: dict[str, Any] | None, root: Path, scratch: Path) -> Path | None:

@@ -6,23 +6,26 @@ the reading of Ray's exceptions were measured on Ray 2.60.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from manifests.ledger import Entry
+from mit_builder import __version__
+from mit_builder.engine_calls import Engine, Load, Result
+from mit_builder.engine_connect import check_nodes, connect
 from mit_builder.engine_metrics import RayMeter
 from mit_builder.errors import CannotContinue
-from mit_builder.metrics import Meter
+from mit_builder.models.devices import n_gpus
 from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
-from mit_builder.worker import Task, Worker, WorkerSpec
+from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
+
+__all__ = ["Engine", "Load", "RayEngine", "Result", "SerialEngine", "check_layout"]
 
 IDLE_S = 120.0
 """A worker without work for so long ends: its memory is worth more than the time to load its models again."""
@@ -32,67 +35,12 @@ LOOK_S = 5.0
 """How often the engine looks at what there is: nodes come and go."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one call.
-
-    Attributes:
-        entries: one a task, or None when the worker died.
-        lost: why there are no entries; all but "node" count as an attempt, "memory" ends as a failure of resources.
-        message: one line about the loss.
-    """
-
-    stage: str
-    tasks: list[Task]
-    entries: list[Entry] | None = None
-    lost: Literal["crash", "timeout", "memory", "node"] | None = None
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Load:
-    """Cores and GPUs: how many work, how many there are."""
-
-    cpus_busy: float
-    cpus: float
-    gpus_busy: float = 0.0
-    gpus: float = 0.0
-
-
-class Engine(Protocol):
-    """Runs calls of stages; see `SerialEngine` for the simplest one."""
-
-    def offer(self, stage: str, n_calls: int = 1) -> bool:
-        """Whether a call of this stage can start now; begins to start workers where that helps.
-
-        Args:
-            stage: name of the step.
-            n_calls: calls that wait.
-
-        Raises:
-            StageUnavailable: its workers cannot be set up.
-        """
-        ...
-
-    def load(self) -> Load:
-        """What is used of what there is."""
-        ...
-
-    def meter(self) -> Meter | None:
-        """Where figures for Prometheus go; None = nowhere."""
-        ...
-
-    def submit(self, stage: str, tasks: list[Task]) -> None: ...
-
-    def wait(self, timeout_s: float) -> list[Result]:
-        """Results that are ready, at least one unless the time is over."""
-        ...
-
-    def unavailable(self) -> dict[str, str]:
-        """Stages whose setup failed since the start, with one line each."""
-        ...
-
-    def close(self) -> None: ...
+MAX_ILL = 10
+"""Workers of a stage that cannot be set up on a cluster before it stops."""
+START_S = 900.0
+"""A worker that has not loaded its models by then never had a node: the largest take minutes."""
+TRIFLE_CPUS = 0.01
+"""Of a core, that Ray reserves for each worker on a cluster."""
 
 
 class SerialEngine:
@@ -155,6 +103,7 @@ class RayEngine:
         resources: what each stage needs.
         cpus: cores to use; None = all.
         scratch: folder to work in, so that no package in the user's folder shadows ours in the workers.
+        address: of a cluster to join; None = a Ray of this run alone.
     """
 
     def __init__(
@@ -164,57 +113,39 @@ class RayEngine:
         *,
         scratch: Path,
         cpus: int | None = None,
+        address: str | None = None,
     ) -> None:
         self._specs = specs
         self._resources = resources
         self._scratch = scratch
         self._cpus_wanted = cpus
+        self._address = address
+        self._elsewhere = False
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
+        self._n_ill: Counter[str] = Counter()
         self._make: Callable[..., Any] | None = None
         self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
         self._looked_at_s = 0.0
 
     def _start(self) -> None:
-        """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Every actor starts a process of its own; the idle ones that Ray keeps ready would never have work.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        os.environ.setdefault("RAY_enable_worker_prestart", "0")
-        # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # A checkout that is not installed works as well: the workers find what the driver runs.
-        home = str(Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        """Start or join Ray at the first unit that is due: a run with nothing to do never pays for it."""
+        there = connect(self._address, cpus=self._cpus_wanted, scratch=self._scratch)
+        self._elsewhere = there.is_cluster
+        if there.is_cluster:
+            check_nodes(problem_here, next(iter(self._specs.values())), __version__)
         import ray
 
-        users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
-        try:
-            # Workers import from the folder that Ray is started in, and stay in it.
-            os.chdir(self._scratch)
-            ray.init(
-                address="local",
-                num_cpus=self._cpus_wanted,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                _node_ip_address="127.0.0.1",
-            )
-        except Exception as error:  # Ray raises it bare where a busy machine lets its node start too late
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise CannotContinue(f"Ray does not start: {first}; try --engine serial") from error
-        finally:
-            os.chdir(users_folder)
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
         self._look()
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:
             needs = self._resources[stage]
             # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
-            options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            options: dict[str, Any] = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            if self._elsewhere:
+                # A trifle of a core keeps workers away from nodes that are to do none of the work (--num-cpus=0).
+                options |= {"scheduling_strategy": "SPREAD", "num_cpus": TRIFLE_CPUS}
             return remote.options(**options).remote(self._specs[stage])
 
         self._make = make
@@ -224,7 +155,10 @@ class RayEngine:
         import ray
 
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        self._pools.room = Room(float(self._cpus_wanted or there.get("CPU", 1.0)), there.get("GPU", 0.0))
+        gpus = there.get("GPU", 0.0)
+        if self._elsewhere:  # a cluster that grows on demand has to be asked for more than it has
+            gpus = max(gpus, float(n_gpus()))
+        self._pools.room = Room(float(self._cpus_wanted or there.get("CPU", 1.0)), gpus)
         self._looked_at_s = time.monotonic()
 
     def _crews(self) -> dict[str, Crew]:
@@ -259,7 +193,8 @@ class RayEngine:
             self._start()
         assert self._make is not None
         actor = self._make(stage)
-        self._slots[stage].append(_Slot(actor, starting=actor.ready.remote()))
+        ready = actor.ready.remote(elsewhere=self._elsewhere)
+        self._slots[stage].append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
 
     def _idle(self, longer_than_s: float) -> Iterator[tuple[str, _Slot]]:
         """Workers without work, the longest first."""
@@ -324,8 +259,8 @@ class RayEngine:
         if slot.starting is not None:
             slot.starting = None
             if value is not None:
-                self._unavailable[stage] = value
                 self._drop(stage, slot)
+                self._set_aside(stage, value)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
@@ -337,7 +272,7 @@ class RayEngine:
         text = " ".join(str(error).split())
         if slot.starting is not None:
             if not _is_node_loss(text):
-                self._unavailable[stage] = f"the worker died while it was set up: {text[:300]}"
+                self._set_aside(stage, f"the worker died while it was set up: {text[:300]}")
             return None
         lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
@@ -354,11 +289,24 @@ class RayEngine:
         import ray
 
         now = time.monotonic()
-        for slots in self._slots.values():
-            for slot in slots:
-                if slot.call is not None and now > slot.deadline and not slot.timed_out:
-                    slot.timed_out = True
-                    ray.kill(slot.actor)
+        overdue = [(name, slot) for name, slots in self._slots.items() for slot in slots if now > slot.deadline]
+        for name, slot in overdue:
+            if slot.starting is not None:
+                self._drop(name, slot)
+                self._set_aside(name, f"no worker came up within {START_S:g} s: {self._wants(name)}")
+            elif slot.call is not None and not slot.timed_out:
+                slot.timed_out = True
+                ray.kill(slot.actor)
+
+    def _wants(self, stage: str) -> str:
+        gpus = self._resources[stage].gpus
+        return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
+
+    def _set_aside(self, stage: str, problem: str) -> None:
+        """A worker cannot be set up; where others of its stage work on a cluster, one node is ill, not the stage."""
+        self._n_ill[stage] += 1
+        if not (self._elsewhere and self._slots[stage] and self._n_ill[stage] < MAX_ILL):
+            self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:
         import ray

@@ -15,15 +15,18 @@ from manifests.schema import arrow_schema, artifacts
 from mit_builder import config
 from mit_builder.doctor import Check
 from mit_builder.errors import ConfigError, FailureClass
+from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.pipeline import STEPS, left_out
 from mit_builder.progress import funnel, nearest_miss
 from mit_builder.report import clips
 from mit_builder.retries import ADVICE, ALL_CLASSES
-from mit_builder.runner import Runner, worker_specs
+from mit_builder.review.store import Reviews
+from mit_builder.runner import Runner
 from mit_builder.session import last_settings, new_run_id
 from mit_builder.settled import FROM_SOURCES
 from mit_builder.source_book import SourceBook
+from mit_builder.takedown import is_removed
 from mit_builder.workspace import FOLDERS, Workspace
 
 _PARTICULAR = re.compile(r"\S*\d\S*|https?://\S+|\S+\.\w{2,4}\b")
@@ -147,7 +150,12 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
                 reason = left_out(settings, row) if isinstance(row, Pose) else None
                 if reason:
                     print(f"  {entry.unit_id}: left out of the dataset: {reason}")
-    if not found:
+    for review in (review for review in Reviews(workspace).all() if review.clip_id in names):
+        spans = f", {len(review.corrections)} corrections of who speaks" if review.corrections else ""
+        print(f"review {review.clip_id}: {review.verdict or 'no verdict'} {review.reason}{spans}")
+    if is_removed(workspace, wanted):
+        print(f"{wanted}: removed: taken down, so it is neither fetched nor built again")
+    elif not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
 
 

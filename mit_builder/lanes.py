@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.schema import content_hash
+from manifests.rows import Bucket
+from manifests.schema import artifacts, content, content_hash
 from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
 from mit_builder.errors import FailureClass
@@ -101,6 +102,21 @@ class Lane:
         stage = WorkerSpec(step.stage, section, workspace.uri, run_id).load()
         ledger = Ledger(workspace, step.name, stage.emits)
         return cls(step, stage, ledger, content_hash(section.shown_values()), stage.backend())
+
+    def key(self, row: Any, settings: Settings) -> str:
+        """The input key of a unit: hash of all that its output may depend on."""
+        what = content(row, everything=isinstance(row, Bucket))
+        values = self.step.settings(settings).key_values()
+        return content_hash(self.step.name, self.stage.version, values, self.backend, what)
+
+    def is_due(self, entry: Entry, choice: Choice, files: Files) -> bool:
+        """Whether a unit is worked on although the ledger has an answer to it."""
+        if self.step.name in choice.forced:
+            return True
+        if entry.status == "failed":
+            changed = entry.failure_class == "auth" and entry.settings_key != self.settings_key
+            return changed or entry.failure_class in choice.retry
+        return not all(files.has(a.key) for row in entry.outputs for a in artifacts(row))
 
     @property
     def is_idle(self) -> bool:
@@ -206,7 +222,8 @@ def worker_specs(
     settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
 ) -> dict[str, WorkerSpec]:
     """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
+    place = (workspace.uri, run_id, settings.run.scratch_gb)
+    return {s.name: WorkerSpec(s.stage, s.settings(settings), *place) for s in steps}
 
 
 class Files:

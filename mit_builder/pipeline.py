@@ -154,6 +154,10 @@ STAGES = tuple(dict.fromkeys(step.name.partition(".")[0] for step in STEPS))
 """What `--stage` takes besides "all"."""
 
 
+LEFT_OUT_BY = ("min_body_visible",)
+"""Settings of shards that `left_out` reads."""
+
+
 def left_out(settings: Settings, pose: Pose) -> str | None:
     """Why a labelled clip does not go into the dataset, judged by what its rows hold; None where it does."""
     if pose.min_body_visible_ratio < settings.shards.min_body_visible:

@@ -9,28 +9,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import replace
 
 from manifests.ledger import Entry
 from manifests.rows import Bucket, Labelled, Source
-from manifests.schema import artifacts, content, content_hash
+from manifests.schema import artifacts, content_hash
 from mit_builder.buckets import Buckets
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Engine, Load, Result
 from mit_builder.hosts import Hosts
-from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, lost_entry, stamped, worker_specs
+from mit_builder.labelled import LabelledClips
+from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, lost_entry, stamped
 from mit_builder.observe import Observer
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
 from mit_builder.retries import Clock, delay_s
+from mit_builder.review.store import Reviews
 from mit_builder.source_book import SourceList
+from mit_builder.stop import Stop
 from mit_builder.tally import Tally
+from mit_builder.tombstones import Tombstones
 from mit_builder.trees import Trees, open_settled
 from mit_builder.worker import Task
 from mit_builder.workspace import Workspace
 
-__all__ = ["Choice", "Runner", "worker_specs"]
+__all__ = ["Choice", "Runner"]
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
@@ -62,21 +66,21 @@ class Runner:
         on_note: Callable[[str], None] = lambda line: None,
         steps: Sequence[Step] = STEPS,
     ) -> None:
-        self.workspace = workspace
-        self.settings = settings
-        self.run_id = run_id
+        self.workspace, self.settings, self.run_id = workspace, settings, run_id
         self.tally = Tally()
         self.lanes = {step.name: Lane.of(step, settings, workspace, run_id) for step in steps}
         self.hosts = Hosts(settings.download)
         self.publisher = Publisher(workspace, settings.shards.n_buckets)
         self._choice = choice
-        self._engine = engine
+        self._engine, self.stop = engine, Stop(0.0)
         self._on_progress, self._on_note = on_progress, on_note
         self.observer: Observer | None = None
         self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
         self._duplicates = Duplicates()
-        self.buckets = Buckets(settings, self.publisher, self._duplicates)
+        self.reviews, self.tombstones = Reviews(workspace), Tombstones.of(workspace)
+        self.clips = LabelledClips(settings, self._duplicates, self.reviews)
+        self.buckets = Buckets(self.publisher, self.clips)
         self.trees = Trees(settings, self._duplicates, self.buckets, None)
         self._feeding = True
         self._files = Files(workspace)
@@ -85,7 +89,9 @@ class Runner:
 
     def pass_over_settled(self) -> None:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
-        settled = open_settled(self.workspace, self.settings, list(self.lanes.values()), self.publisher.n_buckets)
+        said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
+        lanes, n_buckets = list(self.lanes.values()), self.publisher.n_buckets
+        settled = open_settled(self.workspace, self.settings, lanes, n_buckets, said)
         self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
 
     def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
@@ -108,18 +114,21 @@ class Runner:
                 self._shards_when_quiet()
                 self._absorb_all()
                 self._housekeeping()
+                self.stop.check(is_working=any(lane.running for lane in self.lanes.values()))
                 if not self._busy() and not self._shards_when_quiet():
                     break
         finally:
             if self._engine is not None:
                 self.lanes["download"].finished += self._duplicates.changed_verdicts()
             self._flush()
-        self.tally.left_out = self.buckets.left_out()
+        self.tally.left_out = self.clips.reasons()
         self.trees.add_to(self.tally)
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            self.publisher.finish(self.buckets.filled() | self.trees.intact if self.tally.pending == 0 else None)
+            self.publisher.finish(self.clips.filled() | self.trees.intact if self.tally.pending == 0 else None)
         self.tally.n_dataset = self.publisher.n_clips
+        for line in self.reviews.lines:
+            self._on_note(line)
         return self.tally
 
     @property
@@ -134,7 +143,7 @@ class Runner:
 
     def labelled(self) -> list[Labelled]:
         """Every clip that was walked over, has gone through speech and is not left out."""
-        return self.buckets.every()
+        return self.clips.kept()
 
     def _busy(self) -> bool:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
@@ -147,13 +156,11 @@ class Runner:
                 self.tally.n_sources += 1
                 self._arrive(Unit("download", source))
 
-    def _key(self, lane: Lane, row: Any) -> str:
-        settings = lane.step.settings(self.settings).key_values()
-        what = content(row, everything=isinstance(row, Bucket))
-        return content_hash(lane.step.name, lane.stage.version, settings, lane.backend, what)
-
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
+        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
+            self.trees.removed(unit, self.tally)
+            return False
         if isinstance(unit.row, Labelled):
             self.trees.changed(self.buckets.take(unit.row))
             self.trees.labelled(unit.row)
@@ -161,12 +168,12 @@ class Runner:
         if unit.step == "download" and self.trees.passes_over(unit.row):
             return False
         lane = self.lanes[unit.step]
-        task = Task(lane.stage.unit_id(unit.row), self._key(lane, unit.row), unit.row)
+        task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
         if self._seen.get((unit.step, task.unit_id)) == task.input_key:
             return False
         self._seen[unit.step, task.unit_id] = task.input_key
         entry = lane.ledger.find(task.unit_id, task.input_key)
-        if entry is not None and not self._due(lane, entry):
+        if entry is not None and not lane.is_due(entry, self._choice, self._files):
             self._settle(unit, entry)
         elif unit.step in self._choice.steps and self._engine is not None:
             self._enqueue(lane, Waiting(unit, task, lane.stage.limit_key(unit.row)), entry)
@@ -197,14 +204,6 @@ class Runner:
         self.buckets.count_live(unit, 1)
         self.trees.left(unit)
 
-    def _due(self, lane: Lane, entry: Entry) -> bool:
-        if lane.step.name in self._choice.forced:
-            return True
-        if entry.status == "failed":
-            changed = entry.failure_class == "auth" and entry.settings_key != lane.settings_key
-            return changed or entry.failure_class in self._choice.retry
-        return not all(self._files.has(a.key) for row in entry.outputs for a in artifacts(row))
-
     def _settle(self, unit: Unit, entry: Entry) -> None:
         if unit.step == "download":
             for source in self.trees.same_video(entry):
@@ -226,7 +225,7 @@ class Runner:
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
-        if self._engine is None:
+        if self._engine is None or self.stop.is_asked:
             return
         blocked, now_s = False, self.clock.monotonic_s()
         for name, problem in self._engine.unavailable().items():
@@ -327,6 +326,7 @@ class Runner:
             self._record(lane, waiting, entry)
 
     def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+        entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
             self._files.add(artifact.key)

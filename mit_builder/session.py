@@ -19,6 +19,8 @@ from mit_builder.source_book import DEMO, SourceBook, SourceList
 from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
+REBUILT = "rebuilt.json"
+"""In a workspace whose dataset was rebuilt from a manifest: it has no sources to run over."""
 
 
 def new_run_id() -> str:

@@ -225,7 +225,7 @@ class Settled:
         if rows:
             self._put(rows)
         folders = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS} if at_rest else {}
-        self._store.write_head(Head(self.plan, self._store.stamps(), folders, dict(self.published)))
+        self._store.settle(Head(self.plan, {}, folders, dict(self.published)))
 
     def merged(self, old: list[str], new: list[str]) -> None:
         """Parts of a ledger were merged and are about to go."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -150,11 +150,14 @@ class Store:
         self.head = Head()
         self._rows: dict[str, pq.ParquetFile] = {}
         self._files: dict[str, pq.ParquetFile] = {}
+        self._untrusted: list[str] = []
+        """Parts that do not count any more; they go before anything is written beside them."""
         found = self._read_head()
         if found is not None and self._open_parts():
             self.head = found
         else:
             self._rows, self._files = {}, {}
+            self._untrusted = [key for key in workspace.names(f"{FOLDER}/") if key.endswith(".parquet")]
 
     def stamps(self) -> dict[str, str]:
         """Every part of the ledgers and of the rows, with what changes when its bytes do."""
@@ -206,9 +209,14 @@ class Store:
 
     def write(self, rows: Sequence[Row], plan: int, first_seq: int) -> None:
         """Write rows as parts; small parts are written anew together with them."""
+        self._drop_untrusted()
         made, files = tables_of(rows, plan, first_seq)
         self._write("files", files, self._files)
         self._write("rows", made, self._rows)
+
+    def _drop_untrusted(self) -> None:
+        self._workspace.delete(self._untrusted)
+        self._untrusted = []
 
     def _write(self, kind: str, table: pa.Table, known: dict[str, pq.ParquetFile]) -> None:
         small = [key for key, file in known.items() if file.metadata.num_rows < PART_ROWS]
@@ -232,8 +240,14 @@ class Store:
             for gone in obsolete:
                 del known[gone]
 
+    def settle(self, head: Head) -> None:
+        """Write the head, resting on all parts that there are."""
+        self._drop_untrusted()
+        self.write_head(replace(head, parts=self.stamps()))
+
     def write_head(self, head: Head) -> None:
         """Write the head where it has changed."""
         if head != self.head:
+            self._drop_untrusted()
             self._workspace.write(HEAD_KEY, head.dump())
             self.head = head

@@ -18,6 +18,7 @@ from manifests.parts import read_parquet
 from manifests.rows import Source
 from manifests.sources import SourceListError, expand, file_source, read_list, url_source
 from mit_builder.errors import ConfigError
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import Workspace
 
 SOURCES_KEY = "manifests/sources/sources.parquet"
@@ -189,7 +190,12 @@ class SourceBook:
         return SourceList(table if limit is None else table.slice(0, limit))
 
     def save(self) -> None:
-        """Write the book into the workspace, where it has changed."""
+        """Write the book into the workspace where it has changed, without what was taken down."""
+        stones = Tombstones.of(self._workspace)
+        if any(stone.kind == "source" for stone in stones.stones):
+            barred = [stones.bars("source", source_id) for source_id in self._table["source_id"].to_pylist()]
+            self._is_new = self._is_new or any(barred)
+            self._table = self._table.filter(pa.array(np.logical_not(barred), pa.bool_()))
         if self._is_new:
             buffer = io.BytesIO()
             pq.write_table(self._table, buffer, compression="zstd")

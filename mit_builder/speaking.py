@@ -58,7 +58,7 @@ def periods(flags: npt.ArrayLike) -> Periods:
 
     The filter repeats the ends. `periods(flags)` and `periods(~flags)` together partition the clip.
     """
-    return _runs(_median(np.asarray(flags, bool)))
+    return runs(_median(np.asarray(flags, bool)))
 
 
 def merged_periods(flags: npt.ArrayLike, merge_below_frames: int) -> Periods:
@@ -72,7 +72,7 @@ def merged_periods(flags: npt.ArrayLike, merge_below_frames: int) -> Periods:
         starts = np.flatnonzero(np.diff(filtered, prepend=~filtered[:1]))
         lengths = np.diff(starts, append=len(filtered))
         if len(starts) < 2 or lengths.min() >= merge_below_frames:
-            return _runs(filtered)
+            return runs(filtered)
         shortest = int(lengths.argmin())
         run = slice(starts[shortest], starts[shortest] + lengths[shortest])
         filtered[run] = ~filtered[run]
@@ -86,7 +86,8 @@ def _median(flags: Flags) -> Flags:
     return np.asarray(votes > MEDIAN_FRAMES // 2)
 
 
-def _runs(flags: Flags) -> Periods:
+def runs(flags: Flags) -> Periods:
+    """Runs of true frames as they are: (n_frames,) bool -> (n, 2) int32 [start, end)."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
     return edges.reshape(-1, 2).astype(np.int32)
 

@@ -70,6 +70,10 @@ class Context(Protocol):
         """The artifact as a readable local file while the context is open."""
         ...
 
+    def is_barred(self, *, video_id: str | None, sha256: str | None, channels: Iterable[str | None]) -> bool:
+        """Whether a video was taken down, by its id, its file's bytes or its channel; the stage then rejects it."""
+        ...
+
     def commit(self, path: Path, folder: str, name: str) -> Artifact:
         """Put the finished file `path` in place as `<folder>/<name>.<input_key[:8]><suffix of path>`.
 

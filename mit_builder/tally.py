@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -11,9 +13,12 @@ from typing import Any
 from manifests.ledger import Entry
 from manifests.rows import TIMELINE_FPS, Candidate, Clip, Shot, Video
 from mit_builder.config import SelectSettings
+from mit_builder.tombstones import REMOVED
 
 NEAR = 0.2
 """A candidate within this share of a threshold is a near miss."""
+N_BORDERLINE = 100
+"""Rejected candidates kept for each reason: those nearest to their threshold."""
 
 
 @dataclass
@@ -80,6 +85,11 @@ class Tally:
     candidates: Counter[str] = field(default_factory=Counter)
     candidate_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     near_misses: dict[tuple[str, str], NearMisses] = field(default_factory=lambda: defaultdict(NearMisses))
+    margins: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    """By reason and setting: measured value / threshold of every rejected candidate that has one."""
+    borderline: dict[str, list[tuple[float, int, Candidate]]] = field(default_factory=lambda: defaultdict(list))
+    """By reason: heaps of (-distance to the threshold, a running number, row), the `N_BORDERLINE` nearest."""
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     n_clips: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     n_dataset: int = 0
@@ -90,6 +100,9 @@ class Tally:
     held_back: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Units by stage and reason whose host is not asked any more in this run."""
 
+    removed_sources: set[str] = field(default_factory=set)
+    """Sources that turned out to give what was taken down."""
+
     def settle(self, step: str, entry: Entry, select: SelectSettings) -> None:
         """Count a finished unit and its output rows."""
         tally = self.steps[step]
@@ -97,6 +110,7 @@ class Tally:
             tally.done += 1
         elif entry.status == "rejected":
             tally.rejected[entry.reason or "?"] += 1
+            self.removed_sources |= {entry.unit_id} if entry.reason == REMOVED and step == "download" else set()
         else:
             tally.failed[entry.failure_class or "?"] += 1
         for row in entry.outputs if entry.status == "done" else ():
@@ -132,9 +146,16 @@ class Tally:
         self.candidate_s[name] += length_s
         if row.verdict == "kept":
             self.kept_s += length_s
-        miss = near_miss(row, select)
-        if miss:
-            self.near_misses[miss[:2]].add(NearMisses(1, miss[2], miss[2]))
+        missed = margin(row, select)
+        if missed is None:
+            return
+        self.margins[missed.reason, missed.setting].append(missed.ratio)
+        if missed.is_near:
+            self.near_misses[missed.reason, missed.setting].add(NearMisses(1, missed.value, missed.value))
+        nearest = self.borderline[missed.reason]
+        heapq.heappush(nearest, (-missed.distance, next(self._numbers), row))
+        if len(nearest) > N_BORDERLINE:
+            heapq.heappop(nearest)
 
     def counts(self) -> Iterator[Count]:
         """The figures about units and footage, without those of this run alone."""
@@ -204,26 +225,56 @@ class Tally:
         }
 
 
-def near_miss(row: Candidate, select: SelectSettings) -> tuple[str, str, float] | None:
-    """(reason, setting, measured value) where the test that rejected the candidate was missed by less than `NEAR`."""
+@dataclass(frozen=True)
+class Margin:
+    """By how much a rejected candidate missed the threshold of the test that it failed first.
+
+    Attributes:
+        reason: why it was rejected.
+        setting: name of the threshold in `filter`.
+        value: what was measured.
+        limit: the threshold.
+        is_lower: whether values below the threshold are rejected.
+    """
+
+    reason: str
+    setting: str
+    value: float
+    limit: float
+    is_lower: bool
+
+    @property
+    def ratio(self) -> float:
+        """Measured value / threshold; 0 where the threshold is 0."""
+        return self.value / self.limit if self.limit else 0.0
+
+    @property
+    def distance(self) -> float:
+        """How far the value is on the wrong side, as a share of the threshold."""
+        return abs(self.value - self.limit) / self.limit if self.limit else abs(self.value)
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the threshold was missed by less than `NEAR`."""
+        nearest = self.limit * (1 - NEAR if self.is_lower else 1 + NEAR)
+        return self.value >= nearest if self.is_lower else self.value <= nearest
+
+
+def margin(row: Candidate, select: SelectSettings) -> Margin | None:
+    """The miss of a rejected candidate; None where its reason is no threshold, or nothing was measured."""
     length_s = (row.end_frame - row.start_frame) / TIMELINE_FPS
-    at_least = {
+    tests = {
         "face_too_small": ("min_face_px", row.min_face_px),
         "face_sizes_differ": ("min_face_area_ratio", row.face_area_ratio),
         "too_short": ("min_clip_s", length_s),
         "no_speech": ("min_voice_activity", row.voice_activity),
         "still_picture": ("min_stillness", row.stillness),
-    }
-    at_most = {
         "camera_motion": ("max_camera_motion_pct", row.camera_motion_pct),
         "bystander": ("max_bystander_area", row.bystander_area),
     }
-    if row.reason in at_least:
-        setting, value = at_least[row.reason]
-        close = value is not None and value >= getattr(select, setting) * (1 - NEAR)
-    elif row.reason in at_most:
-        setting, value = at_most[row.reason]
-        close = value is not None and value <= getattr(select, setting) * (1 + NEAR)
-    else:
+    if row.reason not in tests:
         return None
-    return (row.reason, setting, float(value)) if close and value is not None else None
+    setting, value = tests[row.reason]
+    if value is None:
+        return None
+    return Margin(row.reason, setting, float(value), float(getattr(select, setting)), setting.startswith("min_"))

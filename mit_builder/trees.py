@@ -19,11 +19,12 @@ from mit_builder.buckets import Buckets
 from mit_builder.config import Section, Settings
 from mit_builder.duplicates import Duplicates
 from mit_builder.lanes import Lane
-from mit_builder.pipeline import Unit, left_out
+from mit_builder.pipeline import Unit
 from mit_builder.settled import Settled
 from mit_builder.settled_rows import Row
 from mit_builder.source_book import SourceList
 from mit_builder.tally import Count, Tally
+from mit_builder.tombstones import REMOVED
 from mit_builder.workspace import Workspace
 
 LASTING = frozenset(("permanent", "poison"))
@@ -136,6 +137,13 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.is_due = True
+
+    def removed(self, unit: Unit, tally: Tally) -> None:
+        """A unit is of what was taken down."""
+        tally.steps[unit.step].rejected[REMOVED] += 1
+        tree = self._tree(unit)
+        if tree is not None:
+            tree.tally.steps[unit.step].rejected[REMOVED] += 1
 
     def labelled(self, row: Labelled) -> None:
         """A clip has all its labels."""
@@ -251,11 +259,11 @@ class Trees:
             count = Count("rejected/download/duplicate", 1)
             return replace(plain, counts=(count,), artifacts=tuple(_files(entry)))
         bucket = self._buckets.publisher.bucket(video.video_id)
-        clips = {clip: self._buckets.labelled[bucket][clip] for clip in tree.clips}
-        kept = list(self._buckets.kept(clips))
+        clips = list(self._buckets.clips.some(bucket, tree.clips))
+        kept = [row for row, reason in clips if reason is None]
         counts = [Count("done/download", 1), Count("videos", 1, video.duration_s), *tree.tally.counts()]
-        reasons = Counter(left_out(self._settings, row.pose) for row in clips.values())
-        counts += [Count(f"left_out/{reason}", n) for reason, n in reasons.items() if reason]
+        reasons = Counter(reason for _, reason in clips if reason is not None)
+        counts += [Count(f"left_out/{reason}", n) for reason, n in reasons.items()]
         return replace(
             plain,
             bucket=bucket if kept else -1,
@@ -266,12 +274,22 @@ class Trees:
         )
 
 
-def open_settled(workspace: Workspace, settings: Settings, lanes: Sequence[Lane], n_buckets: int) -> Settled:
-    """What earlier runs settled with what these lanes would do now; their ledgers learn which parts are whole."""
+def open_settled(
+    workspace: Workspace, settings: Settings, lanes: Sequence[Lane], n_buckets: int, people_said: str = ""
+) -> Settled:
+    """What earlier runs settled with what these lanes would do now; their ledgers learn which parts are whole.
+
+    Args:
+        workspace: where to look.
+        settings: of this run.
+        lanes: its steps.
+        n_buckets: shards of the dataset.
+        people_said: hash of what people decided about clips and videos.
+    """
     said = {name: getattr(settings, name) for name in type(settings).model_fields}
     read = {name: section.key_values() for name, section in said.items() if isinstance(section, Section)}
     made = [(lane.step.name, lane.step.stage, lane.stage.version, lane.backend) for lane in lanes]
-    plan = content_hash(__version__, made, read, settings.filter.run_s, n_buckets)
+    plan = content_hash(__version__, made, read, settings.filter.run_s, n_buckets, people_said)
     settled = Settled(workspace, plan, [lane.ledger.folder for lane in lanes])
     for lane in lanes:
         lane.ledger.trusted = settled.trusted

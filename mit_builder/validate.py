@@ -5,10 +5,8 @@ Everything is computed again from what the dataset itself holds: no workspace, n
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.rows import N_KEYPOINTS, SAMPLES_PER_FRAME, TIMELINE_FPS, DatasetRow, Person, clip_id
-from mit_builder.dataset import (
-    IndexedShard,
-    dataset_folder,
-    dataset_schema,
-    media_file,
-    read_index,
-    read_rows,
-    stale_shards,
-)
-from mit_builder.errors import MediaError
-from mit_builder.media.audio import read_flac
+from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, DatasetRow, Person, clip_id
+from mit_builder.dataset import IndexedShard, dataset_schema, read_rows, stale_shards
+from mit_builder.dataset_files import DatasetFiles
 from mit_builder.media.captions import MAX_CHARACTERS
-from mit_builder.media.frames import read_frames
-from mit_builder.media.probe import probe
-from mit_builder.media.timeline import read_timeline
 from mit_builder.models.coco_wholebody import visible_ratios
-from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, smooth
+from mit_builder.review.corrections import label_tier
+from mit_builder.scratch import sha256_of
+from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
+from mit_builder.validate_media import media_problems
 
 BOX_TOLERANCE_PX = 1.0
 """How far a body's box may leave the picture: boxes are float32 and clips are padded to even sides."""
@@ -66,47 +55,49 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
-def validate(folder: Path) -> list[Problem]:
+def validate(place: str | Path) -> list[Problem]:
     """Everything that is wrong with a dataset, given its folder or its workspace; empty means sound.
 
+    Args:
+        place: a path, or a URI of object storage.
+
     Raises:
-        ConfigError: there is no dataset in the folder, or its index cannot be read.
+        ConfigError: there is no dataset, or its index cannot be read.
+        WorkspaceError: storage does not answer.
     """
-    return list(_problems(dataset_folder(folder)))
+    return list(_problems(DatasetFiles(place)))
 
 
-def _problems(root: Path) -> Iterator[Problem]:
-    index = read_index(root)
-    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    for name in stale_shards(index, files):
+def _problems(files: DatasetFiles) -> Iterator[Problem]:
+    index, names = files.index(), files.names()
+    for name in stale_shards(index, names):
         yield Problem(name, "lies in the dataset's folder but the index does not name it")
     seen: dict[str, str] = {}
     split_of_video: dict[str, str] = {}
     for shard in index.shards:
-        if not (root / shard.name).is_file():
+        if shard.name not in names:
             yield Problem(shard.name, "is named by the index but missing")
             continue
-        yield from _file(root, shard)
-        for row in _rows(root, shard):
-            if isinstance(row, Problem):
-                yield row
-                continue
-            yield from (Problem(row["clip_id"], what) for what in _row(row, root))
-            if row["clip_id"] in seen:
-                yield Problem(row["clip_id"], f"is in {seen[row['clip_id']]} and again in {shard.name}")
-            seen[row["clip_id"]] = shard.name
-            split = split_of_video.setdefault(row["video_id"], row["split"])
-            if split != row["split"]:
-                yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
-
-
-def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
-    path = root / shard.name
-    if _sha256(path) != shard.sha256:
-        yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
-    for name in shard.media:
-        if not (root / name).is_file():
+        for name in set(shard.media).difference(names):
             yield Problem(shard.name, f"media file {name} is missing")
+        with files.local(shard.name) as path:
+            yield from _file(path, shard)
+            for row in _rows(path, shard):
+                if isinstance(row, Problem):
+                    yield row
+                    continue
+                yield from (Problem(row["clip_id"], what) for what in _row(row, files))
+                if row["clip_id"] in seen:
+                    yield Problem(row["clip_id"], f"is in {seen[row['clip_id']]} and again in {shard.name}")
+                seen[row["clip_id"]] = shard.name
+                split = split_of_video.setdefault(row["video_id"], row["split"])
+                if split != row["split"]:
+                    yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
+
+
+def _file(path: Path, shard: IndexedShard) -> Iterator[Problem]:
+    if sha256_of(path) != shard.sha256:
+        yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
     try:
         with pq.ParquetFile(path) as file:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
@@ -118,14 +109,6 @@ def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
     if ids != sorted(ids):
         yield Problem(shard.name, "rows are not ordered by clip_id")
     yield from (Problem(shard.name, what) for what in _schema(schema))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _schema(found: pa.Schema) -> Iterator[str]:
@@ -143,9 +126,9 @@ def _schema(found: pa.Schema) -> Iterator[str]:
             yield f"file metadata {key.decode()!r} is missing or differs: other tools cannot read the columns rightly"
 
 
-def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
+def _rows(path: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
     """Rows of a shard; none where its columns have other types (`_file` has said so)."""
-    path, expected = root / shard.name, dataset_schema()
+    expected = dataset_schema()
     try:
         with pq.ParquetFile(path) as file:
             types_fit = file.schema_arrow.names == expected.names and file.schema_arrow.types == expected.types
@@ -155,7 +138,7 @@ def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
         yield Problem(shard.name, f"cannot be read: {str(error).splitlines()[0]}")
 
 
-def _row(row: Row, root: Path) -> Iterator[str]:
+def _row(row: Row, files: DatasetFiles) -> Iterator[str]:
     missing = _nulls(DatasetRow, row) + [what for person in row["people"] for what in _nulls(Person, person)]
     if missing:
         yield f"null where a value must be: {', '.join(missing)}"
@@ -174,7 +157,7 @@ def _row(row: Row, root: Path) -> Iterator[str]:
             yield from (f"person {person['person_id']}: {what}" for check in checks for what in check)
         yield from _interaction(row)
     yield from _captions(row)
-    yield from _media(row, root)
+    yield from media_problems(row, files)
 
 
 def _nulls(kind: type, values: Row) -> list[str]:
@@ -191,12 +174,14 @@ def _identity(row: Row) -> Iterator[str]:
         yield f"start_s..end_s are {end - start} frames, n_frames is {n_frames}"
     if row["fps"] != TIMELINE_FPS:
         yield f"fps is {row['fps']}, must be {TIMELINE_FPS}"
-    index = np.asarray(row["source_frame_index"])
-    if len(index) != n_frames or (np.diff(index) < 0).any() or (index < 0).any():
-        yield f"source_frame_index must be {n_frames} frame numbers that never fall"
+    for name in ("source_frame_index", "media_frame_index"):
+        index = np.asarray(row[name])
+        if len(index) != n_frames or (np.diff(index) < 0).any() or (index < 0).any():
+            yield f"{name} must be {n_frames} frame numbers that never fall"
     allowed = {
         "split": ("train", "val", "test"),
         "access": ("public", "authenticated"),
+        "media_fps": ("25", "source"),
         "label_tier": ("heuristic", "model", "human"),
     }
     for name, values in allowed.items():
@@ -286,7 +271,12 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
     if wrong.any():
         yield f"speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame {_first(wrong)}"
     speaking = np.asarray(person["speaking"], bool)
-    wrong = speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])
+    human = np.zeros(len(speaking), bool)
+    for start, end in person["human_periods"]:
+        human[start:end] = True
+    if not np.array_equal(runs(human), person["human_periods"]):
+        yield f"human_periods are {person['human_periods'].tolist()}: not intervals of the clip in order and apart"
+    wrong = (speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])) & ~human
     if wrong.any():
         yield f"speaking disagrees with the smoothed score and voice_activity in frame {_first(wrong)}"
     if not np.isclose(person["talk_share"], speaking.mean(), atol=SCORE_TOLERANCE):
@@ -312,6 +302,8 @@ def _periods(row: Row, person: Row) -> Iterator[str]:
 
 
 def _interaction(row: Row) -> Iterator[str]:
+    if (label_tier(row["people"], row["n_frames"], "") == "human") != (row["label_tier"] == "human"):
+        yield f"label_tier is {row['label_tier']}, human_periods say otherwise"
     labels = interaction_labels(np.stack([np.asarray(person["speaking"], bool) for person in row["people"]]))
     for name in ("n_turns", "overlap_ratio", "silence_ratio"):
         stored, computed = row[name], getattr(labels, name)
@@ -332,39 +324,3 @@ def _captions(row: Row) -> Iterator[str]:
             yield f"caption {n} is not one line of 1 to {MAX_CHARACTERS} characters"
         if not caption["language"]:
             yield f"caption {n} has no language"
-
-
-def _media(row: Row, root: Path) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="mit-build-") as scratch:
-        for column, suffix, check in (("clip", ".mp4", _mp4), ("audio", ".flac", _flac)):
-            path = media_file(row[column], root, Path(scratch) / f"media{suffix}")
-            if path is None:
-                yield f"{column} has neither bytes nor a file beside the dataset"
-                continue
-            try:
-                yield from check(row, path)
-            except MediaError as error:
-                yield f"{column} cannot be decoded: {error}"
-
-
-def _mp4(row: Row, path: Path) -> Iterable[str]:
-    info, n_frames = probe(path), row["n_frames"]
-    if info.source_fps != TIMELINE_FPS:
-        yield f"clip runs at {info.source_fps} frames a second, must be {TIMELINE_FPS}"
-    if not info.has_audio:
-        yield "clip has no sound"
-    timeline = read_timeline(path)
-    if not np.array_equal(timeline.source_frame_index, np.arange(n_frames)):
-        yield f"clip is {timeline.n_frames} frames on the timeline, must be {n_frames} with none repeated"
-        return
-    if (info.width_px, info.height_px) != (row["width_px"], row["height_px"]):
-        yield f"clip's picture is {info.width_px}x{info.height_px}, the row says {row['width_px']}x{row['height_px']}"
-    lost = [frame.index for frame in read_frames(path, timeline=timeline) if frame.source_index != frame.index]
-    if lost:
-        yield f"clip does not decode in {len(lost)} of {n_frames} frames, first in frame {lost[0]}"
-
-
-def _flac(row: Row, path: Path) -> Iterable[str]:
-    n_samples, expected = len(read_flac(path)), SAMPLES_PER_FRAME * row["n_frames"]
-    if n_samples != expected:
-        yield f"audio has {n_samples} samples, must be {expected}"

@@ -27,10 +27,13 @@ HAND_OFFS = (
     rows.Pose,
     rows.SpeechJob,
     rows.Speech,
+    rows.Correction,
     rows.Labelled,
     rows.Bucket,
     rows.Shard,
     rows.Artifact,
+    rows.Review,
+    rows.Sample,
 )
 ARTIFACTS = ("TRACK", "SIGNALS", "PEOPLE", "POSES", "SPEECH", "VOICE")
 
@@ -103,7 +106,8 @@ def _type(kind: pa.DataType) -> str:
         return f"list of {_type(kind)}"
     if pa.types.is_struct(kind):
         return "struct of " + ", ".join(f"{field.name}: {_type(field.type)}" for field in kind)
-    return {"float": "float32", "double": "float64"}.get(str(kind), str(kind)) + shape
+    name = {"float": "float32", "double": "float64"}.get(str(kind), str(kind))
+    return f"`{name}{shape}`" if shape else name
 
 
 def _docs_after_assignments() -> dict[str, str]:

@@ -1,15 +1,16 @@
 """Download: from an address to one file with its metadata.
 
 In: `Source`. Out: one `Video`; or, for a playlist, a channel or a page with several videos, one `Source` for each.
-Rejects: `too_long`, `too_large`, `live`, `age_limited`. Local files are copied in, everything else goes through yt-dlp,
-direct links to files included (it resumes and retries). What yt-dlp says went wrong becomes a failure class in
-mit_builder/web/failures.py.
+Rejects: `too_long`, `too_large`, `live`, `age_limited`, `removed` (taken down). Local files are copied in, everything
+else goes through yt-dlp, direct links to files included (it resumes and retries). What yt-dlp says went wrong becomes a
+failure class in mit_builder/web/failures.py.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -21,10 +22,11 @@ from mit_builder.errors import SourceError
 from mit_builder.media.captions import CaptionFile, beside, write_captions
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Context, Reject, Resources
+from mit_builder.tombstones import REMOVED
 from mit_builder.web.budget import Budget
 from mit_builder.web.client import PLAYLISTS, Client, check_cookies
-from mit_builder.workspace import sha256_of
 
 AGE_LIMIT = 18
 """Items for adults are never taken (DESIGN: people in the footage)."""
@@ -65,7 +67,7 @@ class Download:
         """Fetch, probe and commit.
 
         Raises:
-            Reject: too_long, too_large, live or age_limited.
+            Reject: too_long, too_large, live, age_limited or removed.
             SourceError: the address cannot be fetched.
             MediaError: what was fetched is no video.
         """
@@ -92,7 +94,7 @@ class Download:
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
         import yt_dlp
 
-        client, in_media = Client(self._settings, ctx.tmp, ctx.partial(), self._judge), False
+        client, in_media = Client(self._settings, ctx.tmp, ctx.partial(), partial(self._judge, ctx=ctx)), False
         # What follows this mark would be instructions to yt-dlp's extractors.
         address = yt_dlp.utils.unsmuggle_url(row.address)[0]
         try:
@@ -119,7 +121,12 @@ class Download:
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
         yield self._video(row, ctx, path, short_id(*name), info, captions)
 
-    def _judge(self, info: dict[str, Any]) -> None:
+    def _judge(self, info: dict[str, Any], *, ctx: Context) -> None:
+        """Before media are fetched: what the metadata say."""
+        extractor = str(info.get("extractor_key", "Generic"))
+        site_id = short_id(extractor.lower(), str(info.get("id"))) if _of_a_site(extractor) else None
+        if ctx.is_barred(video_id=site_id, sha256=None, channels=_channels(info)):
+            raise Reject(REMOVED)
         if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming"):
             raise Reject("live")
         _judge_age(info)
@@ -136,6 +143,9 @@ class Download:
         info: dict[str, Any],
         captions: Sequence[CaptionFile],
     ) -> Video:
+        sha256 = sha256_of(path)
+        if ctx.is_barred(video_id=video_id, sha256=sha256, channels=_channels(info)):
+            raise Reject(REMOVED)
         media = probe(path)
         if media.duration_s and media.duration_s > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=media.duration_s)
@@ -167,6 +177,11 @@ class Download:
             has_audio=media.has_audio,
             captions=ctx.commit(table, "videos", video_id) if has_captions else None,
         )
+
+
+def _channels(info: dict[str, Any]) -> list[str | None]:
+    """Every name that a channel goes by."""
+    return [_text(info.get(name)) for name in ("channel_id", "uploader_id", "uploader", "channel")]
 
 
 def _of_a_site(extractor_key: str) -> bool:

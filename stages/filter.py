@@ -26,7 +26,7 @@ from manifests.arrays import read_arrays, write_arrays, write_columns
 from manifests.rows import PEOPLE, SIGNALS, TRACK, Candidate, Clip, CutJob, Shot, ShotRun, Tracks, Video, clip_id
 from mit_builder.config import CutSettings, DetectSettings, SelectSettings
 from mit_builder.media.audio import iter_samples
-from mit_builder.media.cut import cut_clip
+from mit_builder.media.cut import cut_clip, cut_native
 from mit_builder.media.frames import read_frames
 from mit_builder.media.timeline import read_timeline
 from mit_builder.models import mediapipe_people, silero_voice, weights
@@ -258,7 +258,9 @@ class CutClips:
         start, end = candidate.start_frame, candidate.end_frame
         mp4, flac, people = (ctx.tmp / f"clip{suffix}" for suffix in (".mp4", ".flac", ".parquet"))
         with ctx.local(row.video.media) as source:
-            cut = cut_clip(source, start, end, mp4, flac, crf=self._settings.crf, audio_kbps=self._settings.audio_kbps)
+            settings = self._settings
+            cut_media = cut_native if settings.media_fps == "source" else cut_clip
+            cut = cut_media(source, start, end, mp4, flac, crf=settings.crf, audio_kbps=settings.audio_kbps)
         with ctx.local(candidate.tracks) as path:
             tracks = {track["track_id"]: track for track in read_arrays(path)}
         write_arrays(people, PEOPLE, people_rows([tracks[key] for key in candidate.track_ids], start, end))
@@ -277,6 +279,8 @@ class CutClips:
             source_fps=str(cut.source_fps),
             source_frame_index=cut.source_frame_index,
             loudness_dbfs=cut.loudness_dbfs,
+            media_fps=str(self._settings.media_fps),
+            media_frame_index=cut.media_frame_index,
         )
 
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Clip, Pose
 from mit_builder.config import PoseSettings
-from mit_builder.errors import MediaError, StageUnavailable
-from mit_builder.media.frames import read_frames
+from mit_builder.errors import StageUnavailable
+from mit_builder.media.clip import read_clip
 from mit_builder.models import mediapipe_pose, weights
 from mit_builder.models.base import Floats, Image, PoseEstimator
 from mit_builder.models.coco_wholebody import BODY, visible_ratios
@@ -86,9 +86,7 @@ class EstimatePose:
         posed = posed_frames(row.n_frames, self._settings.stride)
         boxes, faces = (np.stack([p[name][posed] for p in people]) for name in ("boxes_xyxy", "face_boxes_xyxy"))
         with ctx.local(row.mp4) as mp4:
-            estimates = list(self._estimator.estimate(_images(mp4, posed), boxes, faces))
-        if len(estimates) != len(posed):
-            raise MediaError(f"{row.clip_id}: {len(estimates)} of {len(posed)} frames could be read")
+            estimates = list(self._estimator.estimate(_images(row, mp4, posed), boxes, faces))
         keypoints = between(np.stack(estimates, axis=1), posed)
         file = ctx.tmp / "poses.parquet"
         visible = [visible_ratios(person, row.width_px, row.height_px) for person in keypoints]
@@ -151,9 +149,9 @@ def _sapiens_weights(settings: PoseSettings) -> tuple[str, Path | None]:
     return name, found[name]
 
 
-def _images(mp4: Path, wanted: Sequence[int]) -> Iterator[Image]:
+def _images(clip: Clip, mp4: Path, wanted: Sequence[int]) -> Iterator[Image]:
     chosen = set(wanted)
-    for frame in read_frames(mp4):
+    for frame in read_clip(mp4, clip.n_frames, clip.media_frame_index):
         if frame.index in chosen:
             yield frame.image
 

@@ -1,9 +1,9 @@
 """Shards: everything known about the clips of one bucket, as one Parquet file of the dataset.
 
-In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.pipeline.left_out` has done so). The file has the
+In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.labelled` has done so). A reviewer's corrections are
+applied here, so that scores and artifacts stay what the models said. The file has the
 columns of `DatasetRow`, one row a clip ordered by `clip_id`, and holds no clock, host or attempt value: the same clips
-give the same bytes. Encoding as measured for keypoints: float32, zstd, BYTE_STREAM_SPLIT, no dictionary (44.5 MB of
-63.8 MB raw).
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -11,28 +11,24 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import fields
-from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from manifests.arrays import float_leaves, read_arrays, to_arrow
+from manifests.arrays import read_arrays, to_arrow
 from manifests.rows import TIMELINE_FPS, Artifact, Bucket, Caption, DatasetRow, Labelled, Person, Shard, Video
 from mit_builder import __version__
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, dataset_schema
 from mit_builder.errors import MediaError
 from mit_builder.media.captions import cut_captions, load_captions
+from mit_builder.media.clip import media_frames
+from mit_builder.review.corrections import label_tier, with_corrections
+from mit_builder.shard_file import ShardFile
 from mit_builder.speaking import interaction_labels
 from mit_builder.stage import Context, Resources
-
-ROW_GROUP_BYTES = 64 << 20
-"""Uncompressed size above which a row group is not filled further: what a reader holds at once."""
 
 Split = Literal["train", "val", "test"]
 
@@ -41,7 +37,7 @@ class WriteShard:
     """Write one shard of the dataset."""
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
     emits: ClassVar[tuple[type, ...]] = (Shard,)
 
@@ -71,12 +67,13 @@ class WriteShard:
         """
         path = ctx.tmp / "shard.parquet"
         media: list[Artifact] = []
-        with _ShardWriter(path) as writer:
+        schema = dataset_schema()
+        with ShardFile(path, schema) as writer:
             for labelled in sorted(row.clips, key=lambda labelled: labelled.clip.clip_id):
                 clip, audio, committed = self._media(labelled, ctx)
                 media += committed
                 labels = _people(labelled, ctx), _voice(labelled, ctx), _captions(labelled, ctx)
-                writer.add(_dataset_row(labelled, *labels, clip, audio, self._settings))
+                writer.add(_table(_dataset_row(labelled, *labels, clip, audio, self._settings), schema))
         parquet = ctx.commit(path, FOLDER, f"shard-{row.bucket:05d}-of-{row.n_buckets:05d}")
         yield Shard(bucket=row.bucket, parquet=parquet, media=tuple(media), n_clips=len(row.clips))
 
@@ -96,43 +93,8 @@ class WriteShard:
         return cells[0], cells[1], committed
 
 
-class _ShardWriter:
-    """Streams rows into a Parquet file, a row group whenever the next row would make it too large."""
-
-    def __init__(self, path: Path) -> None:
-        self._schema = dataset_schema()
-        self._waiting: list[pa.Table] = []
-        self._stack = ExitStack()
-        self._writer = self._stack.enter_context(
-            pq.ParquetWriter(
-                path,
-                self._schema,
-                compression="zstd",
-                use_dictionary=False,
-                use_byte_stream_split=float_leaves(self._schema),
-            )
-        )
-
-    def __enter__(self) -> _ShardWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if error is None:
-            self._flush()
-        self._stack.close()
-
-    def add(self, row: DatasetRow) -> None:
-        columns = [_column(getattr(row, field.name), field.type) for field in self._schema]
-        table = pa.Table.from_arrays(columns, schema=self._schema)
-        if sum(waiting.nbytes for waiting in self._waiting) + table.nbytes > ROW_GROUP_BYTES:
-            self._flush()
-        self._waiting.append(table)
-
-    def _flush(self) -> None:
-        if self._waiting:
-            table = pa.concat_tables(self._waiting)
-            self._writer.write_table(table, row_group_size=table.num_rows)
-            self._waiting = []
+def _table(row: DatasetRow, schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([_column(getattr(row, field.name), field.type) for field in schema], schema=schema)
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:
@@ -165,10 +127,10 @@ def _people(labelled: Labelled, ctx: Context) -> tuple[Person, ...]:
     if not people.keys() == poses.keys() == speech.keys():
         raise MediaError(f"{labelled.clip.clip_id}: people, poses and speech name different people")
     wanted = {field.name for field in fields(Person)} - {"talk_share"}
-    joined = {i: {**people[i], **poses[i], **speech[i]} for i in sorted(people)}
+    joined = [{**people[i], **poses[i], **speech[i]} for i in sorted(people)]
     return tuple(
         Person(**{name: values[name] for name in wanted}, talk_share=float(np.mean(values["speaking"])))
-        for values in joined.values()
+        for values in with_corrections(joined, labelled.corrections, labelled.speech.merge_below_frames)
     )
 
 
@@ -211,6 +173,8 @@ def _dataset_row(
         source_fps=clip.source_fps,
         source_frame_index=np.array(clip.source_frame_index, np.int64),
         n_frames=clip.n_frames,
+        media_fps=clip.media_fps,
+        media_frame_index=np.array(media_frames(clip.n_frames, clip.media_frame_index), np.int64),
         width_px=clip.width_px,
         height_px=clip.height_px,
         split=split_of(video, settings.val_share, settings.test_share),
@@ -231,7 +195,7 @@ def _dataset_row(
         brightness=candidate.brightness,
         sharpness=candidate.sharpness,
         loudness_dbfs=clip.loudness_dbfs,
-        label_tier=labelled.speech.label_tier,
+        label_tier=label_tier([vars(person) for person in people], clip.n_frames, labelled.speech.label_tier),
         min_voice_activity=labelled.speech.min_voice_activity,
         merge_below_frames=labelled.speech.merge_below_frames,
         min_body_visible=settings.min_body_visible,

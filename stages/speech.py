@@ -20,7 +20,7 @@ from mit_builder.config import SpeechSettings
 from mit_builder.errors import MediaError
 from mit_builder.face_boxes import FaceBoxSource, speech_face_boxes
 from mit_builder.media.audio import read_flac
-from mit_builder.media.frames import read_frames
+from mit_builder.media.clip import read_clip
 from mit_builder.models import lips, silero_voice, weights
 from mit_builder.models.base import Floats, SpeakerScorer, SpeechInput, VoiceDetector
 from mit_builder.models.devices import device_of, gpu_resources
@@ -88,7 +88,7 @@ class ScoreSpeech:
         with ctx.local(clip.mp4) as mp4:
             scores = self._scorer.score(
                 SpeechInput(
-                    frames=lambda: (frame.image for frame in read_frames(mp4)),
+                    frames=lambda: (f.image for f in read_clip(mp4, clip.n_frames, clip.media_frame_index)),
                     samples=samples,
                     voice_activity=voice_activity,
                     keypoints=np.stack([p.keypoints for p in people]),

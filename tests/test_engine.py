@@ -17,12 +17,14 @@ import pytest
 
 from mit_builder import config
 from mit_builder.dataset import parse_index
-from mit_builder.engine import RayEngine, SerialEngine
+from mit_builder.engine import RayEngine, SerialEngine, _Slot
 from mit_builder.errors import CannotContinue
+from mit_builder.lanes import worker_specs
 from mit_builder.metrics import METRICS
 from mit_builder.observe import Observer
 from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner, worker_specs
+from mit_builder.runner import Runner
+from mit_builder.stage import Resources
 from mit_builder.worker import WorkerSpec
 from mit_builder.workspace import Workspace
 
@@ -201,7 +203,7 @@ import fakes
 from mit_builder import config
 from mit_builder.engine import RayEngine, check_layout
 from mit_builder.worker import Task
-from mit_builder.runner import worker_specs
+from mit_builder.lanes import worker_specs
 from mit_builder.workspace import Workspace
 
 check_layout()
@@ -246,3 +248,11 @@ def test_a_users_folder_named_stages_hides_nothing_and_nothing_runs_on_after_the
     while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []
+
+
+def test_a_worker_that_never_comes_up_stops_its_stage_with_what_it_needs(tmp_path: Path) -> None:
+    engine = RayEngine({"a": None}, {"a": Resources(gpus=0.5)}, scratch=tmp_path)  # type: ignore[dict-item]
+    engine._slots["a"].append(_Slot(actor=None, starting=object(), deadline=0.0))
+    engine._drop = lambda stage, slot: engine._slots[stage].remove(slot)  # type: ignore[method-assign]
+    engine._kill_overdue()
+    assert engine.unavailable() == {"a": "no worker came up within 900 s: it needs a node with 0.5 GPU free"}

@@ -33,7 +33,13 @@ MAX_TEST_LINES = 700
 DECLARATIONS = {"manifests/rows.py"}
 """Longer than `MAX_LINES`: the whole schema, one line a column."""
 MAX_FUNCTION_LINES = 75
-DISTRIBUTIONS = {"cv2": "opencv-python", "ffmpeg": "ffmpeg-python", "yaml": "pyyaml", "PIL": "pillow"}
+DISTRIBUTIONS = {
+    "cv2": "opencv-python",
+    "ffmpeg": "ffmpeg-python",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "vl_convert": "vl-convert-python",
+}
 """Packages that are imported under another name than they are installed under."""
 LOCKS = ("constraints.txt", "constraints-paper.txt")
 
@@ -84,6 +90,8 @@ def test_wheel_holds_the_packages_with_their_types_and_the_demo(
         assert "mit-build = mit_builder.cli:main" in archive.read(entry_points).decode()
     assert {name_of(path) for path in MODULES} <= names
     assert {f"{package}/py.typed" for package in PACKAGES} <= names
+    page = ROOT / "mit_builder" / "report" / "static"
+    assert {name_of(path) for path in page.iterdir()} <= names
     assert {f"manifests/demo/{file}" for file in ("demo.mp4", "truth.json", "sources.txt")} <= names
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == set(PACKAGES)
 
@@ -179,7 +187,7 @@ def test_blind_excepts_are_where_stages_run_and_ray_starts() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     ]
-    assert sorted(blind) == ["mit_builder/engine.py", "mit_builder/worker.py"]
+    assert sorted(blind) == ["mit_builder/engine_connect.py", "mit_builder/worker.py"]
 
 
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=name_of)

@@ -16,8 +16,8 @@ from mit_builder.config import PoseSettings
 from mit_builder.errors import CannotContinue, MediaError, StageUnavailable
 from mit_builder.models import devices, mediapipe_pose, weights
 from mit_builder.models.coco_wholebody import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Resources
-from mit_builder.workspace import sha256_of
 from stages.pose import CPU_TIMEOUT_S, EstimatePose, between, posed_frames
 
 
@@ -97,7 +97,7 @@ def test_media_with_too_few_frames_is_an_error(
 ) -> None:
     longer = builder.labelled(tiny_dataset.PLANS[0]).clip
     shorter = builder.labelled(tiny_dataset.PLANS[1]).clip
-    with pytest.raises(MediaError, match=r"32 of 40 frames"):
+    with pytest.raises(MediaError, match="32 frames in place of 40"):
         run(builder, replace(longer, mp4=shorter.mp4))
 
 

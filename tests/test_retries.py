@@ -10,8 +10,9 @@ from walks import dataset, failed, look, settings_with, walk, worked
 
 from mit_builder.engine import SerialEngine
 from mit_builder.hosts import Hosts
+from mit_builder.lanes import worker_specs
 from mit_builder.retries import Clock
-from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
 from mit_builder.workspace import Workspace
 

@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-import stages.shards
+import mit_builder.shard_file
 from manifests.arrays import read_arrays, write_arrays
-from manifests.rows import POSES, Bucket, Labelled, Video
+from manifests.rows import POSES, Bucket, Correction, Labelled, Video
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import read_rows
 from mit_builder.errors import MediaError
+from mit_builder.validate import validate
 from stages.shards import WriteShard, split_of
 
 
@@ -54,6 +55,33 @@ def test_a_row_joins_media_people_poses_and_speech(builder: tiny_dataset.Builder
             assert person["talk_share"] == pytest.approx(np.mean(spoken["speaking"]), abs=1e-6)
 
 
+def test_corrections_change_labels_and_what_follows_but_no_score(
+    builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]
+) -> None:
+    spans = (Correction(0, 20, 35, True, 0.0, 0.0), Correction(1, 0, 40, False, 0.0, 0.0))
+    corrected = dataclasses.replace(clips[0], corrections=spans)
+    (before,) = read_rows(builder.root / builder.shard(clips[:1], bucket=1).parquet.key)
+    shard = builder.shard((corrected,), bucket=1)
+    (row,) = read_rows(builder.root / shard.parquet.key)
+    first, second = row["people"]
+    assert first["human_periods"].tolist() == [[20, 35]]
+    assert second["human_periods"].tolist() == [[0, 40]]
+    assert first["speaking"][20:35].all()
+    assert (row["n_turns"], row["overlap_ratio"]) == (0, 0.0)
+    assert (second["talk_share"], second["speak_periods"].tolist()) == (0.0, [])
+    assert second["listen_periods_merged"].tolist() == [[0, 40]]
+    for now, then in zip(row["people"], before["people"], strict=True):
+        np.testing.assert_array_equal(now["speaking_score"], then["speaking_score"])
+        np.testing.assert_array_equal(now["keypoints"], then["keypoints"])
+        assert then["human_periods"].tolist() == []
+    assert (before["label_tier"], row["label_tier"]) == ("heuristic", "heuristic")
+    builder.publish(shard)
+    assert [problem for problem in validate(builder.root) if problem.where == row["clip_id"]] == []
+    whole = tuple(dataclasses.replace(span, start_frame=0, end_frame=40) for span in spans)
+    (human,) = read_rows(builder.root / builder.shard((dataclasses.replace(clips[0], corrections=whole),)).parquet.key)
+    assert human["label_tier"] == "human"
+
+
 def test_captions_are_cut_to_each_clip(builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]) -> None:
     rows = {row["clip_id"]: row for row in read_rows(builder.root / builder.shard(clips).parquet.key)}
     told = [[(c["start_s"], c["end_s"], c["text"]) for c in rows[x.clip.clip_id]["captions"]] for x in clips]
@@ -81,7 +109,7 @@ def test_rows_are_ordered_and_bytes_do_not_depend_on_the_order_of_the_input(
 def test_row_groups_are_written_as_they_fill(
     builder: tiny_dataset.Builder, clips: tuple[Labelled, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages.shards, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(mit_builder.shard_file, "ROW_GROUP_BYTES", 1)
     shard = builder.shard(clips)
     with pq.ParquetFile(builder.root / shard.parquet.key) as file:
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [1, 1, 1]

@@ -185,6 +185,13 @@ def test_addresses_that_are_no_http_urls_are_refused(address: str) -> None:
         url_source(address)
 
 
+@pytest.mark.parametrize("login", ["user:hunter22", "hunter22", ":hunter22"])
+def test_an_address_with_a_login_is_refused_without_repeating_it(login: str) -> None:
+    with pytest.raises(SourceListError, match="an address at host holds a user name or password") as caught:
+        url_source(f"https://{login}@Host/a.mp4")
+    assert "hunter22" not in str(caught.value)
+
+
 def test_a_url_that_is_no_text_is_refused() -> None:
     with pytest.raises(SourceListError, match="not valid UTF-8"):
         url_source("http://host/\udce9")

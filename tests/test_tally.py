@@ -11,7 +11,7 @@ from manifests.rows import Artifact, Candidate, Shot, Video
 from mit_builder import config
 from mit_builder.config import SelectSettings, Settings
 from mit_builder.progress import funnel, nearest_miss
-from mit_builder.tally import Tally, near_miss
+from mit_builder.tally import N_BORDERLINE, Tally, margin
 
 SELECT = SelectSettings()
 FILE = Artifact("k", "s", 1)
@@ -132,7 +132,9 @@ def test_work_is_counted_apart_from_what_was_found_done() -> None:
 def test_a_near_miss_is_within_a_fifth_of_the_threshold(
     row: Candidate, expected: tuple[str, str, float] | None
 ) -> None:
-    assert near_miss(row, SELECT) == expected
+    missed = margin(row, SELECT)
+    near = missed and missed.is_near and (missed.reason, missed.setting, missed.value)
+    assert (near or None) == expected
 
 
 @pytest.mark.parametrize(
@@ -148,8 +150,8 @@ def test_the_setting_that_is_proposed_lets_the_near_misses_in(rows: list[Candida
     proposed = line.rpartition(" --set ")[2]
     assert proposed.startswith(f"filter.{setting}=")
     limit = getattr(config.load(None, [proposed]).filter, setting)
-    near = [near_miss(row, SELECT) for row in rows]
-    values = [miss[2] for miss in near if miss]
+    missed = [margin(row, SELECT) for row in rows]
+    values = [miss.value for miss in missed if miss and miss.is_near]
     assert f"{len(values)} candidates {rows[0].reason}: missed" in line
     assert all(value >= limit if setting.startswith("min") else value <= limit for value in values)
 
@@ -179,3 +181,20 @@ def test_the_result_is_ready_for_json() -> None:
     assert values["candidates"] == {"too_short": 1}
     assert values["candidate_s"] == {"too_short": 2.0}
     assert set(values["stages"]) == {"download", "select"}
+
+
+def test_every_rejected_candidate_with_a_measurement_has_its_share_of_the_threshold() -> None:
+    rows = (candidate("face_too_small", min_face_px=32.0), candidate("camera_motion", camera_motion_pct=0.3))
+    tally = settled(**{"filter.select": done(*rows, candidate("no_audio"), candidate())})
+    assert tally.margins == {
+        ("face_too_small", "min_face_px"): [0.5],
+        ("camera_motion", "max_camera_motion_pct"): [2.0],
+    }
+
+
+def test_the_rejects_nearest_to_their_threshold_are_kept() -> None:
+    sizes = [float(px) for px in range(1, 2 * N_BORDERLINE)]
+    outputs = [candidate("face_too_small", min_face_px=px * 64 / 2 / N_BORDERLINE) for px in sizes]
+    tally = settled(**{"filter.select": done(*outputs)})
+    kept = sorted(row.min_face_px or 0 for _, _, row in tally.borderline["face_too_small"])
+    assert kept == sorted(row.min_face_px or 0 for row in outputs)[-N_BORDERLINE:]

@@ -189,6 +189,18 @@ def unknown_tier(row: dict[str, Any]) -> None:
     row["label_tier"] = "guess"
 
 
+def claim_human(row: dict[str, Any]) -> None:
+    row["label_tier"] = "human"
+
+
+def overlapping_periods(row: dict[str, Any]) -> None:
+    row["people"][0]["human_periods"] = [[3, 8], [6, 10]]
+
+
+def late_human_period(row: dict[str, Any]) -> None:
+    row["people"][0]["human_periods"] = [[30, 400]]
+
+
 def lose_voice(row: dict[str, Any]) -> None:
     row["voice_activity"].pop()
 
@@ -225,6 +237,9 @@ def caption_of_no_language(row: dict[str, Any]) -> None:
     ("damage", "message"),
     [
         (shorten_boxes, "person 0: boxes_xyxy has shape (39, 4), must be (40, 4)"),
+        (claim_human, "label_tier is human, human_periods say otherwise"),
+        (overlapping_periods, "person 0: human_periods are [[3, 8], [6, 10]]: not intervals of the clip"),
+        (late_human_period, "person 0: human_periods are [[30, 400]]: not intervals of the clip"),
         (turn_box, "person 0: boxes_xyxy is empty or turned around in frame 3"),
         (move_box_out, "person 1: boxes_xyxy leaves the picture in frame 7"),
         (unset_face_box, "person 1: face_boxes_xyxy is not finite in frame 2"),

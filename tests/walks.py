@@ -14,10 +14,11 @@ from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.dataset import Index, parse_index
 from mit_builder.engine import Result, SerialEngine
+from mit_builder.lanes import worker_specs
 from mit_builder.pipeline import Step
 from mit_builder.publish import INDEX_KEY
 from mit_builder.retries import ALL_CLASSES
-from mit_builder.runner import Choice, Runner, worker_specs
+from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import tempfile
 import wave
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,18 +17,21 @@ import numpy.typing as npt
 from av.audio.frame import AudioFrame
 from av.codec.context import Flags
 
-from manifests.rows import AUDIO_RATE_HZ, SAMPLES_PER_FRAME
+from manifests.rows import AUDIO_RATE_HZ, TIMELINE_FPS
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import Layout, Samples, iter_audio, read_flac, read_samples
-from mit_builder.media.frames import Frame, read_frames
+from mit_builder.media.frames import Frame, read_frames, read_source_frames
 from mit_builder.media.probe import AudioTrack, decoded_video, find_audio, open_media, video_stream
 from mit_builder.media.timeline import Timeline, read_timeline
-from mit_builder.media.write import write_video
+from mit_builder.media.write import write_timed_video, write_video
 
 _AAC_RATES_HZ = frozenset({8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000})
 """Rates of ISO 14496-3, table 1.18, that are whole numbers of samples a clip frame."""
 _OTHER_RATE_HZ = 48_000
 """AAC's rate where the source's is none of these."""
+_MAX_CLOCK_HZ, _OTHER_CLOCK_HZ = 2**31 - 1, 90_000
+"""ffmpeg takes an MP4's clock as a signed number of 32 bits; where the exact one does not fit, times are rounded to
+MPEG's."""
 _SILENCE_DBFS = -120.0
 """Stands for digital silence, which has no level in dB."""
 
@@ -37,7 +41,7 @@ class CutResult:
     """What a cut made."""
 
     n_frames: int
-    """Frames in the MP4."""
+    """Frames on the clip's timeline."""
     width_px: int
     """Width of the clip's picture, even."""
     height_px: int
@@ -48,6 +52,8 @@ class CutResult:
     """Average rate of the source's frames."""
     loudness_dbfs: float
     """Root mean square of the FLAC in dB below full scale; -120 for silence."""
+    media_frame_index: tuple[int, ...] = ()
+    """(n_frames,) the MP4's frame that each clip frame shows; empty where that is frame k for k."""
 
 
 def cut_clip(
@@ -78,32 +84,110 @@ def cut_clip(
     Raises:
         MediaError: the source cannot be read, or what was written does not decode to exactly these frames and samples.
     """
-    timeline = timeline or read_timeline(source)
-    n_frames = end_frame - start_frame
-    if n_frames <= 0:
-        raise MediaError(f"{source.name}: frames {start_frame}..{end_frame} make no clip")
-    width, height = timeline.geometry.upright_wh
+    job = _Cut(source, start_frame, end_frame, timeline or read_timeline(source))
     shown: list[int] = []
-    frames = read_frames(source, start_frame, end_frame, timeline=timeline)
-    track = find_audio(source)
-    with tempfile.TemporaryDirectory(dir=mp4.parent) as folder:
-        sound = None
-        if track is not None:
-            sound = Path(folder) / "sound.wav"
-            _write_wav(sound, source, start_frame, end_frame, track, timeline)
+    frames = read_frames(source, start_frame, end_frame, timeline=job.timeline)
+    with job.sound(mp4.parent) as sound:
         images = _noting(frames, shown)
-        write_video(mp4, images, width_px=width, height_px=height, audio=sound, crf=crf, audio_kbps=audio_kbps)
-    samples = read_samples(source, start_frame, n_frames, timeline=timeline)
-    _write_flac(flac, samples)
-    _check(mp4, flac, n_frames, samples)
-    return CutResult(
-        n_frames=n_frames,
-        width_px=width + width % 2,
-        height_px=height + height % 2,
-        source_frame_index=tuple(shown),
-        source_fps=timeline.source_fps,
-        loudness_dbfs=loudness_dbfs(samples),
-    )
+        write_video(mp4, images, **job.size, audio=sound, crf=crf, audio_kbps=audio_kbps)
+    return job.finish(mp4, flac, shown)
+
+
+def cut_native(
+    source: Path,
+    start_frame: int,
+    end_frame: int,
+    mp4: Path,
+    flac: Path,
+    *,
+    crf: int,
+    audio_kbps: int,
+    timeline: Timeline | None = None,
+) -> CutResult:
+    """The same as `cut_clip`, but the MP4 keeps the source's frames and their times.
+
+    It holds every frame from the one that the clip's first frame shows to the one that its last frame shows, so none
+    of a neighbouring shot, which may begin between two frames of the timeline. Times count from the clip's start, so
+    that picture and sound stay as they were; the first frame, which may be due up to half a frame before or after it,
+    is shown from there on.
+
+    Raises:
+        MediaError: as for `cut_clip`.
+    """
+    job = _Cut(source, start_frame, end_frame, timeline or read_timeline(source))
+    wanted = job.timeline.source_frame_index[start_frame:end_frame]
+    ranks: list[int] = []
+    frames = read_source_frames(source, int(wanted[0]), int(wanted[-1]), timeline=job.timeline)
+    with job.sound(mp4.parent) as sound:
+        timed = _timed(frames, ranks, job)
+        write_timed_video(
+            mp4, timed, ticks_per_s=job.ticks_per_s, **job.size, audio=sound, crf=crf, audio_kbps=audio_kbps
+        )
+    places = np.maximum(np.searchsorted(ranks, wanted, side="right") - 1, 0)
+    cut = job.finish(mp4, flac, np.array(ranks)[places].tolist(), n_media_frames=len(ranks))
+    return replace(cut, media_frame_index=tuple(places.tolist()))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Frames of a source that become a clip.
+
+    Raises:
+        MediaError: there are none.
+    """
+
+    source: Path
+    start_frame: int
+    end_frame: int
+    timeline: Timeline
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start_frame < self.end_frame <= self.timeline.n_frames:
+            raise MediaError(f"{self.source.name}: frames {self.start_frame}..{self.end_frame} make no clip")
+
+    @property
+    def size(self) -> dict[str, int]:
+        """Width and height of the source's picture."""
+        width_px, height_px = self.timeline.geometry.upright_wh
+        return {"width_px": width_px, "height_px": height_px}
+
+    @property
+    def ticks_per_s(self) -> int:
+        """A clock that every time of the source, counted from the clip's start, falls on."""
+        exact = math.lcm(self.timeline.time_base.denominator, TIMELINE_FPS)
+        return exact if exact <= _MAX_CLOCK_HZ else _OTHER_CLOCK_HZ
+
+    def ticks(self, rank: int) -> int:
+        """When a frame of the source is due after the clip's start."""
+        pts = self.timeline.source_pts
+        due_s = int(pts[rank] - pts[0]) * self.timeline.time_base - Fraction(self.start_frame, TIMELINE_FPS)
+        return round(due_s * self.ticks_per_s)
+
+    @contextmanager
+    def sound(self, folder: Path) -> Iterator[Path | None]:
+        """The source's sound as a file that lasts as long as the context; None where it has none."""
+        track = find_audio(self.source)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            path = Path(scratch) / "sound.wav"
+            if track is not None:
+                _write_wav(path, self.source, self.start_frame, self.end_frame, track, self.timeline)
+            yield path if track is not None else None
+
+    def finish(self, mp4: Path, flac: Path, shown: Sequence[int], n_media_frames: int | None = None) -> CutResult:
+        """Write the FLAC and look whether both files hold what they should."""
+        n_frames = self.end_frame - self.start_frame
+        samples = read_samples(self.source, self.start_frame, n_frames, timeline=self.timeline)
+        _write_flac(flac, samples)
+        _check(mp4, flac, n_frames if n_media_frames is None else n_media_frames, samples)
+        width, height = self.timeline.geometry.upright_wh
+        return CutResult(
+            n_frames=n_frames,
+            width_px=width + width % 2,
+            height_px=height + height % 2,
+            source_frame_index=tuple(shown),
+            source_fps=self.timeline.source_fps,
+            loudness_dbfs=loudness_dbfs(samples),
+        )
 
 
 def loudness_dbfs(samples: Samples) -> float:
@@ -116,6 +200,17 @@ def _noting(frames: Iterable[Frame], shown: list[int]) -> Iterator[npt.NDArray[n
     for frame in frames:
         shown.append(frame.source_index)
         yield frame.image
+
+
+def _timed(
+    frames: Iterable[tuple[int, npt.NDArray[np.uint8]]], ranks: list[int], job: _Cut
+) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Frames with their times, which rise; their ranks are noted."""
+    last = -1
+    for rank, image in frames:
+        last = max(job.ticks(rank), last + 1) if ranks else 0
+        ranks.append(rank)
+        yield last, image
 
 
 def _write_wav(
@@ -148,4 +243,4 @@ def _check(mp4: Path, flac: Path, n_frames: int, samples: Samples) -> None:
     if decoded != n_frames:
         raise MediaError(f"{mp4.name} holds {decoded} frames in place of {n_frames}")
     if not np.array_equal(read_flac(flac), samples):
-        raise MediaError(f"{flac.name} does not hold the {SAMPLES_PER_FRAME * n_frames} samples written")
+        raise MediaError(f"{flac.name} does not hold the {len(samples)} samples written")

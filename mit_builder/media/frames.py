@@ -74,6 +74,26 @@ def read_frames(
         yield Frame(index, shown[0], image)
 
 
+def read_source_frames(path: Path, first: int, last: int, *, timeline: Timeline) -> Iterator[tuple[int, Image]]:
+    """Read every frame of the source from rank `first` to rank `last`, with its rank.
+
+    It begins with the frame that `read_frames` shows for the first rank, which is another where that never decodes.
+
+    Raises:
+        MediaError: unreadable, or nothing decodes.
+    """
+    ranked = _ranked_from(path, timeline, first)
+    shown = next(ranked)
+    converter = RgbConverter(timeline.geometry)
+    for rank, frame in ranked:
+        if rank > last:
+            break
+        if rank > first:
+            yield shown[0], converter.image(shown[1])
+        shown = rank, frame
+    yield shown[0], converter.image(shown[1])
+
+
 class RgbConverter:
     """Makes decoded frames of one stream upright RGB images with square pixels.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +174,12 @@ def _decoded_times(path: Path, time_base: Fraction, fps: Fraction) -> _Times:
         return _Times(rising, last_duration, sorted(keyframes))
     stored = _rising([dts for _, dts, _ in times])
     tick = 1 / (fps * time_base)
+    n_early = next((i for i, (pts, _, _) in enumerate(times) if pts is not None), 0)
+    if n_early and len(rising) == len(times) - n_early:
+        # libavformat reads no times below zero from Matroska: counted back from the first that there is.
+        step = max(1, round(median([float(after - before) for before, after in pairwise(rising)] or [float(tick)])))
+        early = [rising[0] - (n_early - i) * step for i in range(n_early)]
+        return _Times(early + rising, step, [])
     if len(stored) == len(times):
         return _Times([dts - stored[0] for dts in stored], max(1, round(tick)), [])
     return _Times([round(rank * tick) for rank in range(len(times))], max(1, round(tick)), [])

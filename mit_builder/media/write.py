@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
+import av
 import ffmpeg
 import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 from manifests.rows import TIMELINE_FPS
 from mit_builder.errors import FailureClass, MediaError
@@ -74,12 +78,75 @@ def write_video(
             no room, or was killed.
     """
     wh = (width_px + width_px % 2, height_px + height_px % 2)
-    arguments = ffmpeg.compile(_recipe(path, wh, fps, audio, crf, audio_kbps), cmd=ffmpeg_executable())
+    source = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{wh[0]}x{wh[1]}", framerate=fps)
+    recipe = _recipe(path, source, audio, crf, audio_kbps)
+
+    def feed(pipe: IO[bytes]) -> None:
+        for frame in frames:
+            pipe.write(np.ascontiguousarray(_even(frame, (height_px, width_px, 3))).data)
+
+    _encode(path, recipe, feed)
+
+
+def write_timed_video(
+    path: Path,
+    frames: Iterable[tuple[int, Image]],
+    *,
+    ticks_per_s: int,
+    width_px: int,
+    height_px: int,
+    audio: Path | None = None,
+    crf: int = 23,
+    audio_kbps: int = 192,
+) -> None:
+    """The same as `write_video` for frames that come with their times in ticks, from 0 on; the MP4 keeps them exactly.
+
+    Raises:
+        MediaError: as for `write_video`.
+    """
+    timing = {"fps_mode": "passthrough", "enc_time_base": f"1:{ticks_per_s}", "video_track_timescale": ticks_per_s}
+    recipe = _recipe(path, ffmpeg.input("pipe:", format="nut"), audio, crf, audio_kbps, timing)
+
+    def feed(pipe: IO[bytes]) -> None:
+        time_base, to = Fraction(1, ticks_per_s), _Stream(pipe)
+        with av.open(to, "w", format="nut") as container:
+            stream = container.add_stream("rawvideo", width=width_px + width_px % 2, height=height_px + height_px % 2)
+            stream.pix_fmt, stream.codec_context.time_base = "rgb24", time_base
+            for ticks, image in frames:
+                if to.is_broken:
+                    return
+                frame = VideoFrame.from_ndarray(_even(image, (height_px, width_px, 3)), format="rgb24")
+                frame.pts, frame.time_base = ticks, time_base
+                container.mux(stream.encode(frame))
+
+    _encode(path, recipe, feed)
+
+
+class _Stream:
+    """A pipe as PyAV takes it: it cannot seek, and what nobody reads any more is no error."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self.is_broken = False
+
+    def write(self, data: bytes) -> int:
+        try:
+            self._pipe.write(data)
+        except BrokenPipeError:
+            self.is_broken = True
+        return len(data)
+
+
+def _encode(path: Path, recipe: Any, feed: Callable[[IO[bytes]], None]) -> None:
+    """Run ffmpeg; where it goes away while it is fed, its exit status tells why."""
+    arguments = ffmpeg.compile(recipe, cmd=ffmpeg_executable())
     # A file takes what ffmpeg reports: a pipe that nobody reads would fill up and stop it.
     with tempfile.TemporaryFile() as report:
         process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=report)
+        assert process.stdin is not None
         try:
-            _feed(process, frames, (height_px, width_px, 3))
+            with suppress(BrokenPipeError):
+                feed(process.stdin)
         except BaseException:
             process.kill()
             path.unlink(missing_ok=True)
@@ -99,11 +166,17 @@ def write_video(
             raise MediaError(f"cannot write {path.name}: ffmpeg says: {last}", failure_class=failure_class)
 
 
-def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: int, audio_kbps: int) -> Any:
+def _recipe(
+    path: Path,
+    source: Any,
+    audio: Path | None,
+    crf: int,
+    audio_kbps: int,
+    timing: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Any:
     bt709 = {"color_primaries": "bt709", "color_trc": "bt709", "colorspace": "bt709"}
     picture = (
-        ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", s=f"{wh[0]}x{wh[1]}", framerate=fps)
-        .filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int")
+        source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="bicubic+accurate_rnd+full_chroma_int")
         .filter("format", "yuv420p")
         .filter("setparams", range="tv", **bt709)  # newer ffmpegs take the tags from here, older ones from the output
     )
@@ -125,22 +198,21 @@ def _recipe(path: Path, wh: tuple[int, int], fps: int, audio: Path | None, crf: 
         **{"flags:v": "+bitexact+cgop"},
         **bt709,
         **sound,
+        **timing,
     )
     return output.global_args("-nostdin", "-hide_banner", "-loglevel", "error").overwrite_output()
 
 
-def _feed(process: subprocess.Popen[bytes], frames: Iterable[Image], shape: tuple[int, int, int]) -> None:
-    """Send the frames; where ffmpeg goes away in between, its exit status tells why."""
-    assert process.stdin is not None
+def _even(frame: Image, shape: tuple[int, int, int]) -> Image:
+    """A frame with its edge repeated where a side is odd.
+
+    Raises:
+        ValueError: it has another shape than it should.
+    """
+    if frame.shape != shape:
+        raise ValueError(f"frames must be {shape}, got {frame.shape}")
     odd = ((0, shape[0] % 2), (0, shape[1] % 2), (0, 0))
-    for frame in frames:
-        if frame.shape != shape:
-            raise ValueError(f"frames must be {shape}, got {frame.shape}")
-        padded = np.pad(frame, odd, mode="edge") if odd != ((0, 0),) * 3 else frame
-        try:
-            process.stdin.write(np.ascontiguousarray(padded).data)
-        except BrokenPipeError:
-            return
+    return np.pad(frame, odd, mode="edge") if odd != ((0, 0),) * 3 else frame
 
 
 def _lines(report: IO[bytes]) -> list[str]:

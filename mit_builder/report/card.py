@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -16,25 +16,33 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 """The Hub's size categories."""
 
 
-def dataset_card(statistics: Statistics, *, contact: str | None = None) -> str:
+def dataset_card(
+    statistics: Statistics,
+    *,
+    contact: str | None = None,
+    data_files: str | Sequence[Mapping[str, str]] = "shard-*.parquet",
+    loading: str | None = None,
+) -> str:
     """Markdown with the Hub's front matter.
 
     Args:
         statistics: from `statistics` or `summarise`.
         contact: who answers requests of the people shown; None leaves a line that asks the publisher to fill it in.
+        data_files: where the rows lie, as the Hub's front matter has it.
+        loading: the section on reading; None for that of a workspace's dataset.
     """
     sections = (
         _summary(statistics),
-        _LOADING,
+        loading or _LOADING,
         _people(contact),
         _licences(statistics),
         _labels(statistics),
         _figures(statistics),
     )
-    return f"---\n{yaml.safe_dump(_front_matter(statistics), sort_keys=False)}---\n\n" + "\n".join(sections)
+    return f"---\n{yaml.safe_dump(_front_matter(statistics, data_files), sort_keys=False)}---\n\n" + "\n".join(sections)
 
 
-def _front_matter(statistics: Statistics) -> dict[str, Any]:
+def _front_matter(statistics: Statistics, data_files: str | Sequence[Mapping[str, str]]) -> dict[str, Any]:
     n_clips = statistics["n_clips"]
     return {
         "pretty_name": "Multi-human interactive talking clips",
@@ -43,7 +51,7 @@ def _front_matter(statistics: Statistics) -> dict[str, Any]:
         "task_categories": ["video-classification", "keypoint-detection", "audio-classification"],
         "tags": ["talking-head", "active-speaker-detection", "human-pose", "multi-person", "biometric"],
         "size_categories": [next((name for limit, name in _SIZES if n_clips < limit), "n>1M")],
-        "configs": [{"config_name": "default", "data_files": "shard-*.parquet"}],
+        "configs": [{"config_name": "default", "data_files": data_files}],
     }
 
 
@@ -67,8 +75,9 @@ pairs = test.filter(lambda n: n == 2, input_columns="n_people")  # test subsets:
 
 pyarrow, pandas, polars and DuckDB open the same files. `index.json` names the shards that belong to the dataset. Where
 media is not embedded, `clip.path` and `audio.path` are relative to this folder. Splits are by channel or uploader, else
-by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`. `captions` are what the source
-shows, with its timing and its mistakes, not a transcript that was checked; nobody is named as their speaker.
+by video, so that no host is in two of them. Boxes and keypoints are in pixels of `clip`. Labels come 25 a second;
+where `media_fps` is `source`, label k belongs to frame `media_frame_index[k]` of `clip`. `captions` are what the
+source shows, with its timing and its mistakes, not a transcript that was checked; nobody is named as their speaker.
 """
 
 

@@ -110,13 +110,13 @@ def _draw(drawing: _Drawing) -> None:
 
     @contextmanager
     def local(artifact: Artifact) -> Iterator[Path]:
-        with workspace.local(artifact.key) as path:
+        with workspace.artifact(artifact) as path:
             yield path
 
     write = write_contact_sheet if drawing.key.endswith(".png") else write_overlay
     with (
         open_view(row.clip, row.pose, row.speech, local) as view,
-        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT)) as folder,
+        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT), prefix=f"{os.getpid()}-") as folder,
     ):
         path = Path(folder) / Path(drawing.key).name
         write(view, path)
@@ -125,6 +125,12 @@ def _draw(drawing: _Drawing) -> None:
 
 def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str | None) -> None:
     """Write the dataset card (README.md) and statistics.json beside the shards, and the run's funnel to report/."""
+    write_card(workspace, contact=contact)
+    workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())
+
+
+def write_card(workspace: Workspace, *, contact: str | None) -> None:
+    """Write what stands beside the shards: the dataset card (README.md) and statistics.json."""
     index = parse_index(workspace.read(f"{FOLDER}/{INDEX_NAME}").decode())
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -135,4 +141,3 @@ def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str |
     figures = summarise(rows())
     workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
     workspace.write(f"{FOLDER}/README.md", dataset_card(figures, contact=contact).encode())
-    workspace.write(f"{REPORT}/funnel.json", (json.dumps(tally, indent=1) + "\n").encode())

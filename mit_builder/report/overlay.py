@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
 from mit_builder.media.write import write_video
 from mit_builder.report.drawing import INK, Image, draw_people, panel_height, resized, score_panel
@@ -45,7 +44,7 @@ def _frames(view: ClipView, zoom: float, size_wh: tuple[int, int], width_px: int
     left = (width_px - size_wh[0]) // 2
     canvas = np.zeros((size_wh[1] + panel.image.shape[0], width_px, 3), np.uint8)
     canvas[size_wh[1] :] = panel.image
-    for frame in read_frames(view.mp4):
+    for frame in view.frames():
         picture = resized(frame.image, size_wh)
         draw_people(picture, view, frame.index, zoom=zoom)
         canvas[: size_wh[1], left : left + size_wh[0]] = picture

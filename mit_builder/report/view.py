@@ -15,6 +15,8 @@ from manifests.arrays import read_arrays
 from manifests.rows import TIMELINE_FPS, Artifact, Clip, Pose, Speech
 from mit_builder.dataset import media_file
 from mit_builder.errors import MediaError
+from mit_builder.media.clip import Index, media_frames, read_clip
+from mit_builder.media.frames import Frame
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class ClipView:
 
     Attributes:
         clip_id: its name.
-        mp4: the clip's video file.
+        mp4: the clip's video file; `frames` reads it.
         flac: the clip's audio file.
         label_tier: heuristic, model or human.
         min_voice_activity: voice activity below which nobody counts as speaking.
@@ -33,6 +35,7 @@ class ClipView:
         scores: (n_people, n_frames) float32, smoothed speaking scores.
         speaking: (n_people, n_frames) bool.
         voice_activity: (n_frames,) float32.
+        media_frame_index: (n_frames,) the video file's frames, see `read_clip`.
     """
 
     clip_id: str
@@ -46,6 +49,15 @@ class ClipView:
     scores: npt.NDArray[np.float32]
     speaking: npt.NDArray[np.bool_]
     voice_activity: npt.NDArray[np.float32]
+    media_frame_index: Index
+
+    def frames(self) -> Iterator[Frame]:
+        """The clip's pictures, one for every frame of its labels.
+
+        Raises:
+            MediaError: the file cannot be read or has another number of frames.
+        """
+        return read_clip(self.mp4, self.n_frames, self.media_frame_index)
 
     @property
     def n_people(self) -> int:
@@ -79,6 +91,7 @@ def open_view(clip: Clip, pose: Pose, speech: Speech, local: Local) -> Iterator[
             flac=flac,
             label_tier=speech.label_tier,
             min_voice_activity=speech.min_voice_activity,
+            media_frame_index=media_frames(clip.n_frames, clip.media_frame_index),
             voice_activity=np.array([row["voice_activity"] for row in read_arrays(voice)], np.float32),
             **_stacked(joined),
         )
@@ -109,6 +122,7 @@ def view_of_row(row: Mapping[str, Any], root: Path, scratch: Path) -> ClipView:
         flac=flac,
         label_tier=row["label_tier"],
         min_voice_activity=row["min_voice_activity"],
+        media_frame_index=row["media_frame_index"],
         voice_activity=row["voice_activity"],
         **_stacked(row["people"]),
     )

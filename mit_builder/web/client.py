@@ -18,6 +18,7 @@ from mit_builder.web.addresses import AddressGuard
 from mit_builder.web.budget import Budget
 from mit_builder.web.captions import Track, choose
 from mit_builder.web.failures import failure_of
+from mit_builder.web.fragments import Fragments
 from mit_builder.web.partial import Partial
 
 PLAYLISTS = ("playlist", "multi_video", "compat_list")
@@ -62,7 +63,9 @@ class Client:
     ) -> None:
         self.heard = Heard()
         self._folder = folder
-        self._partial = Partial(folder)
+        in_turn = settings.ytdlp_options.get("concurrent_fragment_downloads", 1) == 1
+        self._fragments = Fragments(folder, in_turn=in_turn)
+        self._partial = Partial(folder, self._fragments.kept())
         self._judge = judge
         self._settings = settings
         self._tmp = tmp
@@ -79,7 +82,7 @@ class Client:
         import yt_dlp
 
         chosen = options(self._settings, self._tmp, self._folder, self.heard)
-        chosen["progress_hooks"] = [self._partial.progress, self._budget.progress]
+        chosen["progress_hooks"] = [self._partial.progress, self._fragments.progress, self._budget.progress]
         chosen["match_filter"] = self._filter
         with ExitStack() as stack:
             client = stack.enter_context(yt_dlp.YoutubeDL(chosen))
@@ -90,6 +93,7 @@ class Client:
                 # It would find addresses in a library of its own.
                 client._request_director.handlers.pop("CurlCFFI", None)
             client.urlopen = self._watched(client.urlopen)
+            client.dl = self._going_on(client)
             client.process_ie_result = _but_playlists(client.process_ie_result)
             yield client
 
@@ -139,6 +143,20 @@ class Client:
 
         return urlopen
 
+    def _going_on(self, ydl: Any) -> Callable[..., Any]:
+        """yt-dlp's `dl`, which fetches a file, that goes on with fragments of an earlier attempt."""
+        from yt_dlp.networking import Request
+
+        fetch = ydl.dl
+
+        def dl(name: str, info: dict[str, Any], subtitle: bool = False, test: bool = False) -> Any:
+            if not subtitle and not test:
+                headers = info.get("http_headers") or {}
+                self._fragments.start(name, info, lambda url: ydl.urlopen(Request(url, headers=headers)))
+            return fetch(name, info, subtitle, test)
+
+        return dl
+
     def failure(self, error: Exception, *, in_media: bool) -> SourceError | Reject:
         """What to raise for an exception of yt-dlp; see `failure_of`."""
         if self._guard is not None and self._guard.refused:
@@ -169,6 +187,9 @@ def options(settings: DownloadSettings, tmp: Path, folder: Path, heard: Heard) -
         "cachedir": False,
         "socket_timeout": settings.timeout_s,
         "retries": 3,
+        "fragment_retries": 3,
+        # A video with a hole in it would pass for the whole.
+        "skip_unavailable_fragments": False,
         "proxy": settings.proxy,
         "js_runtimes": {"deno": {}, "node": {}},
         **settings.ytdlp_options,

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +64,15 @@ class Partial:
 
     Args:
         folder: holds them and nothing else; what cannot be gone on with is removed from it.
+        kept: files in it that are somebody else's.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kept: Collection[Path] = ()) -> None:
         self._left: dict[int, Identity] = {}
         """What earlier attempts left, by the number of bytes that are there."""
         self._seen: dict[str, Identity] = {}
         self._going: dict[str, Identity] = {}
-        kept: set[Path] = set()
+        kept = set(kept)
         for note in folder.glob(f"*{PART}{NOTE}"):
             part, identity = note.with_suffix(""), _read(note)
             _reopen(part)
@@ -88,7 +89,7 @@ class Partial:
         """A progress hook for yt-dlp: writes down, once a file, which one a part is of."""
         info, part = status.get("info_dict") or {}, status.get("tmpfilename") or ""
         url = str(info.get("url"))
-        # Fragments are joined by yt-dlp's own book-keeping, which knows nothing of changes.
+        # Of fragments the whole list has to be the same: see `Fragments`.
         if url in self._going or not part.endswith(PART) or info.get("protocol") not in ("http", "https"):
             return
         self._going[url] = self._seen.get(url, Identity(None, None, None))

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("mediapipe", reason="the embedded backends are not installed")
 
 import demo_truth as dt
+from tune_check import compare
 
 from mit_builder.explain import look
 from mit_builder.source_book import DEMO
@@ -97,6 +98,19 @@ def test_the_dataset_is_valid_and_pictures_were_drawn(demo: Outcome) -> None:
     pictures = {path.suffix for path in (demo.place / "report").iterdir()}
     assert {".png", ".mp4"} <= pictures
     assert (demo.place / "dataset" / "README.md").read_text().startswith("---")
+
+
+@pytest.mark.parametrize(
+    ("override", "kept", "new"),
+    [("filter.min_face_px=300", 0, 0), ("filter.min_clip_s=15", 1, 0), ("filter.max_camera_motion_pct=5", 3, 1)],
+)
+def test_a_run_keeps_what_tune_foretells(
+    demo: Outcome, demo_video: Path, tmp_path: Path, override: str, kept: int, new: int
+) -> None:
+    found = compare(demo.place, override, tmp_path)
+    assert found.agrees, found
+    if demo_video == DEMO:
+        assert (len(found.foretold), len(found.new)) == (kept, new)
 
 
 def test_the_mirrored_demo_gives_mirrored_keypoints(

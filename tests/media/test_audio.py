@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -9,10 +10,13 @@ import av
 import numpy as np
 import pytest
 from av.audio.frame import AudioFrame
-from numbered_video import write_numbered
+from numbered_video import number_in, write_numbered
 
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import iter_audio, iter_samples, read_flac, read_samples
+from mit_builder.media.frames import read_frames
+from mit_builder.media.timeline import read_timeline
+from mit_builder.media.write import ffmpeg_executable
 
 FPS_TICKS, BASE = [i * 2 for i in range(100)], Fraction(1, 50)
 """4 s of video at 25 frames a second."""
@@ -70,6 +74,17 @@ def test_matroska_places_clicks_within_its_millisecond(tmp_path: Path) -> None:
     )
     found = click_positions(read_samples(path, 0, 100), CLICKS_S)
     assert np.abs(np.subtract(found, [round(time * 16_000) for time in CLICKS_S])).max() <= 8
+
+
+def test_matroska_whose_times_begin_below_zero_is_heard_as_it_is_seen(tmp_path: Path) -> None:
+    plain, early = tmp_path / "plain.mkv", tmp_path / "early.mkv"
+    write_numbered(plain, [i * 40 for i in range(100)], Fraction(1, 1000), sound=clicks(48_000, CLICKS_S))
+    shift = ["-output_ts_offset", "-1", "-avoid_negative_ts", "disabled"]
+    subprocess.run([ffmpeg_executable(), "-v", "error", "-i", str(plain), "-c", "copy", *shift, str(early)], check=True)
+    assert read_timeline(early).zero_s == -1
+    assert [number_in(frame.image) for frame in read_frames(early)] == list(range(100))
+    found = click_positions(read_samples(early, 0, 100), CLICKS_S)
+    assert np.abs(np.subtract(found, [round(time * 16_000) for time in CLICKS_S])).max() <= 16
 
 
 def test_sound_at_16_khz_comes_through_unchanged(tmp_path: Path) -> None:

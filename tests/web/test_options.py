@@ -43,8 +43,9 @@ def test_what_is_allowed_reaches_yt_dlp(tmp_path: Path) -> None:
     assert set(GOOD) <= set(yt_dlp.parse_options([]).ydl_opts)
 
 
-def test_what_is_allowed_replaces_nothing_of_ours(tmp_path: Path) -> None:
-    assert not set(RawOptions.model_fields) & set(options(DownloadSettings(), tmp_path, tmp_path, Heard()))
+def test_what_is_allowed_replaces_nothing_of_ours_but_a_number_of_tries(tmp_path: Path) -> None:
+    ours = options(DownloadSettings(), tmp_path, tmp_path, Heard())
+    assert set(RawOptions.model_fields) & set(ours) == {"fragment_retries"}
 
 
 @pytest.mark.parametrize(

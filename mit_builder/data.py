@@ -1,0 +1,390 @@
+"""Training from a dataset's shards: `ClipDataset`, a torch dataset of short windows of clips.
+
+    from mit_builder.data import ClipDataset
+    clips = ClipDataset("talks", split="train", n_frames=15, frame_step=2, size_hw=(384, 640))
+    for epoch in range(10):
+        clips.set_epoch(epoch)
+        for batch in torch.utils.data.DataLoader(clips, batch_size=4, num_workers=4): ...
+
+The only module that needs torch besides the model backends (extra `train`). Everything is drawn and decoded when it is
+asked for; nothing is written beside the dataset.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from manifests.rows import AUDIO_RATE_HZ, N_KEYPOINTS, SAMPLES_PER_FRAME
+from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_folder, parse_index, row_values
+from mit_builder.errors import ConfigError, MediaError
+from mit_builder.media.audio import read_flac
+from mit_builder.media.clip import read_clip
+from mit_builder.media.frames import Frame
+from mit_builder.pose_map import pose_map
+from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
+from mit_builder.workspace import Workspace
+
+Sample = dict[str, Any]
+Floats = npt.NDArray[np.float32]
+
+OPEN_GROUPS = 4
+"""Row groups that are mixed with one another (each at most 64 MB): memory against how well rows are shuffled."""
+_PLANNED = ("clip_id", "uploader", "channel_id", "split", "n_people", "n_frames")
+_PEOPLE = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score_smoothed", "speaking")
+_COLUMNS = (
+    *("clip_id", "n_frames", "media_frame_index", "width_px", "height_px", "clip", "audio", "voice_activity"),
+    *(f"people.list.element.{name}" for name in _PEOPLE),
+)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Where one clip lies."""
+
+    shard: str
+    group: int
+    row: int
+    clip_id: str
+    n_frames: int
+
+
+class _Place:
+    """The dataset's folder, local or in object storage (there only the bytes asked for are fetched)."""
+
+    def __init__(self, uri: str | Path) -> None:
+        self.root: Path | None = None
+        self._uri, self._prefix = str(uri), ""
+        if "://" not in self._uri:
+            self.root = dataset_folder(Path(uri))
+            return
+        store = Workspace(self._uri)
+        self._prefix = f"{FOLDER}/" if store.exists(f"{FOLDER}/{INDEX_NAME}") else ""
+        if not store.exists(f"{self._prefix}{INDEX_NAME}"):
+            raise ConfigError(f"{uri} holds no {INDEX_NAME}: give a dataset's folder, or a workspace with a dataset")
+
+    def read(self, name: str) -> bytes:
+        """A small file."""
+        if self.root is not None:
+            return (self.root / name).read_bytes()
+        return Workspace(self._uri).read(f"{self._prefix}{name}")
+
+    def tombstones(self) -> Tombstones:
+        """Those beside the dataset, and those of the workspace that it lies in."""
+        stones = Tombstones()
+        names = (BESIDE_DATASET, f"../{KEY}") if self.root is not None else (BESIDE_DATASET,)
+        for name in names:
+            try:
+                stones += Tombstones.parse(self.read(name), name)
+            except FileNotFoundError:
+                continue
+        return stones
+
+    def parquet(self, name: str) -> pq.ParquetFile:
+        """A shard."""
+        if self.root is not None:
+            return pq.ParquetFile(self.root / name)
+        reader = obstore.open_reader(Workspace(self._uri).store, f"{self._prefix}{name}")
+        return pq.ParquetFile(pa.PythonFile(_Bytes(reader), mode="r"), pre_buffer=False)
+
+
+class _Bytes(io.RawIOBase):
+    """An obstore reader as Arrow wants files to be."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(self._reader.read(None if size < 0 else size))
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._reader.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._reader.tell())
+
+
+class ClipDataset(IterableDataset[Sample]):
+    """Windows of a dataset's clips, one a clip and epoch, shuffled anew each epoch in a way that a seed fixes.
+
+    A sample (P = `max_people`, F = `n_frames`, H x W = `size_hw`; people beyond the clip's are zero):
+
+        clip_id          str
+        first_frame      int, of the window, on the clip's timeline
+        video            (F, 3, H, W) uint8, the picture fitted in, black around it
+        pose_maps        (P, F, 3, H, W) uint8, OpenPose style, a picture a person; their maximum is the whole scene
+        body_masks       (P, F, H, W) bool, inside the body's box
+        face_masks       (P, F, H, W) bool, inside the face's box
+        keypoints        (P, F, 133, 3) float32, x, y in pixels of `video`, score; no estimate: (NaN, NaN, 0)
+        speaking_score   (P, F) float32, smoothed logits
+        speaking         (P, F) bool
+        is_person        (P,) bool
+        voice_activity   (F,) float32
+        audio            (F * frame_step * 640,) float32, 16 kHz mono, -1..1
+
+    Args:
+        dataset: folder or URI of a workspace or of a dataset.
+        split: train, val or test; None for all.
+        n_frames: F; shorter clips (`n_frames * frame_step` frames) are passed over.
+        frame_step: every n-th frame of the 25 a second is taken.
+        size_hw: H, W.
+        max_people: P; clips with more people are passed over.
+        n_people: only clips with so many people; None for all.
+        shuffle: False gives the dataset's order and windows in the middle of clips.
+        seed: of the order and the windows.
+        rank: of this process, `world_size` of them share an epoch; each gets equally many samples.
+        world_size: see `rank`.
+        tombstones: what may not be loaded, besides what the dataset itself says.
+
+    Raises:
+        ConfigError: there is no dataset, or nothing in it fits.
+    """
+
+    def __init__(  # noqa: PLR0913 - what torch's own loaders look like to their users
+        self,
+        dataset: str | Path,
+        *,
+        split: str | None = None,
+        n_frames: int = 15,
+        frame_step: int = 1,
+        size_hw: tuple[int, int] = (384, 640),
+        max_people: int = 4,
+        n_people: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        tombstones: Tombstones | None = None,
+    ) -> None:
+        if min(n_frames, frame_step, *size_hw, max_people, world_size) < 1 or not 0 <= rank < world_size:
+            raise ConfigError(
+                "n_frames, frame_step, size_hw, max_people and world_size are at least 1, rank below the last"
+            )
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        """Shared, so that workers that stay alive see it change."""
+        self._place = _Place(dataset)
+        self._n_frames, self._step, self._size_hw, self._max_people = n_frames, frame_step, size_hw, max_people
+        self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
+        stones = self._place.tombstones() + (tombstones or Tombstones())
+
+        def fits(row: Sample) -> bool:
+            return (
+                (split is None or row["split"] == split)
+                and row["n_people"] <= max_people
+                and (n_people is None or row["n_people"] == n_people)
+                and row["n_frames"] >= n_frames * frame_step
+                and not stones.bars_row(row)
+            )
+
+        self._groups = self._plan(fits)
+        if len(self) == 0:
+            raise ConfigError(f"no clip of {dataset} fits (split {split}, {n_frames * frame_step} frames or more)")
+        self._done: dict[int, int] = {}
+        """Samples that each worker has given in this epoch."""
+        self._batches_done = (0, 1)
+
+    def _plan(self, fits: Callable[[Sample], bool]) -> list[list[_Row]]:
+        """The fitting rows of every row group, from the small columns."""
+        groups = []
+        for shard in parse_index(self._place.read(INDEX_NAME).decode()).shards:
+            with self._place.parquet(shard.name) as file:
+                for group in range(file.num_row_groups):
+                    rows = file.read_row_group(group, columns=list(_PLANNED), use_threads=False).to_pylist()
+                    found = [
+                        _Row(shard.name, group, i, row["clip_id"], row["n_frames"])
+                        for i, row in enumerate(rows)
+                        if fits(row)
+                    ]
+                    groups += [found] if found else []
+        return groups
+
+    def __len__(self) -> int:
+        """Samples an epoch, of this rank."""
+        return sum(map(len, self._groups)) // self._world_size
+
+    @property
+    def epoch(self) -> int:
+        """Which order and windows the next pass has; passes of one epoch are equal."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin an epoch, as with torch's DistributedSampler: its order and windows follow from it and the seed."""
+        self._epoch.fill_(epoch)
+        self._done, self._batches_done = {}, (0, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this process stands: with `num_workers=0`, or per worker as torchdata's StatefulDataLoader asks."""
+        return {"epoch": self.epoch, "done": dict(self._done)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the samples of a `state_dict`."""
+        self.set_epoch(state["epoch"])
+        self._done = {int(worker): int(n) for worker, n in state["done"].items()}
+
+    def skip_batches(self, n_batches: int, batch_size: int) -> None:
+        """Go on after so many batches of a plain DataLoader, which deals them to its workers in turn."""
+        self._batches_done = (n_batches, batch_size)
+
+    def __iter__(self) -> Iterator[Sample]:
+        info = get_worker_info()
+        worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
+        n_batches, batch_size = self._batches_done
+        worker = (worker + n_batches) % n_workers  # the first to be asked goes on where the next batch is due
+        done = self._done.get(worker, max(0, -(-(n_batches - worker) // n_workers)) * batch_size)
+        reader = _Reader(self._place)
+        for row in self._share(worker, n_workers)[done:]:
+            sample = self._sample(reader.row(row), row)
+            done += 1
+            self._done[worker] = done
+            yield sample
+        self._done, self._batches_done = {}, (0, 1)
+
+    def _share(self, worker: int, n_workers: int) -> list[_Row]:
+        """A worker's rows of the epoch, in order: a stretch, so that most row groups are read by one worker alone."""
+        rows = self._order()
+        size = len(self)
+        mine = rows[self._rank * size : (self._rank + 1) * size]
+        return mine[worker * size // n_workers : (worker + 1) * size // n_workers]
+
+    def _order(self) -> list[_Row]:
+        if not self._shuffle:
+            return [row for group in self._groups for row in group]
+        rng = np.random.default_rng([self._seed, self.epoch])
+        groups = [self._groups[i] for i in rng.permutation(len(self._groups))]
+        rows = []
+        for start in range(0, len(groups), OPEN_GROUPS):
+            block = [row for group in groups[start : start + OPEN_GROUPS] for row in group]
+            rows += [block[i] for i in rng.permutation(len(block))]
+        return rows
+
+    def _window(self, row: _Row) -> int:
+        """First frame of the clip's window in this epoch, whoever asks."""
+        last = row.n_frames - self._n_frames * self._step
+        if not self._shuffle:
+            return last // 2
+        name = int.from_bytes(row.clip_id.encode(), "big")
+        return int(np.random.default_rng([self._seed, self.epoch, name]).integers(last + 1))
+
+    def _sample(self, values: Sample, row: _Row) -> Sample:
+        first = self._window(row)
+        span = slice(first, first + self._n_frames * self._step)
+        frames = slice(span.start, span.stop, self._step)
+        height, width = self._size_hw
+        scale = min(width / values["width_px"], height / values["height_px"])
+        size = max(1, round(values["width_px"] * scale)), max(1, round(values["height_px"] * scale))
+        offset = np.array([(width - size[0]) // 2, (height - size[1]) // 2], np.float32)
+        ratio = np.array([size[0] / values["width_px"], size[1] / values["height_px"]], np.float32)
+        with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
+            path = self._media(values["clip"], Path(folder) / "clip.mp4")
+            frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
+            video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), offset)
+            samples = read_flac(self._media(values["audio"], Path(folder) / "audio.flac"))
+        sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
+        return {
+            "clip_id": row.clip_id,
+            "first_frame": first,
+            "video": torch.from_numpy(video),
+            "voice_activity": torch.from_numpy(np.array(values["voice_activity"][frames], np.float32)),
+            "audio": torch.from_numpy(sound.astype(np.float32) / 32768),
+            **self._people(values["people"], frames, ratio, offset),
+        }
+
+    def _media(self, cell: dict[str, Any], scratch: Path) -> Path:
+        if cell["bytes"] is not None:
+            scratch.write_bytes(cell["bytes"])
+        elif self._place.root is not None:
+            return self._place.root / cell["path"]
+        else:
+            scratch.write_bytes(self._place.read(cell["path"]))
+        return scratch
+
+    def _video(self, shown: Iterator[Frame], offset: Floats) -> npt.NDArray[np.uint8]:
+        """(F, 3, H, W)."""
+        height, width = self._size_hw
+        x, y = int(offset[0]), int(offset[1])
+        video = np.zeros((self._n_frames, 3, height, width), np.uint8)
+        for i, frame in enumerate(shown):
+            if i % self._step:
+                continue
+            image = frame.image[: height - y, : width - x]  # rounding may give a row or column more
+            video[i // self._step, :, y : y + image.shape[0], x : x + image.shape[1]] = image.transpose(2, 0, 1)
+        return video
+
+    def _people(self, people: Sequence[Sample], frames: slice, ratio: Floats, offset: Floats) -> Sample:
+        height, width = self._size_hw
+        shape = (self._max_people, self._n_frames)
+        points = np.full((*shape, N_KEYPOINTS, 3), np.nan, np.float32)
+        points[..., 2] = 0
+        maps = np.zeros((*shape, 3, height, width), np.uint8)
+        boxes = {name: np.zeros((*shape, 4), np.float32) for name in ("boxes_xyxy", "face_boxes_xyxy")}
+        scores, speaking = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        for p, person in enumerate(people):
+            points[p] = person["keypoints"][frames]
+            points[p, ..., :2] = points[p, ..., :2] * ratio + offset
+            for name, values in boxes.items():
+                values[p] = (person[name][frames].reshape(-1, 2, 2) * ratio + offset).reshape(-1, 4)
+            scores[p], speaking[p] = person["speaking_score_smoothed"][frames], person["speaking"][frames]
+            for f in range(self._n_frames):
+                maps[p, f] = pose_map(points[p, f][None], (width, height)).transpose(2, 0, 1)
+        is_person = np.arange(self._max_people) < len(people)
+        return {
+            "pose_maps": torch.from_numpy(maps),
+            "body_masks": torch.from_numpy(box_masks(boxes["boxes_xyxy"], self._size_hw)),
+            "face_masks": torch.from_numpy(box_masks(boxes["face_boxes_xyxy"], self._size_hw)),
+            "keypoints": torch.from_numpy(points),
+            "speaking_score": torch.from_numpy(scores),
+            "speaking": torch.from_numpy(speaking),
+            "is_person": torch.from_numpy(is_person),
+        }
+
+
+def box_masks(boxes_xyxy: Floats, size_hw: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    """(…, 4) boxes -> (…, h, w): pixels whose centre is inside."""
+    x = np.arange(size_hw[1], dtype=np.float32) + 0.5
+    y = np.arange(size_hw[0], dtype=np.float32) + 0.5
+    x0, y0, x1, y1 = (boxes_xyxy[..., i, None] for i in range(4))
+    columns, rows = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
+    return np.asarray(rows[..., :, None] & columns[..., None, :])
+
+
+class _Reader:
+    """Rows by place; keeps as many row groups as are mixed with one another."""
+
+    def __init__(self, place: _Place) -> None:
+        self._place = place
+        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+
+    def row(self, row: _Row) -> Sample:
+        key = row.shard, row.group
+        if key not in self._tables:
+            while len(self._tables) >= OPEN_GROUPS:
+                self._tables.popitem(last=False)
+            with self._place.parquet(row.shard) as file:
+                self._tables[key] = file.read_row_group(row.group, columns=list(_COLUMNS), use_threads=False)
+        self._tables.move_to_end(key)
+        values = row_values(self._tables[key].slice(row.row, 1).combine_chunks().to_batches()[0], 0)
+        if values["clip_id"] != row.clip_id:
+            raise MediaError(f"{row.shard} changed while it was read: make the ClipDataset anew")
+        return values
+
+
+__all__ = ["AUDIO_RATE_HZ", "ClipDataset", "box_masks"]

@@ -1,0 +1,75 @@
+"""`mit-build export` and `mit-build rebuild`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mit_builder.errors import ConfigError
+
+
+def export(
+    form: Annotated[
+        str, typer.Option("--format", help="manifest, mit, webdataset, coco-wholebody or hf; docs/EXPORT.md.")
+    ] = "manifest",
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI with the dataset.")] = (
+        "mit-workspace"
+    ),
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write; replaced as a whole.")] = None,
+    with_media: Annotated[bool, typer.Option("--with-media", help="Footage too: read its licences first.")] = False,
+    audio_encoder: Annotated[
+        str | None, typer.Option(help="wav2vec2-base checkpoint for CovOG's audio embeddings, or module:Class (mit).")
+    ] = None,
+    check: Annotated[Path | None, typer.Option(help="Write nothing: check an export of the mit form.")] = None,
+) -> None:
+    """Write the dataset in a form that other tools read; for sharing without footage by default."""
+    if check is not None:
+        raise typer.Exit(_check(check))
+    from mit_builder.export.make import ExportRequest, make_export
+    from mit_builder.workspace import Workspace
+
+    if output is None:
+        raise ConfigError("give --output, the folder to write")
+    if audio_encoder and form != "mit":
+        raise ConfigError("--audio-encoder belongs to --format mit")
+    if "://" not in workspace and not Path(workspace).is_dir():
+        raise ConfigError(f"no workspace at {workspace}: give --workspace")
+    for line in make_export(Workspace(workspace), ExportRequest(form, output, with_media, audio_encoder)):
+        print(line)
+
+
+def _check(folder: Path) -> int:
+    from mit_builder.export.check import check_export
+
+    verdict = check_export(folder)
+    for problem in verdict.problems:
+        print(problem)
+    print(verdict.summary)
+    if verdict.matched is not None:
+        print(f"CovOG's rule gives the right pose to the person in {100 * verdict.matched:.1f}% of persons and frames")
+    return 1 if verdict.problems else 0
+
+
+def rebuild(
+    manifest: Annotated[Path, typer.Argument(help="Folder made by mit-build export --format manifest.")],
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="A new folder or URI for the dataset.")],
+    files: Annotated[Path | None, typer.Option(help="Folder with the sources that are local files.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="download.key=value; may be repeated.")] = None,
+) -> None:
+    """Make a dataset out of a manifest: fetch its sources again, cut the same clips, join the labels."""
+    from mit_builder import config
+    from mit_builder.export.rebuild import head_of
+    from mit_builder.export.rebuild import rebuild as make
+    from mit_builder.guardian import guarded
+    from mit_builder.workspace import Workspace
+
+    with guarded():
+        outcome = make(head_of(manifest), Workspace(workspace), config.load(None, overrides or []), files)
+    for line in outcome.missing:
+        print(line)
+    print(f"{outcome.n_clips} clips rebuilt in {workspace}, {len(outcome.missing)} sources or clips missing")
+    if outcome.n_other_bytes:
+        print(f"{outcome.n_other_bytes} of them have the same frames in other bytes: another build of the encoder")
+    raise typer.Exit(1 if outcome.missing else 0)

@@ -1,0 +1,170 @@
+"""What an export reads: the clips of a workspace's dataset that may leave it, one at a time, as streams of rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.rows import TIMELINE_FPS
+from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, row_values
+from mit_builder.errors import ConfigError, MediaError
+from mit_builder.export.encoder import AudioEncoder
+from mit_builder.tombstones import Tombstones
+from mit_builder.workspace import Workspace
+
+Media = Literal["clip", "audio"]
+MEDIA: tuple[Media, ...] = ("clip", "audio")
+"""Columns that hold footage."""
+NO_FOOTAGE = "authenticated"
+"""`access` of footage that was fetched with a login: it never leaves."""
+_LIGHT = ("clip_id", "video_id", "channel_id", "uploader", "access", "licence", "n_frames")
+
+
+@dataclass(frozen=True)
+class ExportedClip:
+    """One clip of the dataset.
+
+    Attributes:
+        table: its row, as it stands in the shard; without the media columns where footage was not asked for.
+        workspace: where media lies that is not embedded.
+    """
+
+    table: pa.Table
+    workspace: Workspace
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The row: lists as arrays, `people` as a list of dicts of arrays; media columns as they are."""
+        return row_values(self.table.to_batches()[0], 0)
+
+    @property
+    def clip_id(self) -> str:
+        return str(self.table["clip_id"][0])
+
+    @property
+    def split(self) -> str:
+        return str(self.table["split"][0])
+
+    def media(self, column: Media) -> bytes:
+        """The MP4 or the FLAC.
+
+        Raises:
+            MediaError: it is neither in the row nor beside the dataset.
+        """
+        cell = self.table[column][0].as_py()
+        if cell["bytes"] is not None:
+            return bytes(cell["bytes"])
+        try:
+            return self.workspace.read(f"{FOLDER}/{cell['path']}")
+        except FileNotFoundError as error:
+            raise MediaError(f"{self.clip_id}: {cell['path']} is missing: mit-build run writes it anew") from error
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which clips leave.
+
+    Attributes:
+        clip_ids: in the order of the dataset.
+        n_withheld: clips left out because a login was needed for their footage.
+        hours: of the clips.
+        licences: clips and hours by licence as the sources state it.
+    """
+
+    clip_ids: tuple[str, ...]
+    n_withheld: int
+    hours: float
+    licences: Mapping[str, tuple[int, float]]
+
+
+@dataclass
+class Job:
+    """One export that is being made.
+
+    Attributes:
+        workspace: with the dataset.
+        folder: an empty folder to write into.
+        with_media: whether footage goes along.
+        encoder: makes audio embeddings; None where there is none.
+        only: names of the clips that may leave; None for all.
+        notes: lines for the user, filled by the format's writer.
+    """
+
+    workspace: Workspace
+    folder: Path
+    with_media: bool
+    encoder: AudioEncoder | None = None
+    only: Collection[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @cached_property
+    def index(self) -> Index:
+        """The dataset's index.
+
+        Raises:
+            ConfigError: there is no dataset.
+        """
+        try:
+            text = self.workspace.read(f"{FOLDER}/{INDEX_NAME}")
+        except FileNotFoundError as error:
+            raise ConfigError(f"no dataset in {self.workspace.uri} yet: mit-build run --stage all") from error
+        return parse_index(text.decode(errors="replace"))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """Which clips leave, from the small columns alone."""
+        stones = Tombstones.of(self.workspace)
+        clip_ids: list[str] = []
+        n_withheld, frames, by_licence = 0, 0, Counter[str]()
+        n_by_licence: Counter[str] = Counter()
+        for row in (row_values(batch, i) for batch in self._batches(_LIGHT, 256) for i in range(batch.num_rows)):
+            if (self.only is not None and row["clip_id"] not in self.only) or stones.bars_row(row):
+                continue
+            if row["access"] == NO_FOOTAGE:
+                n_withheld += 1
+                continue
+            clip_ids.append(row["clip_id"])
+            frames += row["n_frames"]
+            by_licence[row["licence"] or "not stated"] += row["n_frames"]
+            n_by_licence[row["licence"] or "not stated"] += 1
+        mix = {name: (n_by_licence[name], _hours(n)) for name, n in sorted(by_licence.items())}
+        return Plan(tuple(clip_ids), n_withheld, _hours(frames), mix)
+
+    def clips(self, *, media: bool) -> Iterator[ExportedClip]:
+        """The planned clips, one held at a time; `media` reads the columns with footage as well."""
+        planned = set(self.plan.clip_ids)
+        for table in self._tables(None if media else self.columns(media=False), planned):
+            yield ExportedClip(table, self.workspace)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The planned clips' values in some columns (Parquet paths), `clip_id` among them."""
+        planned = set(self.plan.clip_ids)
+        for table in self._tables(["clip_id", *columns], planned):
+            yield row_values(table.to_batches()[0], 0)
+
+    def columns(self, *, media: bool) -> list[str]:
+        """Names of the dataset's columns."""
+        from mit_builder.dataset import dataset_schema
+
+        return [name for name in dataset_schema().names if media or name not in MEDIA]
+
+    def _tables(self, columns: Sequence[str] | None, planned: set[str]) -> Iterator[pa.Table]:
+        for batch in self._batches(columns, 1):
+            if batch.column("clip_id")[0].as_py() in planned:
+                yield pa.Table.from_batches([batch])
+
+    def _batches(self, columns: Sequence[str] | None, n_rows: int) -> Iterator[pa.RecordBatch]:
+        for shard in self.index.shards:
+            with self.workspace.local(f"{FOLDER}/{shard.name}") as path, pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=n_rows, columns=columns, use_threads=False)
+
+
+def _hours(n_frames: int) -> float:
+    return n_frames / TIMELINE_FPS / 3600

@@ -1,0 +1,99 @@
+"""Making an export: which form, what may leave, where it goes, and what the workspace remembers of it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from mit_builder.errors import ConfigError
+from mit_builder.export.encoder import load_encoder
+from mit_builder.export.folder import Record, check_place, replacing, write_record
+from mit_builder.export.job import Job
+from mit_builder.workspace import Workspace
+
+FORMATS = {
+    "manifest": "mit_builder.export.manifest",
+    "mit": "mit_builder.export.mit",
+    "webdataset": "mit_builder.export.webdataset",
+    "coco-wholebody": "mit_builder.export.coco",
+    "hf": "mit_builder.export.hub",
+}
+"""Module of each form; its `write(job)` fills the job's folder."""
+KNOWN = "manifests/exports"
+"""Folder of a workspace that names the exports made from it, so that a takedown reaches them."""
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the user asked for; see `mit-build export --help`."""
+
+    format: str
+    output: Path
+    with_media: bool
+    audio_encoder: str | None = None
+    only: Collection[str] | None = None
+
+
+def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
+    """Write one export; lines that say what went into it and what did not.
+
+    Raises:
+        ConfigError: the form is not known, its place is taken, or nothing may leave.
+        MediaError: a clip's media is missing or cannot be read.
+    """
+    if request.format not in FORMATS:
+        raise ConfigError(f"--format must be one of {', '.join(FORMATS)}, not {request.format!r}")
+    if request.format == "mit" and not request.with_media:
+        raise ConfigError("--format mit is made of frames: add --with-media (read what you may pass on first)")
+    if request.format == "manifest" and request.with_media:
+        raise ConfigError("--format manifest holds no footage: leave out --with-media, or choose another form")
+    output = request.output.expanduser().absolute()
+    check_place(output)
+    encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
+    with replacing(output) as folder:
+        job = Job(workspace, folder, request.with_media, encoder, request.only)
+        if not job.plan.clip_ids and request.only is None:
+            why = f"all {job.plan.n_withheld} clips need a login" if job.plan.n_withheld else "the dataset is empty"
+            raise ConfigError(f"nothing to export: {why}")
+        importlib.import_module(FORMATS[request.format]).write(job)
+        named = Path(request.audio_encoder).name if request.audio_encoder else None  # no path of this machine
+        record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=named)
+        write_record(folder, record)
+    remember(workspace, output, request.audio_encoder)
+    return [f"{len(job.plan.clip_ids)} clips, {job.plan.hours:.3f} hours: {output}", *_said(job)]
+
+
+def _said(job: Job) -> list[str]:
+    plan, lines = job.plan, list(job.notes)
+    if plan.n_withheld:
+        lines.append(f"{plan.n_withheld} clips left out: their footage was fetched with a login and is not passed on")
+    if job.with_media:
+        lines.append("footage is in it; it stays under the terms of its sources, as they state them:")
+        lines += [f"  {n:6d} clips {hours:8.3f} h  {name}" for name, (n, hours) in plan.licences.items()]
+    return lines
+
+
+def remember(workspace: Workspace, output: Path, audio_encoder: str | None) -> None:
+    """Note in the workspace where an export lies, and what it takes to write it again."""
+    text = json.dumps({"path": str(output), "audio_encoder": audio_encoder}) + "\n"
+    workspace.write(f"{KNOWN}/{_name(output)}.json", text.encode())
+
+
+def forget(workspace: Workspace, output: Path) -> None:
+    """The inverse of `remember`."""
+    workspace.delete([f"{KNOWN}/{_name(output)}.json"])
+
+
+def known_exports(workspace: Workspace) -> dict[Path, str | None]:
+    """Where the exports of a workspace were put (they may be gone by now), with their audio encoders."""
+    keys = sorted(key for key in workspace.names(KNOWN) if key.endswith(".json"))
+    found = [json.loads(workspace.read(key)) for key in keys]
+    return {Path(values["path"]): values["audio_encoder"] for values in found}
+
+
+def _name(output: Path) -> str:
+    return hashlib.sha256(str(output).encode()).hexdigest()[:16]

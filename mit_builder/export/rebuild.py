@@ -1,0 +1,283 @@
+"""`mit-build rebuild`: a dataset out of a manifest. Fetch the sources again, cut the same clips, join the labels.
+
+A source that is gone, has changed or was taken down is named and its clips are left out; the others become a dataset
+whose labels equal the manifest's. What was fetched and cut stays, so that a rebuild that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from manifests.ledger import Ledger
+from manifests.rows import TIMELINE_FPS, Artifact, Caption, Shard, Source, Video
+from manifests.schema import content_hash, to_dict
+from manifests.sources import SourceListError, file_source, url_source
+from mit_builder.config import Settings
+from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_schema, publish_index
+from mit_builder.errors import ConfigError, MediaError
+from mit_builder.export.manifest import HEAD, Head, downloads, read_head, read_manifest
+from mit_builder.lease import lease
+from mit_builder.media.captions import cut_captions, load_captions
+from mit_builder.media.cut import cut_clip, cut_native
+from mit_builder.session import REBUILT, SETTINGS_KEY, new_run_id
+from mit_builder.shard_file import ShardFile
+from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
+from mit_builder.worker import Task, Worker, WorkerSpec
+from mit_builder.workspace import Workspace, sha256_of
+
+_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "width_px", "height_px", "media_fps"]
+_HASH_COLUMNS = ["source_sha256", "clip_sha256", "audio_sha256", "source_frame_index"]
+
+
+@dataclass
+class Outcome:
+    """What a rebuild did.
+
+    Attributes:
+        n_clips: in the dataset.
+        n_other_bytes: clips with the right frames whose files differ: cut by another build of the encoder.
+        missing: `ID: reason` for each video or clip that is not there.
+    """
+
+    n_clips: int = 0
+    n_other_bytes: int = 0
+    missing: list[str] = field(default_factory=list)
+
+
+def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Path | None) -> Outcome:
+    """Rebuild a manifest's dataset in a workspace of its own.
+
+    Args:
+        manifest: its folder.
+        workspace: new, or one in which this manifest's rebuild was begun.
+        settings: of download.
+        files: where sources of the form `file:NAME` lie; None where there are none.
+
+    Raises:
+        ConfigError: the manifest cannot be used, or the workspace holds something else.
+        CannotContinue: the workspace is in use or full.
+    """
+    head = read_head(manifest)
+    with lease(workspace):
+        workspace.sweep()
+        _claim(workspace, head)
+        tombstones = Tombstones.of(workspace) + Tombstones.at(manifest / BESIDE_DATASET)
+        if tombstones:
+            workspace.write(KEY, tombstones.dump())
+        work = _Rebuild(manifest, head, workspace, settings, files, tombstones)
+        for video_id, clips in work.videos().items():
+            work.make(video_id, clips)
+        work.publish()
+    return work.outcome
+
+
+def _claim(workspace: Workspace, head: Head) -> None:
+    with suppress(FileNotFoundError):
+        if json.loads(workspace.read(REBUILT)).get("fingerprint") == head.fingerprint:
+            return
+        raise ConfigError(f"{workspace.uri} holds the rebuild of another manifest: give a new --workspace")
+    if workspace.exists(SETTINGS_KEY) or workspace.exists(f"{FOLDER}/{INDEX_NAME}"):
+        raise ConfigError(f"{workspace.uri} holds a dataset of its own: give a new --workspace to rebuild into")
+    workspace.write(REBUILT, (json.dumps({"fingerprint": head.fingerprint}) + "\n").encode())
+
+
+class _Rebuild:
+    """One rebuild under way."""
+
+    def __init__(
+        self,
+        manifest: Path,
+        head: Head,
+        workspace: Workspace,
+        settings: Settings,
+        files: Path | None,
+        tombstones: Tombstones,
+    ) -> None:
+        self.outcome = Outcome()
+        self._manifest, self._head, self._workspace, self._files = manifest, head, workspace, files
+        self._tombstones = tombstones
+        self._run_id = new_run_id()
+        self._scratch = workspace.scratch(self._run_id)
+        self._ledger = Ledger(workspace, "download", (Video, Source))
+        self._known = downloads(workspace)
+        self._worker = Worker(WorkerSpec("stages.download:Download", settings.download, workspace.uri, self._run_id))
+        problem = self._worker.ready()
+        if problem:
+            raise ConfigError(problem)
+        self._made: dict[str, tuple[str, str]] = {}
+        """Keys of MP4 and FLAC of each clip that is there."""
+
+    def videos(self) -> dict[str, list[dict[str, Any]]]:
+        """The manifest's clips by video; what was taken down is named at once."""
+        videos: dict[str, list[dict[str, Any]]] = {}
+        for table in read_manifest(self._manifest, self._head, [*_CLIP_COLUMNS, *_HASH_COLUMNS]):
+            row = table.to_pylist()[0]
+            if self._tombstones.bars_clip(row["clip_id"]):
+                self.outcome.missing.append(f"{row['clip_id']}: taken down")
+            else:
+                videos.setdefault(row["video_id"], []).append(row)
+        return videos
+
+    def make(self, video_id: str, clips: list[dict[str, Any]]) -> None:
+        """Cut a video's clips, those that are not there yet."""
+        due = [clip for clip in clips if not self._is_made(clip)]
+        if not due and video_id in self._known:
+            return
+        video, problem = self._fetch(video_id, clips[0])
+        if video is None:
+            self.outcome.missing.append(f"{video_id} ({len(clips)} clips): {problem}")
+            return
+        self._known[video_id] = video
+        with self._workspace.local(video.media.key) as path:
+            for clip in due:
+                try:
+                    self._cut(path, clip, same_source=video.media.sha256 == clip["source_sha256"])
+                except MediaError as error:
+                    self.outcome.missing.append(f"{clip['clip_id']}: {error}")
+
+    def _keys(self, clip: dict[str, Any]) -> tuple[str, str]:
+        name = f"clips/{clip['clip_id']}.{clip['clip_sha256'][:8]}"
+        return f"{name}.mp4", f"{name}.flac"
+
+    def _is_made(self, clip: dict[str, Any]) -> bool:
+        keys = self._keys(clip)
+        if all(self._workspace.exists(key) for key in keys):
+            self._made[clip["clip_id"]] = keys
+            return True
+        return False
+
+    def _fetch(self, video_id: str, clip: dict[str, Any]) -> tuple[Video | None, str]:
+        known = self._known.get(video_id)
+        if known is not None and self._workspace.exists(known.media.key):
+            return _as_promised(known, clip)
+        try:
+            source = self._source(clip)
+        except (SourceListError, OSError) as error:
+            return None, f"gone: {error}"
+        if self._tombstones.bars("source", source.source_id):
+            return None, "taken down"
+        task = Task(source.source_id, content_hash("rebuild", self._head.fingerprint, source), source)
+        (entry,) = self._worker.run([task])
+        self._ledger.append([entry], run_id=self._run_id)
+        video = next((row for row in entry.outputs if isinstance(row, Video)), None)
+        if video is None:
+            return None, "taken down" if entry.reason == "removed" else f"gone: {entry.message or entry.reason}"
+        if self._tombstones.bars_output(video):
+            self._workspace.delete([video.media.key])
+            return None, "taken down"
+        return _as_promised(video, clip)
+
+    def _source(self, clip: dict[str, Any]) -> Source:
+        address = clip["source_url"]
+        if not address.startswith("file:"):
+            return url_source(address)
+        if self._files is None:
+            raise SourceListError(f"{address} is a local file: give --files, the folder with it")
+        name = Path(address.removeprefix("file:")).name
+        for path in sorted(self._files.rglob("*")):
+            if path.name == name and path.is_file():
+                return file_source(path)
+        raise SourceListError(f"no file {name} below {self._files}")
+
+    def _cut(self, source: Path, clip: dict[str, Any], *, same_source: bool) -> None:
+        start = round(clip["start_s"] * TIMELINE_FPS)
+        place = self._scratch / secrets.token_hex(4)
+        place.mkdir()
+        mp4, flac = place / "clip.mp4", place / "clip.flac"
+        cut_media = cut_native if clip["media_fps"] == "source" else cut_clip
+        cut = cut_media(
+            source,
+            start,
+            start + clip["n_frames"],
+            mp4,
+            flac,
+            crf=self._head.crf,
+            audio_kbps=self._head.audio_kbps,
+        )
+        same_bytes = (sha256_of(mp4), sha256_of(flac)) == (clip["clip_sha256"], clip["audio_sha256"])
+        same_frames = (list(cut.source_frame_index), cut.width_px, cut.height_px) == (
+            clip["source_frame_index"],
+            clip["width_px"],
+            clip["height_px"],
+        )
+        if not same_frames or not (same_bytes or same_source):
+            raise MediaError("changed: the clip cut from it has other frames than the labels were made for")
+        self.outcome.n_other_bytes += not same_bytes
+        keys = self._keys(clip)
+        # The FLAC first: a clip counts as there when both are.
+        self._workspace.commit(flac, keys[1])
+        self._workspace.commit(mp4, keys[0])
+        self._made[clip["clip_id"]] = keys
+
+    def publish(self) -> None:
+        """Write the shards with the clips that are there, then the index."""
+        shards: dict[int, Shard] = {}
+        for bucket, rows in self._by_bucket():
+            path = self._scratch / f"shard-{bucket}.parquet"
+            n_clips = 0
+            with ShardFile(path, dataset_schema()) as file:
+                for row in rows:
+                    file.add(row)
+                    n_clips += 1
+            name = f"shard-{bucket:05d}-of-{self._head.n_buckets:05d}.{sha256_of(path)[:8]}.parquet"
+            shards[bucket] = Shard(bucket, self._workspace.commit(path, f"{FOLDER}/{name}"), (), n_clips)
+            self.outcome.n_clips += n_clips
+        index = publish_index(shards.values(), self._head.n_buckets)
+        self._workspace.write(f"{FOLDER}/{INDEX_NAME}", index.encode())
+        if self._tombstones:
+            self._workspace.write(f"{FOLDER}/{BESIDE_DATASET}", self._tombstones.dump(published=True))
+        named = {shard.parquet.key for shard in shards.values()}
+        parquet = {key for key in self._workspace.names(FOLDER) if key.endswith(".parquet")}
+        self._workspace.delete(sorted(parquet - named))
+
+    def _by_bucket(self) -> Iterator[tuple[int, Iterable[pa.Table]]]:
+        """Rows of the clips that are there, a bucket at a time: a manifest has the order of the dataset it is of."""
+        tables = read_manifest(self._manifest, self._head)
+        made = (table for table in tables if table["clip_id"][0].as_py() in self._made)
+        return ((bucket, map(self._joined, rows)) for bucket, rows in groupby(made, self._bucket))
+
+    def _bucket(self, table: pa.Table) -> int:
+        return int(table["video_id"][0].as_py()[:8], 16) % self._head.n_buckets
+
+    def _joined(self, table: pa.Table) -> pa.Table:
+        clip_id, video = table["clip_id"][0].as_py(), self._known[table["video_id"][0].as_py()]
+        mp4, flac = self._made[clip_id]
+        start_s, end_s = table["start_s"][0].as_py(), table["end_s"][0].as_py()
+        told = {
+            "clip": {"bytes": self._workspace.read(mp4), "path": f"clips/{clip_id}.mp4"},
+            "audio": {"bytes": self._workspace.read(flac), "path": f"clips/{clip_id}.flac"},
+            "title": video.title,
+            "uploader": video.uploader,
+            "channel_id": video.channel_id,
+            "captions": [to_dict(caption) for caption in self._captions(video.captions, start_s, end_s)],
+        }
+        schema = dataset_schema()
+        columns = [pa.array([told[f.name]], f.type) if f.name in told else table[f.name].cast(f.type) for f in schema]
+        return pa.Table.from_arrays(columns, schema=schema)
+
+    def _captions(self, artifact: Artifact | None, start_s: float, end_s: float) -> tuple[Caption, ...]:
+        if artifact is None:
+            return ()
+        with self._workspace.local(artifact.key) as path:
+            return cut_captions(load_captions(path), start_s, end_s)
+
+
+def _as_promised(video: Video, clip: dict[str, Any]) -> tuple[Video | None, str]:
+    promised = clip["source_sha256"]
+    if promised is not None and video.media.sha256 != promised:
+        return None, "changed: its file is not the one the labels were made for"
+    return video, ""
+
+
+def head_of(folder: Path) -> Path:
+    """The manifest's folder, where its `manifest.json` was given."""
+    return folder.parent if folder.name == HEAD else folder

@@ -1,0 +1,142 @@
+"""The gallery's files: a script of labels for each clip, and one that lists all clips.
+
+`report/gallery.js` is also what the next report starts from: clips that it lists, and whose data lie there, are not
+read again. So a report costs what is new.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.rows import Artifact, Labelled
+from mit_builder.errors import CannotContinue
+from mit_builder.report.clip_data import Measured, data_name, encode_clip, facts, state_of
+from mit_builder.review.corrections import DIGEST_DIGITS
+from mit_builder.review.store import Reviews
+from mit_builder.workspace import Workspace
+
+CLIPS = "report/data"
+GALLERY_KEY = "report/gallery.js"
+_CALL = "mitGallery("
+POOL_FROM_CLIPS = 100
+"""New clips from which other processes help: starting one takes as long as some dozens of clips."""
+CLIPS_A_TASK = 25
+N_WRITERS = 4
+"""Files written at once, while the next clip is read: each waits for the disk."""
+
+Listed = dict[str, Any]
+"""A clip as the page lists it: `facts` and what was measured."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    workspace_uri: str
+    rows: tuple[Labelled, ...]
+
+
+def update_gallery(
+    workspace: Workspace, clips: Sequence[tuple[Labelled, str | None]], reviews: Reviews, *, n_processes: int | None
+) -> list[Listed]:
+    """Write the data of clips that have none, remove what no clip needs, and list all clips.
+
+    Args:
+        workspace: where the clips are and the report goes.
+        clips: the clips to show, in order, each with why it is left out of the dataset, if it is.
+        reviews: verdicts on them, and samples.
+        n_processes: None = one a core.
+
+    Raises:
+        CannotContinue: a process that reads clips was killed.
+    """
+    rows = [row for row, _ in clips]
+    names, states = [data_name(row) for row in rows], [state_of(row) for row in rows]
+    there = {key.removeprefix(f"{CLIPS}/").removesuffix(".js") for key in workspace.names(CLIPS)}
+    measured = _read(workspace)
+    due = [
+        row for row, name, state in zip(rows, names, states, strict=True) if not (state in measured and name in there)
+    ]
+    measured.update(_encode_all(workspace, due, n_processes or os.cpu_count() or 1))
+    listed = [
+        {**facts(row), **measured[state], "leftOut": reason, "review": _review(row, reviews)}
+        for (row, reason), state in zip(clips, states, strict=True)
+    ]
+    samples = [{"id": sample.sample_id, "clips": sample.clip_ids} for sample in reviews.samples]
+    parts = (json.dumps(part, separators=(",", ":")) for part in (listed, samples))
+    text = f"{_CALL}{','.join(parts)});\n".encode()
+    if due or there - set(names) or _bytes(workspace) != text:
+        workspace.write(GALLERY_KEY, text)
+        workspace.delete([f"{CLIPS}/{name}.js" for name in sorted(there - set(names))])
+    return listed
+
+
+def _review(row: Labelled, reviews: Reviews) -> dict[str, Any] | None:
+    """The verdict on a clip; whether its labels were checked counts only for the labels that it has."""
+    review = reviews.find(row.clip.clip_id)
+    if review is None:
+        return None
+    same = review.labels == row.speech.speech.sha256[:DIGEST_DIGITS]
+    return {"verdict": review.verdict, "reason": review.reason, "checked": review.labels_checked and same}
+
+
+def _bytes(workspace: Workspace) -> bytes:
+    try:
+        return workspace.read(GALLERY_KEY)
+    except FileNotFoundError:
+        return b""
+
+
+def _read(workspace: Workspace) -> dict[str, Measured]:
+    """What the last report listed, by the clips' states; nothing where it is damaged."""
+    try:
+        text = _bytes(workspace).decode().strip().removeprefix(_CALL).removesuffix(");")
+        listed = json.loads(f"[{text}]")[0] if text else []
+        return {row["state"]: {name: row[name] for name in _MEASURED} for row in listed}
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+_MEASURED = ("talk", "body", "turns", "overlap", "silence", "changed", "human", "scores")
+
+
+def _encode_all(workspace: Workspace, due: Sequence[Labelled], n_processes: int) -> dict[str, Measured]:
+    tasks = [_Task(workspace.uri, tuple(due[i : i + CLIPS_A_TASK])) for i in range(0, len(due), CLIPS_A_TASK)]
+    if len(due) < POOL_FROM_CLIPS or n_processes == 1:
+        return _merged(map(_encode, tasks))
+    # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(len(tasks), n_processes), context) as pool:
+            return _merged(pool.map(_encode, tasks))
+    except BrokenProcessPool as error:
+        raise CannotContinue("a process that reads clips for the report died; mit-build report goes on") from error
+
+
+def _merged(parts: Iterable[dict[str, Measured]]) -> dict[str, Measured]:
+    return {name: values for part in parts for name, values in part.items()}
+
+
+def _encode(task: _Task) -> dict[str, Measured]:
+    workspace = Workspace(task.workspace_uri)
+
+    @contextmanager
+    def local(artifact: Artifact) -> Iterator[Path]:
+        with workspace.local(artifact.key) as path:
+            yield path
+
+    found, writes = {}, []
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        for row in task.rows:
+            script, found[state_of(row)] = encode_clip(row, local)
+            writes.append(writers.submit(workspace.write, f"{CLIPS}/{data_name(row)}.js", script.encode()))
+        for write in writes:
+            write.result()
+    return found

@@ -1,0 +1,136 @@
+"""The candidates that were rejected most narrowly, with a picture each where that is cheap."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from manifests.arrays import read_arrays
+from manifests.rows import TIMELINE_FPS, Candidate, Video
+from mit_builder.config import SelectSettings
+from mit_builder.errors import MediaError
+from mit_builder.media.frames import read_frames
+from mit_builder.media.timeline import read_timeline
+from mit_builder.report.drawing import person_colour
+from mit_builder.tally import Tally, margin
+from mit_builder.workspace import Workspace
+
+REJECTS_KEY = "report/rejects.js"
+PICTURES = "report/rejects"
+N_PICTURES = 12
+"""Candidates of each reason that get a picture: decoding one may take a second in a long video."""
+PICTURE_WIDTH_PX = 400
+MAX_VIDEO_S = 3600.0
+"""Longer videos give no pictures: finding a frame means reading the index of the whole file."""
+
+
+@dataclass(frozen=True)
+class _Reject:
+    row: Candidate
+    values: dict[str, Any]
+    picture: str
+
+
+def update_rejects(
+    workspace: Workspace, tally: Tally, select: SelectSettings, videos: Callable[[], Mapping[str, Video]]
+) -> list[dict[str, Any]]:
+    """Write the list of borderline rejects and the pictures it lacks; what it lists.
+
+    Args:
+        workspace: where the report goes.
+        tally: of a walk.
+        select: thresholds that the candidates were judged by.
+        videos: gives the videos by video_id; asked where a picture is missing in a local workspace.
+    """
+    found = list(_nearest(tally, select))
+    there = set(workspace.names(PICTURES))
+    wanted = {reject.picture: reject for reject in found if reject.picture}
+    missing = sorted(wanted.keys() - there) if workspace.root else []
+    known = videos() if missing else {}
+    for picture in missing:
+        if _draw(workspace, wanted[picture], known.get(wanted[picture].row.video_id)):
+            there.add(picture)
+    workspace.delete(sorted(there - set(wanted)))
+    listed = [
+        {**reject.values, "picture": reject.picture.removeprefix("report/") if reject.picture in there else None}
+        for reject in found
+    ]
+    text = f"mitRejects({json.dumps(listed, separators=(',', ':'))});\n".encode()
+    if not workspace.exists(REJECTS_KEY) or workspace.read(REJECTS_KEY) != text:
+        workspace.write(REJECTS_KEY, text)
+    return listed
+
+
+def _nearest(tally: Tally, select: SelectSettings) -> Iterator[_Reject]:
+    for heap in (tally.borderline[reason] for reason in sorted(tally.borderline)):
+        nearest = heapq.nlargest(len(heap), heap, key=lambda item: (item[0], item[2].clip_id))
+        for n, (_, _, row) in enumerate(nearest):
+            picture = f"{PICTURES}/{row.clip_id}.{row.tracks.sha256[:8]}.jpg" if n < N_PICTURES else ""
+            yield _Reject(row, _values(row, select), picture)
+
+
+def _values(row: Candidate, select: SelectSettings) -> dict[str, Any]:
+    missed = margin(row, select)
+    assert missed is not None, "only candidates with a margin are borderline"
+    measured = {
+        "people": row.n_people,
+        "face px": row.min_face_px,
+        "face ratio": row.face_area_ratio,
+        "camera %": row.camera_motion_pct,
+        "voice": row.voice_activity,
+        "stillness": row.stillness,
+        "bystander": row.bystander_area,
+    }
+    return {
+        "id": row.clip_id,
+        "reason": missed.reason,
+        "setting": missed.setting,
+        "value": missed.value,
+        "limit": missed.limit,
+        "frames": row.end_frame - row.start_frame,
+        "start": row.start_frame / TIMELINE_FPS,
+        "measured": measured,
+    }
+
+
+def _draw(workspace: Workspace, reject: _Reject, video: Video | None) -> bool:
+    """Draw the middle frame with the people's faces; whether there is one."""
+    if video is None or video.duration_s > MAX_VIDEO_S:
+        return False
+    frame = (reject.row.start_frame + reject.row.end_frame) // 2
+    try:
+        with workspace.local(video.media.key) as path:
+            shown = next(iter(read_frames(path, frame, frame + 1, timeline=read_timeline(path))))
+        image = _with_faces(np.array(shown.image), workspace, reject.row, frame)
+    except (MediaError, FileNotFoundError):
+        return False
+    zoom = PICTURE_WIDTH_PX / image.shape[1]
+    small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
+    _, jpeg = cv2.imencode(".jpg", np.asarray(small)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    workspace.write(reject.picture, jpeg.tobytes())
+    return True
+
+
+def _with_faces(image: Any, workspace: Workspace, row: Candidate, frame: int) -> Any:
+    with _tracks(workspace, row) as tracks:
+        width_px = max(2, image.shape[1] // 240)
+        for person, track in enumerate(t for t in tracks if t["track_id"] in row.track_ids):
+            at = frame - track["start_frame"]
+            if 0 <= at < len(track["face_boxes_xyxy"]):
+                x0, y0, x1, y1 = (round(float(v)) for v in track["face_boxes_xyxy"][at])
+                cv2.rectangle(image, (x0, y0), (x1, y1), person_colour(person), width_px)
+    return image
+
+
+@contextmanager
+def _tracks(workspace: Workspace, row: Candidate) -> Iterator[list[dict[str, Any]]]:
+    with workspace.local(row.tracks.key) as path:
+        yield read_arrays(Path(path))

@@ -1,0 +1,82 @@
+"""`mit-build review`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mit_builder.review.store import REJECTED
+
+if TYPE_CHECKING:
+    from mit_builder.runner import Runner
+    from mit_builder.workspace import Workspace
+
+
+def review(
+    workspace: Annotated[
+        str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")
+    ] = "mit-workspace",
+    sample: Annotated[int | None, typer.Option(min=1, help="Draw so many clips at random, and show those.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the drawing: the same seed and clips give the same sample.")] = 0,
+    imported: Annotated[
+        Path | None, typer.Option("--import", help="Take in verdicts that were exported from a report; no server.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 0,
+    browse: Annotated[bool, typer.Option(help="Open the page in this machine's browser.")] = False,
+) -> None:
+    """Accept or reject clips and correct who speaks, in the report; the next run puts it into the dataset."""
+    from mit_builder.explain import look
+    from mit_builder.workspace import existing
+
+    space = existing(workspace)
+    runner = look(space)
+    if imported is not None:
+        _take_in(runner, imported)
+    else:
+        _serve(space, runner, sample, seed, port, browse=browse)
+
+
+def _clip_ids(runner: Runner) -> list[str]:
+    return sorted(row.clip.clip_id for row, _ in runner.clips.all())
+
+
+def _kept_by_filter(runner: Runner) -> list[str]:
+    """Clips that are in the dataset, or would be but for a reviewer: what a sample is drawn from."""
+    return [row.clip.clip_id for row, reason in runner.clips.all() if reason in (None, REJECTED)]
+
+
+def _take_in(runner: Runner, path: Path) -> None:
+    from mit_builder.review.documents import read_export
+
+    found, known = read_export(path), set(_clip_ids(runner))
+    here = [review for review in found if review.clip_id in known]
+    runner.reviews.save(here)
+    print(f"{len(here)} verdicts taken in; mit-build run --stage shards puts them into the dataset")
+    for review in (review for review in found if review.clip_id not in known):
+        print(f"passed over: there is no clip {review.clip_id} here")
+
+
+def _serve(space: Workspace, runner: Runner, size: int | None, seed: int, port: int, *, browse: bool) -> None:
+    from mit_builder.errors import ConfigError
+    from mit_builder.report.write import write_report
+    from mit_builder.review.server import Site, address_of, make_server
+
+    population = _kept_by_filter(runner)
+    if not population:
+        raise ConfigError("there are no clips with labels here: mit-build run --stage all makes them")
+    drawn = None if size is None else runner.reviews.draw(population, size, seed)
+    write_report(space, runner, n_processes=None)
+    site = Site(space, runner.reviews, frozenset(_clip_ids(runner)), drawn)
+    with make_server(site, port) as server:
+        address = address_of(site)
+        print(f"review at {address}")
+        print("verdicts are kept as they are given; Ctrl-C ends this, and the next run takes them in", flush=True)
+        if browse:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("ended: mit-build run --stage shards puts the verdicts into the dataset")

@@ -1,0 +1,231 @@
+"""`mit-build takedown`: remove a video, clip, person or channel with all that derives from it, and keep it away.
+
+Tombstones are written first, then everything they bar is deleted: whatever happens in between, the next takedown or run
+in this workspace goes on with it. docs/TAKEDOWN.md says what a takedown of each kind means.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from manifests.ledger import Ledger
+from manifests.rows import Source, Video
+from manifests.sources import SourceListError, url_source
+from mit_builder.dataset import FOLDER, parse_index
+from mit_builder.errors import ConfigError, MitBuilderError
+from mit_builder.export.folder import read_record, siblings
+from mit_builder.export.make import ExportRequest, forget, known_exports, make_export
+from mit_builder.lease import lease
+from mit_builder.publish import INDEX_KEY
+from mit_builder.purge import purge
+from mit_builder.source_book import SourceBook
+from mit_builder.tombstones import KEY, Kind, Tombstone, Tombstones, clip_span, digest
+from mit_builder.workspace import Workspace
+
+_ID = re.compile(r"[0-9a-f]{16}")
+_CHANNEL = "channel:"
+_NONE = Tombstones()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a workspace knows of a video.
+
+    Attributes:
+        video_id: its name.
+        sha256: of its file; None where only the dataset knows it.
+        sources: ids of the sources that gave it.
+        addresses: of these sources, and the canonical one.
+        channels: what its channel is called.
+    """
+
+    video_id: str
+    sha256: str | None
+    sources: frozenset[str]
+    addresses: frozenset[str]
+    channels: frozenset[str]
+
+
+def take_down(workspace: Workspace, names: Sequence[str], exports: Iterable[Path] = ()) -> list[str]:
+    """Take down everything named; lines that say what was done.
+
+    Raises:
+        ConfigError: a name fits nothing, or an export folder is none; nothing was removed then.
+        CannotContinue: a run goes on here.
+    """
+    for folder in exports:
+        read_record(folder)
+    with lease(workspace):
+        known = known_videos(workspace)
+        before = Tombstones.of(workspace)
+        new = [stone for name in names for stone in stones_for(name, known, before)]
+        return [f"{len(names)} taken down", *finish(workspace, before + Tombstones(new), exports)]
+
+
+def finish_pending(workspace: Workspace) -> list[str]:
+    """Go on with a takedown that was interrupted; the caller holds the lease."""
+    stones = Tombstones.of(workspace)
+    return finish(workspace, stones) if stones.is_pending else []
+
+
+def bar_sources(workspace: Workspace, source_ids: Iterable[str]) -> None:
+    """Bar sources that turned out to give something barred, and forget their addresses; the caller holds the lease."""
+    before = Tombstones.of(workspace)
+    new = [Tombstone("source", digest("source", name)) for name in sorted(source_ids)]
+    if any(stone not in before.stones for stone in new):
+        workspace.write(KEY, (before + Tombstones(new)).dump())
+        SourceBook(workspace).save()
+
+
+def finish(workspace: Workspace, stones: Tombstones, exports: Iterable[Path] = ()) -> list[str]:
+    """Write tombstones, delete what they bar, write exports anew; what could not be done stays pending."""
+    workspace.write(KEY, Tombstones(replace(stone, pending=True) for stone in stones.stones).dump())
+    purge(workspace, stones)
+    problems: list[str] = []
+    folders = dict.fromkeys(e.expanduser().absolute() for e in exports) | known_exports(workspace)
+    for folder, audio_encoder in folders.items():
+        problem = _update_export(workspace, folder, audio_encoder, stones)
+        problems += [problem] if problem else []
+    pending = bool(problems)
+    workspace.write(KEY, Tombstones(replace(stone, pending=pending) for stone in stones.stones).dump())
+    return problems
+
+
+def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None, stones: Tombstones) -> str | None:
+    """Write an export anew without what is barred; None, or why that was not possible."""
+    for beside in siblings(folder):
+        shutil.rmtree(beside, ignore_errors=True)
+    if not folder.exists():
+        forget(workspace, folder)
+        return None
+    try:
+        record = read_record(folder)
+        kept = {name for name in record.clip_ids if not stones.bars_clip(name)}
+        if len(kept) == len(record.clip_ids):
+            return None
+        if not kept:
+            shutil.rmtree(folder)
+            forget(workspace, folder)
+            return None
+        encoder = audio_encoder or record.audio_encoder
+        make_export(workspace, ExportRequest(record.format, folder, record.with_media, encoder, frozenset(kept)))
+    except (MitBuilderError, OSError) as error:
+        return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
+    return None
+
+
+def known_videos(workspace: Workspace) -> list[Known]:
+    """Every video of the ledger and of the dataset."""
+    found: dict[str, Known] = {}
+    addresses = {s.source_id: s.address for s in SourceBook(workspace).sources()}
+    for entry in Ledger(workspace, "download", (Video, Source)).entries():
+        for row in entry.outputs:
+            if isinstance(row, Source):
+                addresses.setdefault(row.source_id, row.address)
+        for row in (row for row in entry.outputs if isinstance(row, Video)):
+            _merge(
+                found,
+                Known(
+                    row.video_id,
+                    row.media.sha256,
+                    frozenset((row.source_id, entry.unit_id)),
+                    frozenset((row.source_url, addresses.get(entry.unit_id, row.source_url))),
+                    frozenset(filter(None, (row.channel_id, row.uploader))),
+                ),
+            )
+    for values in _dataset_rows(workspace):
+        channels = frozenset(filter(None, (values["channel_id"], values["uploader"])))
+        _merge(found, Known(values["video_id"], None, frozenset(), frozenset((values["source_url"],)), channels))
+    return list(found.values())
+
+
+def _merge(found: dict[str, Known], new: Known) -> None:
+    old = found.get(new.video_id, new)
+    found[new.video_id] = Known(
+        new.video_id,
+        old.sha256 or new.sha256,
+        old.sources | new.sources,
+        old.addresses | new.addresses,
+        old.channels | new.channels,
+    )
+
+
+def _dataset_rows(workspace: Workspace) -> Iterable[dict[str, Any]]:
+    if not workspace.exists(INDEX_KEY):
+        return
+    for shard in parse_index(workspace.read(INDEX_KEY).decode(errors="replace")).shards:
+        with workspace.local(f"{FOLDER}/{shard.name}") as path:
+            columns = ["video_id", "source_url", "uploader", "channel_id"]
+            yield from pq.read_table(path, columns=columns, use_threads=False).to_pylist()
+
+
+def stones_for(name: str, known: Sequence[Known], before: Tombstones = _NONE) -> list[Tombstone]:
+    """Tombstones for what a user named; none where it is barred already and nothing of it is known.
+
+    Raises:
+        ConfigError: it names nothing.
+    """
+    clip, _, person = name.partition("/")
+    span = clip_span(clip)
+    if span is not None and (not person or person.isdecimal()):
+        return [Tombstone("span", digest("span", span[0]), span[1], span[2])]
+    if name.startswith(_CHANNEL):
+        return _channel(name.removeprefix(_CHANNEL), known)
+    videos = [k for k in known if name == k.video_id or name in k.sources or name in k.addresses]
+    if not videos and any(name in k.channels for k in known):
+        return _channel(name, known)
+    stones = [stone for video in _with_copies(videos, known) for stone in _video(video)]
+    if "://" in name:
+        try:
+            stones.append(Tombstone("source", digest("source", url_source(name).source_id)))
+        except SourceListError as error:
+            raise ConfigError(str(error)) from error
+    if not stones and not before.bars("video", name):
+        if not _ID.fullmatch(name):
+            message = f"nothing named {name!r} here: give the id of a video or clip, CLIP_ID/PERSON, an address, or"
+            raise ConfigError(f"{message} channel:NAME (mit-build why ID shows what is known)")
+        stones = [Tombstone("video", digest("video", name)), Tombstone("source", digest("source", name))]
+    return stones
+
+
+def _with_copies(videos: Sequence[Known], known: Sequence[Known]) -> list[Known]:
+    """The videos, and others that are the same file under another id."""
+    files = {video.sha256 for video in videos if video.sha256}
+    return [k for k in known if k in videos or k.sha256 in files]
+
+
+def _channel(name: str, known: Sequence[Known]) -> list[Tombstone]:
+    if not name:
+        raise ConfigError("channel: wants a name, as in channel:UC123 (mit-build why VIDEO_ID shows it)")
+    of_channel = [k for k in known if name in k.channels]
+    names = {name}.union(*(k.channels for k in of_channel))
+    stones = [Tombstone("channel", digest("channel", alias)) for alias in sorted(names)]
+    return stones + [stone for video in _with_copies(of_channel, known) for stone in _video(video)]
+
+
+def _video(video: Known) -> list[Tombstone]:
+    stones = [Tombstone("video", digest("video", video.video_id))]
+    stones += [Tombstone("source", digest("source", name)) for name in sorted(video.sources)]
+    if video.sha256:
+        stones.append(Tombstone("content", digest("content", video.sha256)))
+    return stones
+
+
+def is_removed(workspace: Workspace, name: str) -> bool:
+    """Whether a name was taken down, for `mit-build why`."""
+    stones = Tombstones.of(workspace)
+    names = [name]
+    if "://" in name:
+        try:
+            names.append(url_source(name).source_id)
+        except SourceListError:
+            return False
+    kinds: tuple[Kind, ...] = ("video", "source", "channel")
+    return stones.bars_clip(name) or any(stones.bars(kind, n) for kind in kinds for n in names)

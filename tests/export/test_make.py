@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tiny_dataset
+
+import mit_builder.export.webdataset
+from mit_builder.cli import main
+from mit_builder.dataset import open_dataset, read_index
+from mit_builder.errors import ConfigError
+from mit_builder.export.folder import read_record
+from mit_builder.export.make import ExportRequest, known_exports, make_export
+from mit_builder.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_dataset.build(tmp_path_factory.mktemp("exported")).root
+
+
+def labels(output: Path, form: str = "webdataset") -> ExportRequest:
+    return ExportRequest(form, output, with_media=False)
+
+
+def set_column(root: Path, name: str, value: str) -> str:
+    """Give the first shard's rows a value; the name of its first clip."""
+    path = root / "dataset" / read_index(root).shards[0].name
+    table = pq.read_table(path)
+    column = pa.array([value] * table.num_rows, table.schema.field(name).type)
+    pq.write_table(table.set_column(table.schema.get_field_index(name), table.schema.field(name), column), path)
+    return str(table["clip_id"][0])
+
+
+@pytest.mark.parametrize("form", ["manifest", "webdataset", "coco-wholebody", "hf"])
+def test_footage_that_needed_a_login_is_never_exported(tmp_path: Path, form: str) -> None:
+    root = tiny_dataset.build(tmp_path / "w").root
+    withheld = set_column(root, "access", "authenticated")
+    said = make_export(Workspace(root), ExportRequest(form, tmp_path / "out", with_media=form != "manifest"))
+    assert "2 clips left out: their footage was fetched with a login and is not passed on" in said
+    assert len(read_record(tmp_path / "out").clip_ids) == 1
+    for path in (tmp_path / "out").rglob("*"):
+        assert withheld not in path.name
+        assert path.is_dir() or withheld.encode() not in path.read_bytes()
+
+
+def test_nothing_but_footage_behind_a_login_is_an_error(tmp_path: Path) -> None:
+    root = tiny_dataset.Builder(tmp_path / "w")
+    root.publish(root.shard((root.labelled(tiny_dataset.PLANS[2]),)))
+    set_column(root.root, "access", "authenticated")
+    with pytest.raises(ConfigError, match="all 1 clips need a login"):
+        make_export(Workspace(root.root), labels(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_licence_mix_is_said_with_footage(root: Path, tmp_path: Path) -> None:
+    said = make_export(Workspace(root), ExportRequest("webdataset", tmp_path / "out", with_media=True))
+    assert any("3 clips" in line and "CC0" in line for line in said)
+    assert not any("CC0" in line for line in make_export(Workspace(root), labels(tmp_path / "out")))
+
+
+def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    workspace, output = Workspace(root), tmp_path / "out"
+    make_export(workspace, labels(output))
+    make_export(workspace, labels(output, "hf"))
+    assert {path.name for path in output.iterdir()} == {"README.md", "data", "export.json"}
+    other = tmp_path / "thesis"
+    other.mkdir()
+    make_export(workspace, labels(other))  # an empty folder is fine
+    (other / "export.json").unlink()
+    with pytest.raises(ConfigError, match="is no export of mit-build"):
+        make_export(workspace, labels(other))
+    assert (other / "shards.json").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is no export of mit-build"):
+        make_export(workspace, labels(tmp_path / "file"))
+
+
+def test_an_interrupted_export_leaves_the_old_one_or_none(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, output = Workspace(root), tmp_path / "out"
+    calls: list[object] = []
+
+    def stop(row: dict[str, object]) -> None:
+        calls.append(row)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.export.webdataset, "sample", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_export(workspace, labels(output))
+    assert calls
+    assert not output.exists()
+    unfinished = tmp_path / ".out.unfinished"
+    assert unfinished.is_dir()
+    with pytest.raises(ConfigError, match="no finished export"):
+        read_record(unfinished)
+    make_export(workspace, labels(output))
+    assert not unfinished.exists()
+    before = (output / "train-000000.tar").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.export.webdataset, "sample", stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_export(workspace, labels(output))
+    assert (output / "train-000000.tar").read_bytes() == before
+
+
+def test_the_workspace_remembers_where_exports_lie(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path / "w").root
+    workspace = Workspace(root)
+    assert known_exports(workspace) == {}
+    make_export(workspace, labels(tmp_path / "a"))
+    make_export(workspace, labels(tmp_path / "a"))
+    make_export(workspace, labels(tmp_path / "b"))
+    assert known_exports(workspace) == {tmp_path / "a": None, tmp_path / "b": None}
+
+
+def test_exports_come_from_object_storage_too(root: Path, tmp_path: Path) -> None:
+    remote = Workspace("memory://export-remote")
+    for path in (root / "dataset").iterdir():
+        remote.write(f"dataset/{path.name}", path.read_bytes())
+    make_export(remote, labels(tmp_path / "out"))
+    local = {json.loads(c)["n"] for c in [json.dumps({"n": row["clip_id"]}) for row in open_dataset(root)]}
+    assert set(read_record(tmp_path / "out").clip_ids) == local
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "mit", "-o", "out"], "add --with-media"),
+        (["--format", "manifest", "--with-media", "-o", "out"], "holds no footage"),
+        (["--format", "tfrecord", "-o", "out"], "must be one of manifest, mit"),
+        (["--format", "hf"], "give --output"),
+        (["--format", "mit", "--with-media", "-o", "my_frames"], 'does not hold "frames"'),
+        (["--format", "hf", "--audio-encoder", "a:B", "-o", "out"], "belongs to --format mit"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", "-w", str(root), *arguments])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

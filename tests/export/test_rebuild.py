@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sourced_dataset
+from web_folder import WebFolder, serve_folder
+
+from mit_builder.cli import main
+from mit_builder.dataset import open_dataset
+from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
+from mit_builder.validate import validate
+from mit_builder.workspace import Workspace
+
+ALLOW = ("--set", "download.allow_private_addresses=true")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebFolder]:
+    sourced_dataset.write_sources(tmp_path / "web")
+    with serve_folder(tmp_path / "web") as served:
+        yield served
+
+
+@pytest.fixture
+def original(tmp_path: Path, web: WebFolder) -> Path:
+    """A workspace whose two videos came from the server, with its manifest beside it."""
+    sources = sorted((tmp_path / "web").iterdir())
+    sourced_dataset.build(tmp_path / "original", sources, [f"{web.url}/{path.name}" for path in sources])
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    return tmp_path / "original"
+
+
+def rebuild(tmp_path: Path, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["rebuild", str(tmp_path / "manifest"), "-w", str(tmp_path / "again"), *arguments])
+    return int(stopped.value.code or 0)
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    if isinstance(one, np.ndarray):
+        np.testing.assert_array_equal(one, two)
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys()
+        for key in one:
+            assert_equal(one[key], two[key])
+    elif isinstance(one, list):
+        assert len(one) == len(two)
+        for a, b in zip(one, two, strict=True):
+            assert_equal(a, b)
+    else:
+        assert one == two
+
+
+def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer_says(
+    original: Path, tmp_path: Path, web: WebFolder
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    found, expected = list(open_dataset(tmp_path / "again")), list(open_dataset(original))
+    assert len(found) == 3
+    for ours, theirs in zip(expected, found, strict=True):
+        told = ("title", "uploader", "channel_id", "captions")
+        assert_equal(
+            {k: v for k, v in ours.items() if k not in told}, {k: v for k, v in theirs.items() if k not in told}
+        )
+        assert theirs["title"] in ("talk0", "talk1")  # what a plain file's address says
+    assert validate(tmp_path / "again") == []
+    n_asked = len(web.asked)
+    assert rebuild(tmp_path, *ALLOW) == 0
+    assert len(web.asked) == n_asked, "what is there is not fetched again"
+
+
+def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = [row["video_id"] for row in open_dataset(original)]
+    talk1 = tmp_path / "web" / "talk1.mp4"
+    before = talk1.read_bytes()
+    talk1.write_bytes((tmp_path / "web" / "talk0.mp4").read_bytes())
+    assert rebuild(tmp_path, *ALLOW) == 1
+    said = capsys.readouterr().out
+    (changed,) = {name for name in videos if f"{name} (1 clips): changed" in said}
+    assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == [n for n in videos if n != changed]
+    talk1.unlink()
+    assert rebuild(tmp_path, *ALLOW) == 1
+    assert f"{changed} (1 clips): gone" in capsys.readouterr().out
+    talk1.write_bytes(before)
+    assert rebuild(tmp_path, *ALLOW) == 0
+    assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == videos
+
+
+def test_what_was_taken_down_is_neither_fetched_nor_rebuilt(
+    original: Path, tmp_path: Path, web: WebFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = list(open_dataset(original))
+    pairs = [row for row in rows if row["source_url"].endswith("talk0.mp4")]
+    (single,) = (row for row in rows if row["source_url"].endswith("talk1.mp4"))
+    frames = [round(pairs[0][name] * 25) for name in ("start_s", "end_s")]
+    stones = Tombstones(
+        [
+            Tombstone("video", digest("video", single["video_id"])),
+            Tombstone("span", digest("span", pairs[0]["video_id"]), frames[1] - 1, frames[1] + 1),
+        ]
+    )
+    Workspace(tmp_path / "again").write(KEY, stones.dump())
+    assert rebuild(tmp_path, *ALLOW) == 1
+    assert f"{single['clip_id']}: taken down" in capsys.readouterr().out
+    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == [pairs[1]["clip_id"]]
+    assert not any("talk1" in path for path in web.asked)
+    assert (tmp_path / "again" / "dataset" / "tombstones.json").exists()
+
+
+def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> None:
+    sources = sourced_dataset.write_sources(tmp_path / "talks")
+    sourced_dataset.build(tmp_path / "original", sources, [f"http://unused.test/{p.name}" for p in sources])
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    local_addresses(tmp_path / "manifest")
+    assert rebuild(tmp_path) == 1
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
+    assert len(list(open_dataset(tmp_path / "again"))) == 3
+
+
+def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp_path: Path) -> None:
+    sources = sourced_dataset.write_sources(tmp_path / "talks", fps=24)
+    addresses = [f"http://unused.test/{path.name}" for path in sources]
+    sourced_dataset.build(tmp_path / "original", sources, addresses, native=True)
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    local_addresses(tmp_path / "manifest")
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
+    rows = list(open_dataset(tmp_path / "again"))
+    for ours, theirs in zip(open_dataset(tmp_path / "original"), rows, strict=True):
+        assert theirs["media_fps"] == "source"
+        assert ours["clip"] == theirs["clip"]
+        assert_equal(ours["media_frame_index"], theirs["media_frame_index"])
+    make_export(Workspace(tmp_path / "again"), ExportRequest("coco-wholebody", tmp_path / "coco", with_media=True))
+    for row in rows:
+        assert len(list((tmp_path / "coco" / "images" / row["clip_id"]).iterdir())) == row["n_frames"]
+        assert max(row["media_frame_index"]) + 1 < row["n_frames"]
+
+
+def local_addresses(manifest: Path) -> None:
+    """Make every address of a manifest that of a local file."""
+    path = manifest / "clips-00000.parquet"
+    table = pq.read_table(path)
+    names = [f"file:{address.as_py().rpartition('/')[2]}" for address in table["source_url"]]
+    place = table.schema.get_field_index("source_url")
+    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(names)), path)
+    head = json.loads((manifest / "manifest.json").read_text())
+    head["fingerprint"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (manifest / "manifest.json").write_text(json.dumps(head))
+
+
+def test_a_damaged_manifest_and_a_foreign_workspace_are_refused(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["rebuild", str(tmp_path / "manifest"), "-w", str(original)])
+    assert stopped.value.code == 2
+    assert "holds a dataset of its own" in capsys.readouterr().err
+    path = tmp_path / "manifest" / "clips-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert rebuild(tmp_path) == 2
+    assert "do not fit its manifest.json" in capsys.readouterr().err
+
+
+def test_a_run_keeps_out_of_a_rebuilt_workspace(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "-w", str(tmp_path / "again"), "--engine", "serial"])
+    assert stopped.value.code == 2
+    assert "rebuilt from a manifest" in capsys.readouterr().err
+    assert len(list(open_dataset(tmp_path / "again"))) == 3

@@ -1,0 +1,269 @@
+"""The report's page in a real browser, from a disk: what it shows, plays and lets one do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from browser import browser, console_of, until  # noqa: F401 - a fixture
+from quick_stages import program
+
+HOSTILE = '<b onload="window.hacked=1">bold</b><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
+SOURCES = (
+    f"http://quick.test/a?frames=300&shots=2&title={HOSTILE}",
+    "http://quick.test/b?frames=125&people=3",
+    "http://quick.test/c?frames=80",
+)
+"""Two clips of 150 frames with two people, one of 125 with three, and 80 frames that are too short."""
+SETTINGS = ("filter.min_clip_s=4", "filter.min_face_px=30", "run.overlays=0", "download.host_interval_s=0")
+
+NUMBER = """(video) => {
+    const canvas = document.createElement("canvas");
+    canvas.width = video.videoWidth; canvas.height = video.videoHeight;
+    const pen = canvas.getContext("2d");
+    pen.drawImage(video, 0, 0);
+    let number = 0;
+    for (let bit = 0; bit < 10; bit++) number |= (pen.getImageData(24 * bit + 12, 16, 1, 1).data[0] > 128) << bit;
+    return number;
+}"""
+"""The number that a frame of the numbered video shows."""
+BOTH = f"""() => {{
+    const video = document.querySelector(".screen video");
+    return [({NUMBER})(video), Number(document.querySelector(".strips").getAttribute("aria-valuenow"))];
+}}"""
+
+
+@dataclass(frozen=True)
+class Made:
+    place: Path
+    url: str
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    place = tmp_path_factory.mktemp("page") / "workspace"
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    done = program("run", "--engine", "serial", "--workspace", str(place), *options, *SOURCES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Made(place, (place / "report" / "index.html").as_uri())
+
+
+@pytest.fixture
+def page(browser: Any, made: Made) -> Iterator[Any]:  # noqa: F811
+    """The page, which must not complain."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900}, color_scheme="light")
+    opened = context.new_page()
+    said = console_of(opened)
+    opened.goto(made.url)
+    yield opened
+    context.close()
+    assert said == []
+
+
+def open_clip(page: Any, n: int = 0) -> Any:
+    page.click("#tab-gallery")
+    page.locator(".clip .show").nth(n).click()
+    page.wait_for_selector(".head", state="attached")
+    until(page, "document.querySelector('.screen video').readyState >= 2")
+    return page.locator(".screen video")
+
+
+def settled(page: Any, frame: int) -> None:
+    now = "document.querySelector('.strips').getAttribute('aria-valuenow')"
+    until(page, f"!document.querySelector('.screen video').seeking && {now} === '{frame}'")
+    page.wait_for_timeout(60)
+
+
+def test_the_overview_states_what_the_run_did(page: Any) -> None:
+    words = page.inner_text("#overview")
+    for said in ("too_short", "min_clip_s", "TalkVid", "18.3 %", "13.7 %", "Identities", "nothing reviewed"):
+        assert said in words
+    assert page.locator("#overview figure svg").count() >= 9
+    rows = page.locator("#overview table").first.locator("tbody tr").all_inner_texts()
+    assert [row.split("\t")[:2] for row in rows][-1] == ["in the dataset", "3"]
+
+
+def test_nothing_is_fetched_from_elsewhere(browser: Any, made: Made) -> None:  # noqa: F811
+    opened = browser.new_page()
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(made.url)
+    open_clip(opened)
+    opened.click("#tab-rejects")
+    opened.wait_for_selector("#reject-cards .clip")
+    opened.close()
+    beside = made.place.as_uri()
+    assert [url for url in asked if not url.startswith((beside, "data:", "blob:"))] == []
+
+
+def test_a_hostile_title_is_text(page: Any) -> None:
+    open_clip(page)
+    titles = page.locator(".clip .about b").all_inner_texts()
+    assert HOSTILE in titles
+    assert page.locator(".facts h3").inner_text() == HOSTILE
+    assert page.locator("main b[onload], main img[onerror]").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_the_playhead_is_where_the_video_is_while_it_plays(page: Any) -> None:
+    video = open_clip(page)
+    page.keyboard.press("Space")
+    pairs = []
+    for _ in range(12):
+        page.wait_for_timeout(170)
+        pairs.append(page.evaluate(BOTH))
+    assert not video.evaluate("v => v.paused")
+    shown = [a for a, _ in pairs]
+    assert shown[-1] > shown[0] + 20, "the video did not play"
+    assert max(abs(a - b) for a, b in pairs) <= 2, pairs
+
+
+@pytest.mark.parametrize("frame", [0, 1, 37, 75, 110, 149])
+def test_a_click_on_the_strip_shows_that_frame(page: Any, frame: int) -> None:
+    open_clip(page)
+    box = page.locator(".strips").bounding_box()
+    page.mouse.click(box["x"] + (frame + 0.5) / 150 * box["width"], box["y"] + 30)
+    settled(page, frame)
+    assert page.evaluate(BOTH) == [frame, frame]
+    head = page.locator(".head").bounding_box()
+    assert abs(head["x"] + head["width"] / 2 - box["x"] - (frame + 0.5) / 150 * box["width"]) < 2
+
+
+def test_the_playhead_is_where_the_video_is_after_seeks_while_playing(page: Any) -> None:
+    open_clip(page)
+    page.keyboard.press("Space")
+    box = page.locator(".strips").bounding_box()
+    for share in (0.7, 0.1, 0.5):
+        page.mouse.click(box["x"] + share * box["width"], box["y"] + 30)
+        page.wait_for_timeout(250)
+        shown, head = page.evaluate(BOTH)
+        assert abs(shown - head) <= 2
+        assert 0 <= shown - share * 150 < 40
+
+
+def test_keys_step_frames_switch_overlays_and_turn_to_other_clips(page: Any) -> None:
+    open_clip(page)
+    for key, frame in (("ArrowRight", 1), ("ArrowRight", 2), ("Shift+ArrowRight", 27), ("ArrowLeft", 26), ("End", 149)):
+        page.keyboard.press(key)
+        settled(page, frame)
+    for key, name in (("b", "boxes"), ("s", "skeletons")):
+        page.keyboard.press(key)
+        assert page.get_attribute(f'[data-does="{name}"]', "aria-pressed") == "false"
+    first = page.get_attribute(".clip.open", "data-clip")
+    page.keyboard.press("n")
+    until(page, f"document.querySelector('.clip.open').dataset.clip !== '{first}'")
+    page.keyboard.press("p")
+    until(page, f"document.querySelector('.clip.open').dataset.clip === '{first}'")
+    page.keyboard.press("Escape")
+    assert page.locator(".clip.open").count() == 0
+    assert page.evaluate("document.activeElement.closest('.clip').dataset.clip") == first
+
+
+def colours(page: Any) -> dict[str, int]:
+    """Opaque pixels of the overlay, by what they show."""
+    found: dict[str, int] = page.evaluate("""() => {
+        const canvas = document.querySelector(".screen canvas");
+        const data = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        const near = (i, r, g, b) => Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 12;
+        const count = { speaks: 0, listens: 0, person0: 0, any: 0 };
+        for (let i = 0; i < data.length; i += 4) {
+            if (data[i + 3] < 250) continue;
+            count.any++;
+            if (near(i, 40, 220, 90)) count.speaks++;
+            if (near(i, 201, 205, 210)) count.listens++;
+            if (near(i, 255, 160, 40)) count.person0++;
+        }
+        return count;
+    }""")
+    return found
+
+
+def test_boxes_are_coloured_by_who_speaks_and_skeletons_switch(page: Any) -> None:
+    open_clip(page)
+    page.keyboard.press("ArrowRight")
+    settled(page, 1)
+    both = colours(page)
+    assert both["speaks"] > 100
+    assert both["listens"] > 100
+    assert both["person0"] > 50
+    page.keyboard.press("s")
+    assert colours(page)["person0"] == 0
+    page.keyboard.press("b")
+    assert colours(page)["any"] == 0
+
+
+def test_tabs_work_by_keyboard_and_say_which_is_open(page: Any) -> None:
+    page.focus("#tab-overview")
+    for name in ("gallery", "rejects", "costs", "overview"):
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+        assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+        assert page.is_visible(f"#{name}")
+        assert page.locator('[role="tabpanel"]:not([hidden])').count() == 1
+
+
+def test_the_gallery_is_searched_and_ordered(page: Any) -> None:
+    page.click("#tab-gallery")
+    page.wait_for_selector("#cards .clip")
+    page.fill("#find", "quick.test/b")
+    assert page.inner_text("#found") == "1 of 3 clips"
+    page.fill("#find", "")
+    page.select_option("#people", "3")
+    assert page.locator("#cards .clip").count() == 1
+
+
+def test_rejects_show_their_measurement_and_a_picture(page: Any) -> None:
+    page.click("#tab-rejects")
+    page.wait_for_selector("#reject-cards .clip")
+    assert "min_clip_s is 4" in page.inner_text("#reject-cards")
+    until(page, "[...document.querySelectorAll('#reject-cards img')].some((i) => i.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("width_px", [390, 1200])
+def test_no_part_is_wider_than_the_screen(browser: Any, made: Made, width_px: int) -> None:  # noqa: F811
+    opened = browser.new_page(viewport={"width": width_px, "height": 844})
+    opened.goto(made.url)
+    for name in ("overview", "gallery", "rejects", "costs"):
+        opened.click(f"#tab-{name}")
+        opened.wait_for_timeout(100)
+        assert opened.evaluate("document.documentElement.scrollWidth") <= width_px, name
+    opened.close()
+
+
+def test_dark_is_the_systems_choice_and_the_button_overrules_it(browser: Any, made: Made) -> None:  # noqa: F811
+    context = browser.new_context(color_scheme="dark")
+    opened = context.new_page()
+    opened.goto(made.url)
+    back = "getComputedStyle(document.body).backgroundColor"
+    dark = opened.evaluate(back)
+    opened.click("#theme")
+    light = opened.evaluate(back)
+    assert sum(map(int, dark[4:-1].split(","))) < 100 < sum(map(int, light[4:-1].split(",")))
+    opened.reload()
+    assert opened.evaluate(back) == light
+    context.close()
+
+
+def test_only_what_is_new_is_written(made: Made) -> None:
+    def state() -> dict[str, int]:
+        report = made.place / "report"
+        return {str(path.relative_to(report)): path.stat().st_mtime_ns for path in report.rglob("*") if path.is_file()}
+
+    before = state()
+    done = program("report", "--workspace", str(made.place))
+    assert done.returncode == 0, done.stderr
+    assert state() == before
+    data = sorted((made.place / "report" / "data").iterdir())
+    data[0].unlink()
+    assert program("report", "--workspace", str(made.place)).returncode == 0
+    after = state()
+    assert {name for name in after if after[name] != before[name]} == {f"data/{data[0].name}", "gallery.js"}
+    listed = (made.place / "report" / "gallery.js").read_text().removeprefix("mitGallery(").removesuffix(");\n")
+    assert [row["data"] for row in json.loads(f"[{listed}]")[0]] == [path.stem for path in data]

@@ -1,0 +1,217 @@
+"""From a key pressed in the review page to the Parquet, in a real browser, and through runs that follow."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+import quick_stages
+from browser import browser, console_of, until  # noqa: F401 - a fixture
+from quick_stages import program
+
+from mit_builder.dataset import open_dataset, read_index
+from mit_builder.speaking import interaction_labels, is_speaking
+from mit_builder.validate import validate
+
+SOURCES = tuple(f"http://quick.test/{name}?frames=300&shots=2" for name in "abc")
+"""Six clips of 150 frames; people speak in turn, 30 frames each."""
+SETTINGS = ("filter.min_face_px=30", "run.overlays=0", "download.host_interval_s=0")
+
+
+def run(place: Path, *arguments: str) -> str:
+    options = [part for setting in SETTINGS for part in ("--set", setting)]
+    done = program("run", "--engine", "serial", "--workspace", str(place), *options, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workspace = tmp_path_factory.mktemp("review") / "workspace"
+    run(workspace, *SOURCES)
+    return workspace
+
+
+@contextmanager
+def served(place: Path, *arguments: str) -> Iterator[str]:
+    """Address of the review server while it runs; it must end by itself when interrupted."""
+    command = quick_stages.command("review", "--workspace", str(place), *arguments)
+    server = subprocess.Popen(**command, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        yield server.stdout.readline().removeprefix("review at ").strip()
+        server.terminate()
+        assert server.wait(20) == 0
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+
+
+def go_to(page: Any, frame: int) -> None:
+    box = page.locator(".strips").bounding_box()
+    page.mouse.click(box["x"] + (frame + 0.5) / 150 * box["width"], box["y"] + 2)
+    now = "document.querySelector('.strips').getAttribute('aria-valuenow')"
+    until(page, f"!document.querySelector('.screen video').seeking && {now} === '{frame}'")
+
+
+def open_clip(page: Any, clip_id: str) -> None:
+    page.locator(f'.clip[data-clip="{clip_id}"] .show').click()
+    page.wait_for_selector(".head", state="attached")
+    until(page, "document.querySelector('.screen video').readyState >= 2")
+
+
+def saved(page: Any) -> None:
+    until(page, "document.querySelector('.said').textContent === 'saved'")
+
+
+def rows(place: Path) -> dict[str, dict[str, Any]]:
+    return {row["clip_id"]: row for row in open_dataset(place)}
+
+
+def shards(place: Path) -> dict[int, str]:
+    return {shard.bucket: shard.sha256 for shard in read_index(place).shards}
+
+
+def check_correction(row: dict[str, Any]) -> None:
+    person = row["people"][1]
+    assert person["human_periods"].tolist() == [[35, 100]]
+    assert person["speaking"][35:100].all()
+    model = is_speaking(person["speaking_score_smoothed"], row["voice_activity"], row["min_voice_activity"])
+    outside = np.r_[0:35, 100:150]
+    assert np.array_equal(person["speaking"][outside], model[outside])
+    assert [35, 100] in person["speak_periods"].tolist() or person["speaking"][34] or person["speaking"][100]
+    labels = interaction_labels(np.stack([p["speaking"] for p in row["people"]]))
+    assert (row["n_turns"], row["overlap_ratio"]) == (labels.n_turns, pytest.approx(labels.overlap_ratio))
+    assert row["people"][0]["human_periods"].tolist() == []
+
+
+def test_verdicts_reach_the_parquet_and_survive_runs(browser: Any, place: Path) -> None:  # noqa: F811
+    before, shards_before = rows(place), shards(place)
+    names = sorted(before)
+    by_video = {name.partition("_")[0] for name in names}
+    corrected, rejected = names[0], next(n for n in names if n.partition("_")[0] != names[0].partition("_")[0])
+    assert len(by_video) == 3
+    with served(place) as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        said = console_of(page)
+        page.goto(address)
+        open_clip(page, corrected)
+        go_to(page, 35)
+        for key in ("1", "["):
+            page.keyboard.press(key)
+        go_to(page, 99)
+        for key in ("]", "t", "l", "a"):
+            page.keyboard.press(key)
+        saved(page)
+        assert page.locator(".corrections li").all_inner_texts() == ["P1 speaks in frames 35 to 100 ×"]
+        page.keyboard.press("Escape")
+        open_clip(page, rejected)
+        page.fill(".review input", "no <b>conversation</b>")
+        page.keyboard.press("Tab")
+        page.click('[data-does="reject"]')
+        saved(page)
+        assert page.locator(".clip .mark").all_inner_texts().count("rejected") == 1
+        page.reload()
+        page.wait_for_selector(".clip .mark.reject")
+        page.close()
+        assert said == []
+    assert rows(place).keys() == before.keys(), "verdicts wait for a run"
+
+    output = run(place)
+    assert "1 clips left out of the dataset: rejected_by_reviewer" in output
+    after = rows(place)
+    assert after.keys() == before.keys() - {rejected}
+    check_correction(after[corrected])
+    assert validate(place) == []
+    assert {row["label_tier"] for row in after.values()} == {"heuristic"}
+    touched = {int(name[:8], 16) % 16 for name in (corrected, rejected)}
+    shards_after = shards(place)
+    assert {b for b in shards_before if shards_after.get(b) != shards_before[b]} == touched
+
+    assert "0 units worked on" in run(place)
+    assert shards(place) == shards_after
+    run(place, "--force-stage", "filter.cut", "--set", "speech.min_voice_activity=0.95")
+    mute = rows(place)
+    check_correction(mute[corrected])
+    assert mute[corrected]["people"][0]["talk_share"] == 0
+    assert validate(place) == []
+    assert rejected not in mute
+
+
+def test_verdicts_are_made_in_the_static_page_exported_and_taken_in(browser: Any, place: Path, tmp_path: Path) -> None:  # noqa: F811
+    name = sorted(rows(place))[-1]
+    context = browser.new_context(accept_downloads=True)
+    page = context.new_page()
+    said = console_of(page)
+    page.goto((place / "report" / "index.html").as_uri())
+    page.click("#tab-gallery")
+    page.click("#reviewing")
+    open_clip(page, name)
+    strip = page.locator(".strips canvas").first.bounding_box()
+    page.keyboard.down("Shift")
+    page.mouse.move(strip["x"] + strip["width"] * 10.5 / 150, strip["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(strip["x"] + strip["width"] * 20.5 / 150, strip["y"] + 10, steps=4)
+    page.mouse.up()
+    page.keyboard.up("Shift")
+    page.keyboard.press("q")
+    page.reload()
+    page.click("#reviewing")
+    with page.expect_download() as download:
+        page.click("#export")
+    export = tmp_path / "verdicts.json"
+    download.value.save_as(export)
+    context.close()
+    assert said == []
+    (review,) = json.loads(export.read_text())["reviews"]
+    (correction,) = review["corrections"]
+    assert (correction["person_id"], correction["start_frame"], correction["speaking"]) == (0, 10, False)
+    assert correction["end_frame"] == 21
+
+    done = program("review", "--workspace", str(place), "--import", str(export))
+    assert (done.returncode, done.stdout.splitlines()[0][:18]) == (0, "1 verdicts taken i")
+    run(place)
+    person = rows(place)[name]["people"][0]
+    assert person["human_periods"].tolist() == [[10, 21]]
+    assert not person["speaking"][10:21].any()
+
+
+def test_a_sample_is_shown_in_its_order_and_the_report_states_what_came_of_it(browser: Any, place: Path) -> None:  # noqa: F811
+    with served(place, "--sample", "4", "--seed", "7") as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(6000)
+        page.goto(address)
+        page.wait_for_selector(".clip")
+        order = [card.get_attribute("data-clip") for card in page.locator(".clip").all()]
+        assert len(order) == 4
+        for n, clip_id in enumerate(order[:3]):
+            open_clip(page, clip_id)
+            page.keyboard.press("l")
+            page.keyboard.press("r" if n == 2 else "a")
+            saved(page)
+            page.keyboard.press("Escape")
+        page.close()
+    with served(place, "--sample", "4", "--seed", "7") as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector(".clip")
+        assert [card.get_attribute("data-clip") for card in page.locator(".clip").all()] == order
+        page.close()
+    run(place)
+    page = browser.new_page()
+    page.goto((place / "report" / "index.html").as_uri())
+    words = page.inner_text("#overview")
+    page.close()
+    assert "3 of 4" in words
+    assert "66.7 %\t20.8 % to 93.9 %" in words, words
+    assert "nothing reviewed" not in words

@@ -1,0 +1,487 @@
+"""After a takedown nothing of what was taken down is left, and nothing brings it back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sourced_dataset
+from walks import dataset, walk
+from web_folder import WebFolder, serve_folder
+
+import mit_builder.takedown
+from manifests.ledger import Entry, Ledger
+from manifests.rows import Candidate, Labelled, Review, Source, Video
+from manifests.sources import url_source
+from mit_builder.cli import main
+from mit_builder.config import DownloadSettings
+from mit_builder.dataset import open_dataset, read_index
+from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.export.folder import read_record
+from mit_builder.export.make import ExportRequest, known_exports, make_export
+from mit_builder.lease import lease
+from mit_builder.review.store import Reviews
+from mit_builder.source_book import SourceBook
+from mit_builder.stage import Reject
+from mit_builder.takedown import bar_sources, finish_pending, take_down
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
+from mit_builder.validate import validate
+from mit_builder.worker import UnitContext
+from mit_builder.workspace import Workspace
+from stages.download import Download
+
+
+class Built:
+    """A workspace of two videos that a local server has, with reports, leftovers and exports."""
+
+    def __init__(self, tmp_path: Path, web: WebFolder) -> None:
+        self.root, self.web = tmp_path / "w", web
+        self.sources = sorted((tmp_path / "web").iterdir())
+        self.addresses = [f"{web.url}/{path.name}" for path in self.sources]
+        self.clips = sourced_dataset.build(self.root, self.sources, self.addresses)
+        self.workspace = Workspace(self.root)
+        for clip in self.clips:
+            for suffix in ("png", "mp4"):
+                self.workspace.write(f"report/{clip.clip.clip_id}.abcdef01.{suffix}", self.read(clip.clip.mp4.key))
+        self.workspace.write("report/index.html", self.clips[0].video.title.encode())  # type: ignore[union-attr]
+        self.workspace.write("report/funnel.json", b"{}")
+        self.workspace.write("damaged/pose/part-1.parquet", self.read(self.clips[0].pose.poses.key)[:-9])
+        partial = self.workspace.partial("0123") / "video.part"
+        partial.write_bytes(self.sources[0].read_bytes()[:1000])
+        (self.workspace.scratch("killed") / "video.mp4").write_bytes(self.sources[0].read_bytes())
+        self._review()
+
+    def read(self, key: str) -> bytes:
+        return self.workspace.read(key)
+
+    def _review(self) -> None:
+        reviews = Reviews(self.workspace)
+        names = [c.clip.clip_id for c in self.clips]
+        verdicts = [Review(n, "reject", f"looks at {n}", (), True, "0" * 16, "1" * 16) for n in names]
+        reviews.save(verdicts)
+        reviews.draw(names, 3, seed=1)
+
+    def of_video(self, n: int) -> list[Labelled]:
+        return [c for c in self.clips if c.video.source_url == self.addresses[n]]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Built]:
+    folder = tmp_path_factory.mktemp("template")
+    sourced_dataset.write_sources(folder / "web")
+    with serve_folder(folder / "web") as served:
+        yield Built(folder, served)
+
+
+@pytest.fixture
+def built(template: Built, tmp_path: Path) -> Built:
+    """A copy for a test of its own, of the same server."""
+    copy = object.__new__(Built)
+    copy.__dict__.update(template.__dict__)
+    copy.root = tmp_path / "w"
+    shutil.copytree(template.root, copy.root)
+    copy.workspace = Workspace(copy.root)
+    template.web.asked.clear()
+    return copy
+
+
+def evidence(built: Built, clips: list[Labelled], *, of_video: bool) -> dict[str, bytes]:
+    """Bytes that would betray something of these clips (and of their video) anywhere."""
+    found: dict[str, bytes] = {}
+    for c in clips:
+        for artifact in (c.clip.mp4, c.clip.flac):
+            data = built.read(artifact.key)
+            found[f"{artifact.key} (middle)"] = data[len(data) // 2 :][:64]
+            found[f"{artifact.key} (sha256)"] = artifact.sha256.encode()
+        found[f"{c.clip.clip_id} (name)"] = c.clip.clip_id.encode()
+    if of_video:
+        video = clips[0].video
+        data = built.read(video.media.key)
+        pieces = {place: data[place : place + 64] for place in range(4000, len(data) - 64, 4000)}
+        # Tables of a container repeat a few values and are alike in all files; coded pictures and sound are not.
+        coded = {f"video at {place}": piece for place, piece in pieces.items() if len(set(piece)) > 40}
+        assert len(coded) > 5
+        found |= coded
+        said = sourced_dataset.SECRETS[3].format(built.addresses.index(video.source_url))
+        texts = (video.video_id, video.source_id, video.media.sha256, video.source_url, video.title, video.channel_id)
+        found |= {str(text): str(text).encode() for text in (*texts, video.uploader, said)}
+    return found
+
+
+def everything(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file below a folder with its path; of Parquet, which is compressed, the texts and the media as well."""
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        yield str(path), str(path).encode() + path.read_bytes()
+        if path.suffix == ".parquet" and "damaged" not in path.parts:
+            table = pq.read_table(path)
+            texts = table.drop_columns([name for name in NUMBERS if name in table.column_names])
+            yield f"{path} (values)", "\n".join(map(str, texts.to_pylist())).encode()
+            media = [name for name in ("clip", "audio") if name in table.column_names]
+            cells = [cell["bytes"] for row in table.select(media).to_pylist() for cell in row.values()]
+            yield f"{path} (media)", b"".join(cell for cell in cells if cell)
+
+
+NUMBERS = ("people", "clip", "audio", "keypoints", "boxes_xyxy", "face_boxes_xyxy", "source_frame_index")
+
+
+def betrayed(folder: Path, found: dict[str, bytes]) -> list[str]:
+    return [f"{what} in {where}" for where, data in everything(folder) for what, mark in found.items() if mark in data]
+
+
+def labels_of(built: Built, clip: Labelled) -> np.ndarray:
+    """Keypoints of a clip: values that no other clip has."""
+    rows = pq.read_table(built.root / clip.pose.poses.key).to_pylist()
+    return np.array([row["keypoints"] for row in rows], np.float32)[:, :, 1:]
+
+
+def has_labels(folder: Path, wanted: np.ndarray) -> bool:
+    """Whether a table below a folder holds these keypoints for as many frames."""
+    for path in (p for p in folder.rglob("*.parquet") if "damaged" not in p.parts):
+        for row in pq.read_table(path).to_pylist():
+            people = row.get("people") or [row]
+            for person in people if isinstance(people, list) else ():
+                points = np.array(person.get("keypoints") or [], np.float32)
+                if points.ndim == 3 and any(np.array_equal(points[:, 1:], w) for w in wanted):
+                    return True
+    return False
+
+
+def takedown(built: Built, *arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["takedown", "-w", str(built.root), *arguments])
+    return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("named_by", ["video_id", "source_url", "source_id"])
+def test_no_byte_of_a_video_is_left_anywhere(built: Built, named_by: str) -> None:
+    taken, kept = built.of_video(0), built.of_video(1)
+    marks, labels = evidence(built, taken, of_video=True), [labels_of(built, c) for c in taken]
+    assert len(betrayed(built.root, marks)) >= len(marks), "the search finds what is there"
+    assert all(has_labels(built.root, wanted) for wanted in labels)
+    staying = evidence(built, kept, of_video=True)
+    assert takedown(built, getattr(taken[0].video, named_by)) == 0
+    assert betrayed(built.root, marks) == []
+    assert not any(has_labels(built.root, wanted) for wanted in labels)
+    found = " ".join(betrayed(built.root, staying))
+    assert [what for what in staying if f"{what} in" not in found] == []
+    assert [row["clip_id"] for row in open_dataset(built.root)] == [c.clip.clip_id for c in kept]
+    assert validate(built.root) == []
+    assert {p.name for p in (built.root / "report").iterdir()} == {
+        f"{c.clip.clip_id}.abcdef01.{suffix}" for c in kept for suffix in ("png", "mp4")
+    }
+    reviews = Reviews(built.workspace)
+    assert [review.clip_id for review in reviews.all()] == [c.clip.clip_id for c in kept]
+    assert [sample.clip_ids for sample in reviews.samples] == [tuple(c.clip.clip_id for c in kept)]
+
+
+def test_tombstones_hold_hashes_alone(built: Built) -> None:
+    video = built.of_video(0)[0].video
+    takedown(built, video.video_id)
+    text = built.read(KEY).decode()
+    assert set(json.loads(text)[0]) == {"kind", "digest", "start_frame", "end_frame", "pending"}
+    assert not any(stone["pending"] for stone in json.loads(text))
+    for name in (video.video_id, video.source_id, video.media.sha256, video.source_url, video.title):
+        assert str(name) not in text
+    assert json.loads((built.root / "dataset" / "tombstones.json").read_text()) == json.loads(text)
+
+
+def test_a_run_over_the_same_list_does_not_fetch_it(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    taken, kept = built.of_video(0)[0].video, built.of_video(1)[0].video
+    takedown(built, taken.video_id)
+    (built.root / kept.media.key).unlink()  # so that the run has something to fetch
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "-w", str(built.root), "--engine", "serial", "--stage", "download", *built.addresses,
+              "--set", "download.host_interval_s=0", "--set", "download.allow_private_addresses=true"])  # fmt: skip
+    assert stopped.value.code == 0
+    assert any(kept.source_url.endswith(path) for path in built.web.asked)
+    assert not any(taken.source_url.endswith(path) for path in built.web.asked)
+    assert "removed" in capsys.readouterr().out
+    assert betrayed(built.root, {"address": taken.source_url.encode(), "id": taken.video_id.encode()}) == []
+    with pytest.raises(SystemExit) as stopped:
+        main(["why", taken.source_url, "-w", str(built.root)])
+    assert "taken down" in capsys.readouterr().out
+
+
+def test_the_same_file_under_another_address_is_not_kept(built: Built) -> None:
+    taken = built.of_video(0)[0].video
+    marks = evidence(built, built.of_video(0), of_video=True)
+    takedown(built, taken.video_id)
+    again = built.sources[0].with_name("again.mp4")
+    shutil.copyfile(built.sources[0], again)
+    for address in (f"{built.web.url}/again.mp4", str(again)):
+        with pytest.raises(SystemExit):
+            main(["run", "-w", str(built.root), "--engine", "serial", "--stage", "download", address,
+                  "--set", "download.host_interval_s=0", "--set", "download.allow_private_addresses=true"])  # fmt: skip
+        assert betrayed(built.root, marks | {"address": address.encode()}) == []
+
+
+def test_taking_down_a_clip_keeps_the_others_and_bars_its_span(built: Built) -> None:
+    taken, other = sorted(built.of_video(0), key=lambda c: c.clip.start_frame)
+    marks, labels = evidence(built, [taken], of_video=False), labels_of(built, taken)
+    assert takedown(built, taken.clip.clip_id) == 0
+    assert betrayed(built.root, marks) == []
+    assert not has_labels(built.root, labels)
+    assert has_labels(built.root, labels_of(built, other))
+    assert {row["clip_id"] for row in open_dataset(built.root)} == {
+        c.clip.clip_id for c in built.clips if c is not taken
+    }
+    assert (built.root / taken.video.media.key).exists()
+    stones = Tombstones.of(built.workspace)
+    video, start, end = taken.video.video_id, taken.clip.start_frame, taken.clip.end_frame
+    assert stones.bars_clip(f"{video}_{end - 1:06d}to{end + 200:06d}")
+    assert not stones.bars_clip(f"{video}_{end:06d}to{end + 200:06d}")
+    assert stones.bars_span(video, 0, start + 1)
+    assert not stones.bars_span("0" * 16, start, end)
+    assert not stones.bars_video(video)
+
+
+def test_a_person_is_taken_down_with_the_clip_that_shows_it(built: Built) -> None:
+    taken = built.of_video(1)[0]
+    assert takedown(built, f"{taken.clip.clip_id}/2") == 0
+    assert betrayed(built.root, evidence_after(taken)) == []
+    assert taken.clip.clip_id not in {row["clip_id"] for row in open_dataset(built.root)}
+
+
+def evidence_after(clip: Labelled) -> dict[str, bytes]:
+    return {"name": clip.clip.clip_id.encode(), "mp4": clip.clip.mp4.sha256.encode()}
+
+
+@pytest.mark.parametrize("name", ["UC-channel-0", "Uploader number 0", "channel:UC-channel-0"])
+def test_a_channel_goes_with_its_videos_and_later_ones_are_not_kept(built: Built, name: str) -> None:
+    marks = evidence(built, built.of_video(0), of_video=True)
+    assert takedown(built, name) == 0
+    assert betrayed(built.root, marks) == []
+    stones = Tombstones.of(built.workspace)
+    assert stones.bars("channel", "UC-channel-0")
+    assert not stones.bars("channel", "UC-channel-1")
+    assert not stones.bars_video(built.of_video(1)[0].video.video_id, channels=("UC-channel-1", None))
+    assert stones.bars_video("f" * 16, channels=("UC-channel-0",))
+
+
+def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=False)
+    forms = ("manifest", "webdataset", "coco-wholebody", "hf")
+    for form in forms:
+        make_export(built.workspace, ExportRequest(form, tmp_path / "out" / form, with_media=form != "manifest"))
+    moved = tmp_path / "out" / "moved"
+    (tmp_path / "out" / "webdataset").rename(moved)
+    (tmp_path / "out" / ".hf.unfinished").mkdir()
+    (tmp_path / "out" / ".hf.unfinished" / "x").write_bytes(built.read(taken[0].clip.mp4.key))
+    assert betrayed(tmp_path / "out", marks)
+    assert takedown(built, taken[0].video.video_id, "--export", str(moved)) == 0
+    assert betrayed(tmp_path / "out", marks) == []
+    for form in (*forms[:1], *forms[2:], "moved"):
+        record = read_record(tmp_path / "out" / form)
+        assert record.clip_ids == tuple(c.clip.clip_id for c in built.of_video(1)), form
+    assert sorted(known_exports(built.workspace)) == sorted(
+        tmp_path / "out" / f for f in (*forms[:1], *forms[2:], "moved")
+    )
+    assert takedown(built, built.of_video(1)[0].video.video_id) == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == []
+    assert known_exports(built.workspace) == {}
+
+
+def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_export(built.workspace, ExportRequest("webdataset", tmp_path / "tars", with_media=True))
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.takedown, "make_export", full)
+        assert takedown(built, built.of_video(0)[0].video.video_id) == 1
+    assert "still holds what was taken down" in capsys.readouterr().out
+    assert Tombstones.of(built.workspace).is_pending
+    assert finish_pending(built.workspace) == []
+    assert not Tombstones.of(built.workspace).is_pending
+    assert len(read_record(tmp_path / "tars").clip_ids) == 1
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the product catches it."""
+
+
+@pytest.mark.parametrize("n_writes", range(0, 40, 3))
+def test_a_takedown_that_is_killed_is_finished_by_the_next(
+    built: Built, monkeypatch: pytest.MonkeyPatch, n_writes: int
+) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=True)
+    left = [n_writes]
+
+    def counted(method: Any) -> Any:
+        def call(self: Workspace, *arguments: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return method(self, *arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write", "commit", "delete"):
+            patch.setattr(Workspace, name, counted(getattr(Workspace, name)))
+        with contextlib.suppress(Killed):
+            take_down(built.workspace, [taken[0].video.video_id])
+    stones = Tombstones.of(built.workspace)
+    if n_writes == 0:
+        assert not stones
+        return
+    assert stones.bars_video(taken[0].video.video_id)
+    assert {row["clip_id"] for row in open_dataset(built.root)} >= {c.clip.clip_id for c in built.of_video(1)}
+    with lease(built.workspace):
+        assert finish_pending(built.workspace) == []
+    assert betrayed(built.root, marks) == []
+    assert not Tombstones.of(built.workspace).is_pending
+    assert validate(built.root) == []
+
+
+def test_it_works_on_object_storage(built: Built) -> None:
+    remote = Workspace(f"memory://takedown-{built.root.parent.name}")
+    for path in sourced_dataset.files(built.root):
+        key = path.relative_to(built.root).as_posix()
+        if not key.startswith((".scratch", ".partial", ".lock")):
+            remote.write(key, path.read_bytes())
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=True)
+    take_down(remote, [taken[0].video.video_id])
+    copy = built.root.parent / "copy"
+    for key in remote.names(""):
+        (copy / key).parent.mkdir(parents=True, exist_ok=True)
+        (copy / key).write_bytes(remote.read(key))
+    assert betrayed(copy, marks) == []
+    assert [row["clip_id"] for row in open_dataset(copy)] == [c.clip.clip_id for c in built.of_video(1)]
+
+
+def test_taking_down_everything_leaves_an_empty_dataset(built: Built) -> None:
+    listed = built.root.parent / "list.txt"
+    listed.write_text("# asked for by mail\n" + "\n".join({c.video.video_id for c in built.clips}) + "\n")
+    assert takedown(built, "--from", str(listed)) == 0
+    assert read_index(built.root).shards == ()
+    assert list(open_dataset(built.root)) == []
+    assert not list((built.root / "dataset").glob("*.parquet"))
+
+
+def test_what_cannot_be_taken_down_is_said_and_changes_nothing(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in sourced_dataset.files(built.root)}
+    for arguments, message in (
+        (["Nobody of this name"], "nothing named 'Nobody of this name'"),
+        ([], "name what to take down"),
+        (["channel:"], "channel: wants a name"),
+        (["0" * 16, "--export", str(tmp_path)], "is no finished export"),
+        (["--from", str(tmp_path / "none.txt")], "cannot read"),
+    ):
+        assert takedown(built, *arguments) == 2
+        assert message in capsys.readouterr().err
+    assert {p: d for p, d in before.items() if p.name != ".lock"} == {
+        p: p.read_bytes() for p in sourced_dataset.files(built.root) if p.name != ".lock"
+    }
+
+
+def test_it_waits_for_no_run(built: Built) -> None:
+    with lease(built.workspace), pytest.raises(CannotContinue, match="another run uses this workspace"):
+        take_down(built.workspace, [built.of_video(0)[0].video.video_id])
+
+
+def test_damaged_tombstones_stop_everything(built: Built) -> None:
+    built.workspace.write(KEY, b"[{")
+    with pytest.raises(ConfigError, match="what was taken down would come back"):
+        make_export(built.workspace, ExportRequest("hf", built.root.parent / "out", with_media=False))
+
+
+def test_what_is_not_here_yet_can_be_barred(built: Built) -> None:
+    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen")
+    stones = Tombstones.of(built.workspace)
+    assert stones.bars("source", url_source(f"{built.web.url}/not-yet.mp4").source_id)
+    assert stones.bars("channel", "never seen")
+    assert len(list(open_dataset(built.root))) == 3
+
+
+def test_a_playlist_forgets_an_entry_that_was_taken_down(built: Built) -> None:
+    taken = built.of_video(0)[0].video
+    ledger = Ledger(built.workspace, "download", (Video, Source))
+    children = (Source(taken.source_id, taken.source_url, "url"), Source("a" * 16, "http://x.test/other", "url"))
+    ledger.append([Entry("b" * 16, "key", "done", children)], run_id="20260102T000000-abcdef")
+    takedown(built, taken.video_id)
+    entry = Ledger(built.workspace, "download", (Video, Source)).latest("b" * 16)
+    assert entry is not None
+    assert entry.outputs == children[1:]
+
+
+def test_a_run_finishes_what_a_killed_takedown_left(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=True)
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.takedown, "purge", killed)
+        with pytest.raises(Killed):
+            take_down(built.workspace, [taken[0].video.video_id])
+    assert betrayed(built.root, marks)
+    with pytest.raises(SystemExit):
+        main(["run", "-w", str(built.root), "--engine", "serial", "--stage", "shots"])
+    assert betrayed(built.root, marks) == []
+
+
+def test_a_later_selection_does_not_bring_a_span_back() -> None:
+    workspace = Workspace("memory://takedown-reselect")
+    before = walk(workspace, ["http://fake.test/a", "http://fake.test/b"])
+    taken, *others = sorted(row["clip_id"] for row in dataset(workspace))
+    video, start, end = clip_span(taken) or ("", 0, 0)
+    workspace.write(KEY, Tombstones([Tombstone("span", digest("span", video), start, end)]).dump())
+    again = walk(
+        workspace, ["http://fake.test/a", "http://fake.test/b"], "filter.min_face_px=1", forced={"filter.select"}
+    )
+    assert before.tally.n_clips == len(others) + 1
+    assert [row["clip_id"] for row in dataset(workspace)] == others
+    assert again.tally.n_clips == len(others)
+    entries = [entry for lane in again.lanes.values() for entry in lane.ledger.entries()]
+    kept = [row for entry in entries if entry.run_id == again.run_id for row in entry.outputs]
+    candidates = [row for row in kept if isinstance(row, Candidate) and row.video_id == video]
+    assert candidates or not [name for name in others if name.startswith(video)]
+    assert not any(c.start_frame < end and start < c.end_frame for c in candidates)
+
+
+def test_a_source_that_comes_later_is_not_walked_over() -> None:
+    workspace = Workspace("memory://takedown-later")
+    barred = fakes.source("http://fake.test/a").source_id
+    workspace.write(KEY, Tombstones([Tombstone("source", digest("source", barred))]).dump())
+    runner = walk(workspace, ["http://fake.test/a", "http://fake.test/b"])
+    assert runner.tally.steps["download"].rejected == {"removed": 1}
+    assert runner.tally.steps["download"].done == 1
+
+
+def test_a_barred_channel_is_refused_before_its_media_are_fetched(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    take_down(workspace, ["channel:UC-bad"])
+    context = UnitContext(workspace, "0" * 16, tmp_path)
+    stage = Download(DownloadSettings())
+    with pytest.raises(Reject, match="removed"):
+        stage._judge({"id": "x", "extractor_key": "Generic", "channel_id": "UC-bad", "duration": 3}, ctx=context)
+    stage._judge({"id": "x", "extractor_key": "Generic", "channel_id": "UC-good", "duration": 3}, ctx=context)
+
+
+def test_a_source_that_proved_barred_leaves_the_source_book(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    book = SourceBook(workspace)
+    book.add(["http://fake.test/a", "http://fake.test/b"])
+    book.save()
+    bar_sources(workspace, [url_source("http://fake.test/a").source_id])
+    assert [source.address for source in SourceBook(workspace).sources()] == ["http://fake.test/b"]
+    bar_sources(workspace, [])
+    assert len(Tombstones.of(workspace).stones) == 1
