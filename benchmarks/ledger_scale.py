@@ -4,9 +4,9 @@
 
 Makes a workspace as a finished run would leave it (book of sources, ledgers of all stages in parts as compaction leaves
 them, rows about settled sources, index and empty files of the shards), then runs the commands in processes of their own
-and prints wall time and peak memory. The rows are made up and the input keys in them are random: that passing over does
-what a walk does is shown by tests/test_settled.py, not here. No artifacts are made, as planning looks at their folders'
-times alone. No stage runs, so the engine does not matter.
+and prints wall time, CPU time and peak memory. The rows are made up and the input keys in them are random: that passing
+over does what a walk does is shown by tests/test_settled.py, not here. No artifacts are made, as planning looks at
+their folders' times alone. No stage runs, so the engine does not matter.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Measured:
     """What one command took."""
 
     wall_s: float
+    cpu_s: float
     peak_mb: float
     output: str
 
@@ -103,10 +104,11 @@ def measure(place: Path, size: Size) -> dict[str, Measured]:
         "status --json": ["status", "--json", "--workspace", ws],
     }
     found = {}
-    print("\n| command | wall s | peak MB |\n|---|---|---|")
+    print("\n| command | wall s | CPU s | peak MB |\n|---|---|---|---|")
     for name, arguments in commands.items():
         found[name] = timed(arguments)
-        print(f"| {name} | {found[name].wall_s:.1f} | {found[name].peak_mb:.0f} |", flush=True)
+        took = found[name]
+        print(f"| {name} | {took.wall_s:.1f} | {took.cpu_s:.1f} | {took.peak_mb:.0f} |", flush=True)
     return found
 
 
@@ -127,7 +129,7 @@ def timed(arguments: list[str]) -> Measured:
         output = said.read()
     if os.waitstatus_to_exitcode(status) != 0 or ("worked on" in output and "0 units worked on" not in output):
         raise SystemExit(f"{' '.join(arguments)} failed:\n{output}")
-    return Measured(wall_s, usage.ru_maxrss / 1024, output)
+    return Measured(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
 
 
 def address(i: int) -> str:

@@ -59,7 +59,9 @@ class Settled:
         """By shard: sum of the digests of the clips in it, and its file."""
         every = {name: self._store.column(name).to_numpy() for name in NUMBERS}
         self._next_seq = int(every["seq"].max(initial=-1)) + 1
-        self._ever = set() if not len(every["source"]) else set(np.unique(every["source"][~every["gone"]]).tolist())
+        self._ever = np.unique(every["source"][~every["gone"]])
+        self._added: set[int] = set()
+        self._touched: set[int] = set()
         self._at = _live(every, self.plan)
         self._is = {name: column[self._at] for name, column in every.items()}
         self._may = np.zeros(len(self._at), bool)
@@ -189,15 +191,19 @@ class Settled:
 
     def touch(self, source_id: str) -> None:
         """A unit of this source's tree is worked on again: what was written about it no longer holds."""
-        if id_of(source_id) in self._ever:
-            self._ever.discard(id_of(source_id))
+        number = id_of(source_id)
+        at = int(np.searchsorted(self._ever, np.uint64(number)))
+        written = at < len(self._ever) and int(self._ever[at]) == number
+        if (written or number in self._added) and number not in self._touched:
+            self._touched.add(number)
             self._waiting = [row for row in self._waiting if row.source.source_id != source_id]
             self._waiting.append(Row(Source(source_id, "", "url"), gone=True))
 
     def add(self, row: Row) -> None:
         """Take note of a settled source; `write` puts it down."""
         self._waiting.append(row)
-        self._ever.add(id_of(row.source.source_id))
+        self._added.add(id_of(row.source.source_id))
+        self._touched.discard(id_of(row.source.source_id))
 
     @property
     def n_waiting(self) -> int:
