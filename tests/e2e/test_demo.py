@@ -21,7 +21,7 @@ import demo_truth as dt
 from tune_check import compare
 
 from mit_builder.explain import look
-from mit_builder.session import DEMO
+from mit_builder.source_book import DEMO
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
 
