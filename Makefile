@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu bench-report kills soak nasty web-run tune-check docs lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu bench-report kills soak nasty web-run cluster jobs tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -27,6 +27,8 @@ help:
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
 	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
+	@echo 'make cluster     runs on several nodes of one machine, with a node killed and one added, on a folder and on S3 that fails'
+	@echo 'make jobs        submit, follow, stop and resume on a Ray head of its own'
 	@echo 'make tune-check  compare what `mit-build tune` foretells with runs, on the finished workspace $(WORKSPACE)'
 	@echo 'make docs        the docs site in build/site, to be opened from disk'
 	@echo 'make lock        resolve constraints.txt and constraints-paper.txt anew (needs uv)'
@@ -76,6 +78,14 @@ nasty: $(VENV)/.installed
 
 web-run: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/web_run.py
+
+cluster: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/cluster.py
+	$(VENV)/bin/python tests/faults/cluster.py --s3
+	$(VENV)/bin/python tests/faults/cluster.py --real --s3
+
+jobs: $(VENV)/.installed
+	$(VENV)/bin/python tests/faults/jobs.py
 
 tune-check: $(VENV)/.installed
 	$(VENV)/bin/python tests/e2e/tune_check.py $(WORKSPACE)

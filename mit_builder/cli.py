@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, takedown_command, tune, weights_cli
+from mit_builder import __version__, config, explain, submit, takedown_command, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.export import command as export_command
@@ -36,6 +36,7 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(submit.submit)
 app.command()(export_command.export)
 app.command()(export_command.rebuild)
 app.command()(takedown_command.takedown)
@@ -171,11 +172,13 @@ def why(
 
 
 @app.command()
-def validate(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A dataset's folder or a workspace.")]) -> None:
+def validate(
+    place: Annotated[str, typer.Argument(metavar="PLACE", help="A dataset's folder or a workspace; also a URI.")],
+) -> None:
     """Check every row of a dataset against what the schema promises."""
     from mit_builder.validate import validate as find_problems
 
-    problems = find_problems(folder)
+    problems = find_problems(place)
     for problem in problems:
         print(problem)
     print(f"{len(problems)} problems" if problems else "valid")
@@ -195,6 +198,7 @@ def preview(
 def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check beforehand what would make a run fail."""
     space = Workspace(workspace)
+    space.check_reachable()
     last = last_settings(space)
     settings, _ = resolve(last or config.Settings(), last)
     checks = check_all(space, settings, SourceBook(space).sources())

@@ -217,13 +217,22 @@ class ShardsSettings(Section):
 class RunSettings(Section):
     """How a run goes on; nothing here changes what comes out."""
 
-    cpus: int | None = how(None, "cores to use; null = all", ge=1)
+    cpus: int | None = how(None, "cores to use; null = all, of a cluster those of all its nodes", ge=1)
+    ray_address: str | None = how(
+        None,
+        "a Ray cluster to join, HOST:PORT or auto; null: RAY_ADDRESS in the environment, else its own Ray",
+    )
     max_attempts: int = how(3, "attempts in one run at what may pass: network, disk, memory", ge=1)
     retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
     retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
+    gpus: int | None = how(None, "GPUs to plan with on a cluster that grows on demand; null: those it has", ge=0)
+    drain_s: float | None = how(
+        None, "at SIGTERM running units may end for so long; null: what Ray's job service grants, else 0", ge=0
+    )
     overlays: int = how(10, "overlay videos made at the end of a run", ge=0)
     min_free_gb: float = how(2.0, "stop when the workspace's disk has less", ge=0)
+    scratch_gb: float = how(50.0, "a remote workspace's files on a machine's own disk (TMPDIR) take at most this", ge=1)
 
 
 class Settings(Section):

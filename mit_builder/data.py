@@ -32,7 +32,8 @@ from manifests.rows import AUDIO_RATE_HZ, N_KEYPOINTS, SAMPLES_PER_FRAME
 from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_folder, parse_index, row_values
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.media.audio import read_flac
-from mit_builder.media.frames import read_frames
+from mit_builder.media.clip import read_clip
+from mit_builder.media.frames import Frame
 from mit_builder.pose_map import pose_map
 from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
 from mit_builder.workspace import Workspace
@@ -45,7 +46,7 @@ OPEN_GROUPS = 4
 _PLANNED = ("clip_id", "uploader", "channel_id", "split", "n_people", "n_frames")
 _PEOPLE = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score_smoothed", "speaking")
 _COLUMNS = (
-    *("clip_id", "n_frames", "width_px", "height_px", "clip", "audio", "voice_activity"),
+    *("clip_id", "n_frames", "media_frame_index", "width_px", "height_px", "clip", "audio", "voice_activity"),
     *(f"people.list.element.{name}" for name in _PEOPLE),
 )
 
@@ -293,7 +294,9 @@ class ClipDataset(IterableDataset[Sample]):
         offset = np.array([(width - size[0]) // 2, (height - size[1]) // 2], np.float32)
         ratio = np.array([size[0] / values["width_px"], size[1] / values["height_px"]], np.float32)
         with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
-            video = self._video(self._media(values["clip"], Path(folder) / "clip.mp4"), span, size, offset)
+            path = self._media(values["clip"], Path(folder) / "clip.mp4")
+            frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
+            video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), offset)
             samples = read_flac(self._media(values["audio"], Path(folder) / "audio.flac"))
         sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         return {
@@ -314,12 +317,12 @@ class ClipDataset(IterableDataset[Sample]):
             scratch.write_bytes(self._place.read(cell["path"]))
         return scratch
 
-    def _video(self, path: Path, span: slice, size_wh: tuple[int, int], offset: Floats) -> npt.NDArray[np.uint8]:
+    def _video(self, shown: Iterator[Frame], offset: Floats) -> npt.NDArray[np.uint8]:
         """(F, 3, H, W)."""
         height, width = self._size_hw
         x, y = int(offset[0]), int(offset[1])
         video = np.zeros((self._n_frames, 3, height, width), np.uint8)
-        for i, frame in enumerate(read_frames(path, span.start, span.stop, max_side_px=max(size_wh))):
+        for i, frame in enumerate(shown):
             if i % self._step:
                 continue
             image = frame.image[: height - y, : width - x]  # rounding may give a row or column more

@@ -6,9 +6,11 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -102,12 +104,14 @@ def _models(settings: Settings, stages: Collection[str]) -> list[Check]:
 
 
 def _space(workspace: Workspace, settings: Settings) -> Check:
-    if workspace.root is None:
-        return Check("disk", "ok", "object storage")
-    free_gb = shutil.disk_usage(workspace.root).free / 1e9
-    short = free_gb < settings.run.min_free_gb
-    need = f"{settings.run.min_free_gb:g} GB (run.min_free_gb)"
-    return Check("disk", "failed" if short else "ok", f"{free_gb:.0f} GB free, at least {need} needed")
+    place = workspace.root or Path(tempfile.gettempdir())
+    free_gb = shutil.disk_usage(place).free / 1e9
+    need = f"at least {settings.run.min_free_gb:g} GB (run.min_free_gb) needed"
+    said = f"{free_gb:.0f} GB free" + ("" if workspace.root else f" for local files in {place}") + f", {need}"
+    if free_gb < settings.run.min_free_gb:
+        return Check("disk", "failed", said)
+    short = workspace.root is None and free_gb < settings.run.scratch_gb
+    return Check("disk", "warning" if short else "ok", said + (", less than run.scratch_gb" if short else ""))
 
 
 def _cookies(settings: Settings) -> list[Check]:

@@ -6,23 +6,35 @@ the reading of Ray's exceptions were measured on Ray 2.60.
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manifests.ledger import Entry
+from mit_builder import __version__
+from mit_builder.engine_connect import check_nodes, connect
+from mit_builder.engine_nodes import Suspects, node_of
 from mit_builder.errors import CannotContinue
 from mit_builder.stage import Resources
-from mit_builder.worker import Task, Worker, WorkerSpec
+from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
 
 LIGHT_CPUS = 0.5
 """Stages that need less than this mostly wait; they have a budget of one core of their own."""
+
+
+MAX_ILL = 10
+"""Workers of a stage that cannot be set up on a cluster before it stops."""
+LOOK_AGAIN_S = 0.5
+"""How often it is asked what became of a node."""
+START_S = 900.0
+"""A worker that has not loaded its models by then never had a node: the largest take minutes."""
+TRIFLE_CPUS = 0.01
+"""Of a core, that Ray reserves for each worker on a cluster."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,8 @@ class _Slot:
     tasks: list[Task] = field(default_factory=list)
     deadline: float = 0.0
     timed_out: bool = False
+    node_id: str | None = None
+    """Where it is, on a cluster."""
 
 
 class RayEngine:
@@ -119,6 +133,7 @@ class RayEngine:
         resources: what each stage needs.
         cpus: cores to use; None = all.
         scratch: folder to work in, so that no package in the user's folder shadows ours in the workers.
+        address: of a cluster to join; None = a Ray of this run alone.
     """
 
     def __init__(
@@ -128,56 +143,39 @@ class RayEngine:
         *,
         scratch: Path,
         cpus: int | None = None,
+        address: str | None = None,
     ) -> None:
         self._specs = specs
         self._resources = resources
         self._scratch = scratch
         self._cpus_wanted = cpus
+        self._address = address
+        self._elsewhere = False
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
+        self._n_ill: Counter[str] = Counter()
+        self._suspects = Suspects[Result]()
         self._make: Callable[..., Any] | None = None
         self._cpus = float(cpus or os.cpu_count() or 1)
 
     def _start(self) -> None:
-        """Start Ray at the first unit that is due: a run with nothing to do never pays for it."""
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Every actor starts a process of its own; the idle ones that Ray keeps ready would never have work.
-        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-        os.environ.setdefault("RAY_enable_worker_prestart", "0")
-        # Ray takes loopback for a mistake and listens on all interfaces, unless it is told that no cluster will be.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # A checkout that is not installed works as well: the workers find what the driver runs.
-        home = str(Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent)
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
+        """Start or join Ray at the first unit that is due: a run with nothing to do never pays for it."""
+        there = connect(self._address, cpus=self._cpus_wanted, scratch=self._scratch)
+        self._elsewhere = there.is_cluster
+        self._cpus = float(self._cpus_wanted or there.cpus)
+        if there.is_cluster:
+            check_nodes(problem_here, next(iter(self._specs.values())), __version__)
         import ray
 
-        users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
-        try:
-            # Workers import from the folder that Ray is started in, and stay in it.
-            os.chdir(self._scratch)
-            ray.init(
-                address="local",
-                num_cpus=self._cpus_wanted,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                _node_ip_address="127.0.0.1",
-            )
-        except Exception as error:  # Ray raises it bare where a busy machine lets its node start too late
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise CannotContinue(f"Ray does not start: {first}; try --engine serial") from error
-        finally:
-            os.chdir(users_folder)
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
-        self._cpus = float(self._cpus_wanted or ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:
             needs = self._resources[stage]
             # num_cpus=0: admission is the driver's, by cores; Ray places by GPU.
-            options = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            options: dict[str, Any] = {"num_cpus": 0, "num_gpus": needs.gpus, "max_restarts": 0, "max_task_retries": 0}
+            if self._elsewhere:
+                # A trifle of a core keeps workers away from nodes that are to do none of the work (--num-cpus=0).
+                options |= {"scheduling_strategy": "SPREAD", "num_cpus": TRIFLE_CPUS}
             return remote.options(**options).remote(self._specs[stage])
 
         self._make = make
@@ -209,7 +207,8 @@ class RayEngine:
                 self._start()
             assert self._make is not None
             actor = self._make(stage)
-            slots.append(_Slot(actor, starting=actor.ready.remote()))
+            ready = actor.ready.remote(elsewhere=self._elsewhere)
+            slots.append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
         return False
 
     def submit(self, stage: str, tasks: list[Task]) -> None:
@@ -229,9 +228,14 @@ class RayEngine:
             for slot in slots
             if slot.call is not None or slot.starting is not None
         }
+        cleared = list(self._cleared())
+        if cleared:
+            return cleared
+        patience_s = min(timeout_s, LOOK_AGAIN_S) if self._suspects else timeout_s
         if not pending:
+            time.sleep(patience_s if self._suspects else 0.0)
             return []
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=patience_s)
         if ready:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         results = [self._finish(*pending[ref], ref) for ref in ready]
@@ -250,12 +254,22 @@ class RayEngine:
         if slot.starting is not None:
             slot.starting = None
             if value is not None:
-                self._unavailable[stage] = value
                 self._drop(stage, slot)
+                self._set_aside(stage, value)
+            elif self._elsewhere:
+                self._place(stage, slot)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
         return result
+
+    def _place(self, stage: str, slot: _Slot) -> None:
+        import ray
+
+        try:
+            slot.node_id = node_of(slot.actor)
+        except ray.exceptions.RayError:  # gone again
+            self._drop(stage, slot)
 
     def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
         import ray
@@ -263,7 +277,7 @@ class RayEngine:
         text = " ".join(str(error).split())
         if slot.starting is not None:
             if not _is_node_loss(text):
-                self._unavailable[stage] = f"the worker died while it was set up: {text[:300]}"
+                self._set_aside(stage, f"the worker died while it was set up: {text[:300]}")
             return None
         lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
@@ -274,17 +288,39 @@ class RayEngine:
             lost = "node"
         else:
             lost = "crash"
-        return Result(stage, slot.tasks, lost=lost, message=text[:300])
+        result = Result(stage, slot.tasks, lost=lost, message=text[:300])
+        if lost == "crash" and slot.node_id:
+            self._suspects.add(result, slot.node_id)
+            return None
+        return result
+
+    def _cleared(self) -> Iterator[Result]:
+        """Calls whose workers crashed, once it is known whether with their nodes."""
+        for result, is_node_lost in self._suspects.settled():
+            yield replace(result, lost="node") if is_node_lost else result
 
     def _kill_overdue(self) -> None:
         import ray
 
         now = time.monotonic()
-        for slots in self._slots.values():
-            for slot in slots:
-                if slot.call is not None and now > slot.deadline and not slot.timed_out:
-                    slot.timed_out = True
-                    ray.kill(slot.actor)
+        overdue = [(name, slot) for name, slots in self._slots.items() for slot in slots if now > slot.deadline]
+        for name, slot in overdue:
+            if slot.starting is not None:
+                self._drop(name, slot)
+                self._set_aside(name, f"no worker came up within {START_S:g} s: {self._wants(name)}")
+            elif slot.call is not None and not slot.timed_out:
+                slot.timed_out = True
+                ray.kill(slot.actor)
+
+    def _wants(self, stage: str) -> str:
+        gpus = self._resources[stage].gpus
+        return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
+
+    def _set_aside(self, stage: str, problem: str) -> None:
+        """A worker cannot be set up; where others of its stage work on a cluster, one node is ill, not the stage."""
+        self._n_ill[stage] += 1
+        if not (self._elsewhere and self._slots[stage] and self._n_ill[stage] < MAX_ILL):
+            self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:
         import ray

@@ -131,7 +131,8 @@ def worker_specs(
     settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
 ) -> dict[str, WorkerSpec]:
     """How a worker of each step is built."""
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), workspace.uri, run_id) for s in steps}
+    place = (workspace.uri, run_id, settings.run.scratch_gb)
+    return {s.name: WorkerSpec(s.stage, s.settings(settings), *place) for s in steps}
 
 
 def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:

@@ -135,13 +135,23 @@ class _Purge:
             return None
         left: dict[str, Any] = {}
         for name, value in row.items():
-            outputs = value if isinstance(value, list) and name.startswith("out_") else None
-            left[name] = value if outputs is None else [out for out in outputs if not self._is_barred(out, key)]
+            left[name] = self._outputs(value, key) if isinstance(value, list) and name.startswith("out_") else value
             if name == "out_video" and left[name] != value:
                 return None
-            if name == "out_shard" and any(out["parquet"]["key"] not in existing for out in outputs or ()):
+            if name == "out_shard" and any(out["parquet"]["key"] not in existing for out in value or ()):
                 return None
         return left
+
+    def _outputs(self, outputs: list[dict[str, Any]], key: str) -> list[dict[str, Any]]:
+        """Outputs that are not barred; of a sample of clips, the clips that are not."""
+        kept = []
+        for out in outputs:
+            if isinstance(out.get("clip_ids"), list):
+                clip_ids = [name for name in out["clip_ids"] if not self._names_barred(name)]
+                kept.append(out | {"clip_ids": clip_ids})
+            elif not self._is_barred(out, key):
+                kept.append(out)
+        return kept
 
     def _is_barred(self, values: dict[str, Any], key: str) -> bool:
         """Whether any text in a row names something barred; of a video, the bytes of its file as well."""

@@ -13,10 +13,12 @@ from manifests.rows import Source
 from mit_builder.config import Settings
 from mit_builder.doctor import check_all
 from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
+from mit_builder.engine_connect import cluster_address, connect
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
 from mit_builder.guardian import guarded
 from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
+from mit_builder.models import devices
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
@@ -32,6 +34,7 @@ from mit_builder.session import (
     resolve,
     save_settings,
 )
+from mit_builder.stop import Stop, drain_s
 from mit_builder.takedown import bar_sources, finish_pending
 from mit_builder.tally import Tally
 from mit_builder.workspace import Workspace
@@ -64,21 +67,26 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
     steps, forced = steps_named(request.stages), steps_named(request.forced)
     if request.engine not in ("ray", "serial"):
         raise ConfigError(f"--engine must be ray or serial, not {request.engine}")
+    address = cluster_address(request.settings.run.ray_address) if request.engine == "ray" else None
     check_layout()
-    workspace = Workspace(request.workspace)
+    workspace = Workspace(request.workspace, scratch_gb=request.settings.run.scratch_gb)
+    workspace.check_reachable()
     reporter = make_reporter(as_json=request.as_json, console=console)
     with ExitStack() as stack:
         stack.callback(reporter.close)
-        stack.enter_context(lease(workspace))
+        stack.enter_context(lease(workspace, reporter.note))
         stack.enter_context(guarded())
         workspace.sweep()
         if workspace.exists(REBUILT):
             raise ConfigError(f"{workspace.uri} holds a dataset rebuilt from a manifest: give another --workspace")
         for line in finish_pending(workspace):
             reporter.note(line)
-        sources, settings = _prepare(workspace, request, reporter, steps | forced)
         run_id = new_run_id()
-        engine = _engine(request, settings, workspace, run_id)
+        if address:
+            _join(address, workspace.scratch(run_id), request.settings, reporter)
+        sources, settings = _prepare(workspace, request, reporter, steps | forced)
+        engine = _engine(request, settings, workspace, run_id, address)
+        stack.callback(workspace.leave, run_id)
         stack.callback(engine.close)
         runner = Runner(
             workspace,
@@ -93,7 +101,9 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             for part in lane.ledger.set_aside():
                 reporter.note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
             lane.ledger.compact(run_id)
-        tally = runner.run(sources)
+        runner.stop = Stop(drain_s(settings.run.drain_s), reporter.note)
+        with runner.stop.listening():
+            tally = runner.run(sources)
         engine.close()
         bar_sources(workspace, tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
@@ -141,12 +151,21 @@ def _prepare(
     return sources, settings
 
 
-def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_id: str) -> Engine:
+def _join(address: str, scratch: Path, settings: Settings, reporter: Reporter) -> None:
+    """Join a cluster before anything is planned: what it has decides which models "auto" means."""
+    there = connect(address, cpus=None, scratch=scratch)
+    n_gpus = int(there.gpus) if settings.run.gpus is None else settings.run.gpus
+    devices.count_on_cluster(n_gpus)
+    reporter.note(f"joined the cluster at {address}: {there.n_nodes} nodes, {there.cpus:g} cores, {n_gpus} GPUs")
+
+
+def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_id: str, address: str | None) -> Engine:
     specs = worker_specs(settings, workspace, run_id)
     if request.engine == "serial":
         return SerialEngine(specs)
     resources = {step.name: specs[step.name].load().resources for step in STEPS}
-    return RayEngine(specs, resources, scratch=workspace.scratch(run_id), cpus=settings.run.cpus)
+    scratch, cpus = workspace.scratch(run_id), settings.run.cpus
+    return RayEngine(specs, resources, scratch=scratch, cpus=cpus, address=address)
 
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:

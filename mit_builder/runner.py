@@ -27,6 +27,7 @@ from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
 from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
 from mit_builder.review.store import Reviews
+from mit_builder.stop import Stop
 from mit_builder.tally import Tally
 from mit_builder.tombstones import REMOVED, Tombstones
 from mit_builder.worker import Task
@@ -80,17 +81,14 @@ class Runner:
         on_note: Callable[[str], None] = lambda line: None,
         steps: Sequence[Step] = STEPS,
     ) -> None:
-        self.workspace = workspace
-        self.settings = settings
-        self.run_id = run_id
+        self.workspace, self.settings, self.run_id = workspace, settings, run_id
         self.tally = Tally()
         self.lanes = {step.name: Lane.of(step, settings, workspace, run_id) for step in steps}
         self.hosts = Hosts(settings.download)
         self.publisher = Publisher(workspace, settings.shards.n_buckets)
         self._choice = choice
-        self._engine = engine
-        self._on_progress = on_progress
-        self._on_note = on_note
+        self._engine, self.stop = engine, Stop(0.0)
+        self._on_progress, self._on_note = on_progress, on_note
         self.clock = Clock()
         self._seen: dict[tuple[str, str], str] = {}
         self._duplicates = Duplicates()
@@ -119,6 +117,7 @@ class Runner:
                 self._shards_when_quiet()
                 self._absorb_all()
                 self._housekeeping()
+                self.stop.check(is_working=any(lane.running for lane in self.lanes.values()))
                 if not self._busy() and not self._shards_when_quiet():
                     break
         finally:
@@ -238,7 +237,7 @@ class Runner:
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
-        if self._engine is None:
+        if self._engine is None or self.stop.is_asked:
             return
         blocked, now_s = False, self.clock.monotonic_s()
         for name, problem in self._engine.unavailable().items():
@@ -345,6 +344,8 @@ class Runner:
 
     def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
         """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
+        if result.lost == "node":
+            self._on_note(f"a node was lost: {lane.step.name} does {len(waiting)} units again, elsewhere")
         for w in waiting:
             blamed = len(waiting) == 1 and result.lost != "node"
             if not blamed or w.n_crashes + 1 < self.settings.run.max_crashes:

@@ -5,7 +5,6 @@ Everything is computed again from what the dataset itself holds: no workspace, n
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -18,17 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, DatasetRow, Person, clip_id
-from mit_builder.dataset import (
-    IndexedShard,
-    dataset_folder,
-    dataset_schema,
-    read_index,
-    read_rows,
-    stale_shards,
-)
+from mit_builder.dataset import IndexedShard, dataset_schema, read_rows, stale_shards
+from mit_builder.dataset_files import DatasetFiles
 from mit_builder.media.captions import MAX_CHARACTERS
 from mit_builder.models.coco_wholebody import visible_ratios
 from mit_builder.review.corrections import label_tier
+from mit_builder.scratch import sha256_of
 from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
 from mit_builder.validate_media import media_problems
 
@@ -61,47 +55,49 @@ class Problem:
         return f"{self.where}: {self.what}"
 
 
-def validate(folder: Path) -> list[Problem]:
+def validate(place: str | Path) -> list[Problem]:
     """Everything that is wrong with a dataset, given its folder or its workspace; empty means sound.
 
+    Args:
+        place: a path, or a URI of object storage.
+
     Raises:
-        ConfigError: there is no dataset in the folder, or its index cannot be read.
+        ConfigError: there is no dataset, or its index cannot be read.
+        WorkspaceError: storage does not answer.
     """
-    return list(_problems(dataset_folder(folder)))
+    return list(_problems(DatasetFiles(place)))
 
 
-def _problems(root: Path) -> Iterator[Problem]:
-    index = read_index(root)
-    files = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    for name in stale_shards(index, files):
+def _problems(files: DatasetFiles) -> Iterator[Problem]:
+    index, names = files.index(), files.names()
+    for name in stale_shards(index, names):
         yield Problem(name, "lies in the dataset's folder but the index does not name it")
     seen: dict[str, str] = {}
     split_of_video: dict[str, str] = {}
     for shard in index.shards:
-        if not (root / shard.name).is_file():
+        if shard.name not in names:
             yield Problem(shard.name, "is named by the index but missing")
             continue
-        yield from _file(root, shard)
-        for row in _rows(root, shard):
-            if isinstance(row, Problem):
-                yield row
-                continue
-            yield from (Problem(row["clip_id"], what) for what in _row(row, root))
-            if row["clip_id"] in seen:
-                yield Problem(row["clip_id"], f"is in {seen[row['clip_id']]} and again in {shard.name}")
-            seen[row["clip_id"]] = shard.name
-            split = split_of_video.setdefault(row["video_id"], row["split"])
-            if split != row["split"]:
-                yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
-
-
-def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
-    path = root / shard.name
-    if _sha256(path) != shard.sha256:
-        yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
-    for name in shard.media:
-        if not (root / name).is_file():
+        for name in set(shard.media).difference(names):
             yield Problem(shard.name, f"media file {name} is missing")
+        with files.local(shard.name) as path:
+            yield from _file(path, shard)
+            for row in _rows(path, shard):
+                if isinstance(row, Problem):
+                    yield row
+                    continue
+                yield from (Problem(row["clip_id"], what) for what in _row(row, files))
+                if row["clip_id"] in seen:
+                    yield Problem(row["clip_id"], f"is in {seen[row['clip_id']]} and again in {shard.name}")
+                seen[row["clip_id"]] = shard.name
+                split = split_of_video.setdefault(row["video_id"], row["split"])
+                if split != row["split"]:
+                    yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
+
+
+def _file(path: Path, shard: IndexedShard) -> Iterator[Problem]:
+    if sha256_of(path) != shard.sha256:
+        yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
     try:
         with pq.ParquetFile(path) as file:
             schema, n_rows = file.schema_arrow, file.metadata.num_rows
@@ -113,14 +109,6 @@ def _file(root: Path, shard: IndexedShard) -> Iterator[Problem]:
     if ids != sorted(ids):
         yield Problem(shard.name, "rows are not ordered by clip_id")
     yield from (Problem(shard.name, what) for what in _schema(schema))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _schema(found: pa.Schema) -> Iterator[str]:
@@ -138,9 +126,9 @@ def _schema(found: pa.Schema) -> Iterator[str]:
             yield f"file metadata {key.decode()!r} is missing or differs: other tools cannot read the columns rightly"
 
 
-def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
+def _rows(path: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
     """Rows of a shard; none where its columns have other types (`_file` has said so)."""
-    path, expected = root / shard.name, dataset_schema()
+    expected = dataset_schema()
     try:
         with pq.ParquetFile(path) as file:
             types_fit = file.schema_arrow.names == expected.names and file.schema_arrow.types == expected.types
@@ -150,7 +138,7 @@ def _rows(root: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
         yield Problem(shard.name, f"cannot be read: {str(error).splitlines()[0]}")
 
 
-def _row(row: Row, root: Path) -> Iterator[str]:
+def _row(row: Row, files: DatasetFiles) -> Iterator[str]:
     missing = _nulls(DatasetRow, row) + [what for person in row["people"] for what in _nulls(Person, person)]
     if missing:
         yield f"null where a value must be: {', '.join(missing)}"
@@ -169,7 +157,7 @@ def _row(row: Row, root: Path) -> Iterator[str]:
             yield from (f"person {person['person_id']}: {what}" for check in checks for what in check)
         yield from _interaction(row)
     yield from _captions(row)
-    yield from media_problems(row, root)
+    yield from media_problems(row, files)
 
 
 def _nulls(kind: type, values: Row) -> list[str]:

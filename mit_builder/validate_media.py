@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import SAMPLES_PER_FRAME, TIMELINE_FPS
-from mit_builder.dataset import media_file
+from mit_builder.dataset_files import DatasetFiles
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
@@ -24,18 +24,18 @@ NEAREST_TOLERANCE_S = 0.0005
 Array = npt.NDArray[Any]
 
 
-def media_problems(row: Mapping[str, Any], root: Path) -> Iterator[str]:
-    """What is wrong with a row's `clip` and `audio`; `root` is the dataset's folder."""
+def media_problems(row: Mapping[str, Any], files: DatasetFiles) -> Iterator[str]:
+    """What is wrong with a row's `clip` and `audio`; `files` are those of its dataset."""
     with tempfile.TemporaryDirectory(prefix="mit-build-") as scratch:
         for column, suffix, check in (("clip", ".mp4", _mp4), ("audio", ".flac", _flac)):
-            path = media_file(row[column], root, Path(scratch) / f"media{suffix}")
-            if path is None:
-                yield f"{column} has neither bytes nor a file beside the dataset"
-                continue
-            try:
-                yield from check(row, path)
-            except MediaError as error:
-                yield f"{column} cannot be decoded: {error}"
+            with files.media(row[column], Path(scratch) / f"media{suffix}") as path:
+                if path is None:
+                    yield f"{column} has neither bytes nor a file beside the dataset"
+                    continue
+                try:
+                    yield from check(row, path)
+                except MediaError as error:
+                    yield f"{column} cannot be decoded: {error}"
 
 
 def _mp4(row: Mapping[str, Any], path: Path) -> Iterable[str]:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import time
 import traceback
 from collections.abc import Iterable, Iterator
@@ -18,11 +19,13 @@ from typing import Any
 
 from manifests.ledger import Entry
 from manifests.rows import Artifact
+from mit_builder import __version__
 from mit_builder.config import Section
-from mit_builder.errors import FailureClass, StageUnavailable, UnitError, WorkspaceError
+from mit_builder.errors import CannotContinue, ConfigError, FailureClass, StageUnavailable, UnitError, WorkspaceError
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Reject, Stage
 from mit_builder.tombstones import Tombstones
-from mit_builder.workspace import FOLDERS, Workspace, sha256_of
+from mit_builder.workspace import FOLDERS, Workspace
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 """Names are ids of ours: one that came from outside could lead out of the workspace."""
@@ -48,6 +51,7 @@ class WorkerSpec:
     settings: Section
     workspace_uri: str
     run_id: str
+    scratch_gb: float = 50.0
 
     def load(self) -> Stage[Any]:
         """The stage, constructed but not set up."""
@@ -69,7 +73,7 @@ class UnitContext:
 
     @contextmanager
     def local(self, artifact: Artifact) -> Iterator[Path]:
-        with self._workspace.local(artifact.key) as path:
+        with self._workspace.artifact(artifact) as path:
             yield path
 
     def is_barred(self, *, video_id: str | None, sha256: str | None, channels: Iterable[str | None]) -> bool:
@@ -95,18 +99,30 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         self._spec = spec
-        self._workspace = Workspace(spec.workspace_uri)
         self._stage: Stage[Any] | None = None
 
-    def ready(self) -> str | None:
-        """Load the stage's models; None, or one line that says what is missing."""
+    def ready(self, *, elsewhere: bool = False) -> str | None:
+        """Open the workspace and load the stage's models; None, or one line that says what is missing.
+
+        Args:
+            elsewhere: this may be another machine than the driver's.
+        """
         try:
+            self._workspace = self._open(elsewhere=elsewhere)
             stage = self._spec.load()
             stage.setup()
-        except (StageUnavailable, ImportError, OSError, RuntimeError, ValueError) as error:
+        except (CannotContinue, ConfigError, ImportError, OSError, RuntimeError, ValueError) as error:
             return _one_line(error)
         self._stage = stage
         return None
+
+    def _open(self, *, elsewhere: bool) -> Workspace:
+        problem = problem_here(self._spec, __version__) if elsewhere else None
+        if problem:
+            raise StageUnavailable(problem)
+        workspace = Workspace(self._spec.workspace_uri, create=not elsewhere, scratch_gb=self._spec.scratch_gb)
+        workspace.sweep_dead()
+        return workspace
 
     def run(self, tasks: list[Task]) -> list[Entry]:
         """Work on the units one after another."""
@@ -155,6 +171,27 @@ class Worker:
                 "retry_after_s": getattr(error, "retry_after_s", None),
             }
         return {"status": "done", "outputs": outputs}
+
+
+def problem_here(spec: WorkerSpec, version: str) -> str | None:
+    """Why workers of a run cannot work on this machine, which may not be the driver's; None where they can.
+
+    Args:
+        spec: of any of its workers.
+        version: of the driver's program.
+    """
+    here = socket.gethostname()
+    if version != __version__:
+        return f"mit-builder {__version__} on {here}, {version} where the run was started: install the same"
+    try:
+        workspace = Workspace(spec.workspace_uri, create=False)
+        workspace.check_reachable()
+    except (ConfigError, WorkspaceError) as error:
+        return f"on {here}: {error}"
+    if not workspace.is_there(spec.run_id):
+        advice = "share it between the machines, or take s3://, gs:// or az://"
+        return f"on {here}, {spec.workspace_uri} is not the workspace of this run: {advice}"
+    return None
 
 
 def classify(error: BaseException) -> FailureClass:

@@ -1,37 +1,35 @@
 """The workspace: where every artifact, ledger part and shard lies. The only door to storage.
 
-A workspace is a folder or a URI (`s3://bucket/prefix`, `gs://`, `az://`, `memory://name`). Nothing outside this module
-may assume that storage can rename or append: files become visible only through `Workspace.commit`, whole.
+A workspace is a folder or a URI (`s3://bucket/prefix`, `gs://`, `az://`, `memory://name`; see `object_store`). Nothing
+outside this module may assume that storage can rename or append: files become visible only through
+`Workspace.commit`, whole.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import obstore
-from obstore.store import LocalStore, MemoryStore, from_url
+from obstore.store import LocalStore, MemoryStore
 
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
+from mit_builder.object_store import first_line, is_remote, open_store, persistently
+from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL, SCRATCH, Scratch, sha256_of
+
+__all__ = ["FOLDERS", "KEEP_PARTIAL_S", "PARTIAL", "SCRATCH", "Workspace", "existing", "sha256_of"]
 
 FOLDERS = ("videos", "tracks", "clips", "poses", "speech", "dataset")
 """Folders that artifacts may be committed to."""
-SCRATCH = ".scratch"
-"""Folder of a local workspace in which unfinished files lie (same file system, so that a rename suffices)."""
-
-PARTIAL = ".partial"
-"""Folder in which what later attempts can go on with outlives a run."""
-KEEP_PARTIAL_S = 2 * 24 * 3600
-"""Older parts are not gone on with: a list that fails for days must not fill the disk."""
+LONGEST_LIST = 1000
+"""Keys that are listed or deleted by one request: S3 allows as many."""
 
 _memory: dict[str, MemoryStore] = {}
 
@@ -40,65 +38,94 @@ class Workspace:
     """Storage below one root.
 
     Args:
-        uri: a folder, created when missing, or a URI of object storage.
+        uri: a folder or a URI of object storage.
+        create: make the folder when it is missing.
+        scratch_gb: where storage is remote, how much of this machine's disk its files may take.
 
     Raises:
         ConfigError: the folder cannot be made or the URI is not understood.
     """
 
-    def __init__(self, uri: str | Path) -> None:
+    def __init__(self, uri: str | Path, *, create: bool = True, scratch_gb: float = 50.0) -> None:
         text = str(uri)
         self.root: Path | None = None
-        try:
-            if text.startswith("memory://"):
-                self.store: Any = _memory.setdefault(text, MemoryStore())
-            elif "://" in text:
-                self.store = from_url(text)
-            else:
+        self.store: Any
+        if text.startswith("memory://"):
+            self.store = _memory.setdefault(text, MemoryStore())
+        elif is_remote(text):
+            self.store = open_store(text)
+        else:
+            try:
                 self.root = Path(text).expanduser().resolve()
-                self.store = LocalStore(self.root, mkdir=True)
-        except (OSError, ValueError, obstore.exceptions.BaseError) as error:
-            raise ConfigError(f"cannot use workspace {text}: {str(error).splitlines()[0]}") from error
+                self.store = LocalStore(self.root, mkdir=create)
+            except (OSError, ValueError, obstore.exceptions.BaseError) as error:
+                raise ConfigError(f"cannot use workspace {text}: {first_line(error)}") from error
         self.uri = text if self.root is None else str(self.root)
+        self._scratch = Scratch(self.uri, self.root, scratch_gb)
+
+    def check_reachable(self) -> None:
+        """Look at the storage once, without the patience of a run.
+
+        Raises:
+            WorkspaceError: it does not answer, or there is no such bucket.
+        """
+        if self.root is not None:
+            return
+        try:
+            next(iter(obstore.list(self.impatient_store(), prefix="dataset", chunk_size=1)), None)
+        except (OSError, obstore.exceptions.BaseError) as error:
+            raise WorkspaceError(f"cannot reach workspace {self.uri}: {first_line(error)}") from error
+
+    def impatient_store(self) -> Any:
+        """The same storage, for requests that are better repeated later than waited for."""
+        with_patience = self.root is not None or self.uri.startswith("memory://")
+        return self.store if with_patience else open_store(self.uri, patient=False)
+
+    def is_there(self, run_id: str) -> bool:
+        """Whether this is the workspace of a run that goes on, and no folder of the same name on another machine."""
+        return self.root is None or (self.root / SCRATCH / run_id).is_dir()
 
     def scratch(self, run_id: str) -> Path:
-        """A folder on local disk for the unfinished files of one run; workers make subfolders of their own."""
-        base = self.root / SCRATCH if self.root else _temporary()
-        folder = base / run_id
-        with self._writing(str(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        """A folder on local disk for the unfinished files of a run; workers make subfolders `<pid>-…` of their own."""
+        with self._writing(run_id):
+            return self._scratch.run(run_id)
 
     def partial(self, name: str) -> Path:
         """A folder on local disk that outlives a run, for the unfinished files of one unit."""
-        folder = self._partials() / name
+        folder = self._scratch.partial(name)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def drop_partial(self, name: str) -> None:
         """Remove the unfinished files of a unit, if there are any."""
-        shutil.rmtree(self._partials() / name, ignore_errors=True)
-
-    def _partials(self) -> Path:
-        digest = hashlib.sha256(self.uri.encode()).hexdigest()
-        return self.root / PARTIAL if self.root else _temporary() / PARTIAL / digest
+        shutil.rmtree(self._scratch.partial(name), ignore_errors=True)
 
     def sweep(self, *, keep_partial_s: float = KEEP_PARTIAL_S) -> None:
         """Remove what killed runs left unfinished; only while no other run holds the lease."""
-        if self.root:
-            shutil.rmtree(self.root / SCRATCH, ignore_errors=True)
-        partials = self._partials()
-        for folder in partials.iterdir() if partials.is_dir() else ():
-            if time.time() - folder.stat().st_mtime >= keep_partial_s:
-                shutil.rmtree(folder, ignore_errors=True)
+        self._scratch.sweep(keep_partial_s)
+
+    def leave(self, run_id: str) -> None:
+        """Remove a run's local files at its end; workers must be gone."""
+        self._scratch.leave(run_id)
+
+    def sweep_dead(self) -> None:
+        """Remove what killed processes of this machine left unfinished; at any time, for remote storage."""
+        if self.root is None:
+            self._scratch.sweep_dead()
 
     @contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
+    def _writing(self, what: str, verb: str = "write") -> Iterator[None]:
         try:
             yield
         except (OSError, obstore.exceptions.BaseError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise WorkspaceError(f"cannot write {what} in workspace {self.uri}: {reason}") from error
+            raise WorkspaceError(f"cannot {verb} {what} in workspace {self.uri}: {first_line(error)}") from error
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except obstore.exceptions.BaseError as error:
+            raise WorkspaceError(f"cannot read {what} in workspace {self.uri}: {first_line(error)}") from error
 
     def commit(self, path: Path, key: str) -> Artifact:
         """Put the finished local file `path` in place as `key`, whole or not at all, and remove it from where it was.
@@ -113,14 +140,30 @@ class Workspace:
             if self.root:
                 _move_durably(path, self.root / key)
             else:
-                obstore.put(self.store, key, path)
+                persistently(lambda: obstore.put(self.store, key, path), may_be_missing=False)
         if not self.root:
             path.unlink()
         return artifact
 
+    def artifact(self, artifact: Artifact) -> AbstractContextManager[Path]:
+        """An artifact as a local file, not to be written to, while the context is open.
+
+        A remote one is compared with its digest, and stays on this machine as long as there is room.
+
+        Raises:
+            FileNotFoundError: there is no such object.
+            UnitError: its content is another.
+            WorkspaceError: storage does not answer, or there is no room.
+        """
+        if self.root:
+            return self.local(artifact.key)
+        return self._scratch.copy(
+            artifact.key, artifact.sha256, artifact.n_bytes, lambda path: self._download(artifact.key, path)
+        )
+
     @contextmanager
     def local(self, key: str) -> Iterator[Path]:
-        """The object as a local file while the context is open.
+        """The object as it is now as a local file while the context is open.
 
         Raises:
             FileNotFoundError: there is no such object.
@@ -131,20 +174,29 @@ class Workspace:
                 raise FileNotFoundError(key)
             yield path
             return
-        with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
-            path = Path(folder) / Path(key).name
+        with self._scratch.own("read") as folder:
+            path = folder / Path(key).name
+            self._download(key, path)
+            yield path
+
+    def _download(self, key: str, path: Path) -> None:
+        def fetch() -> None:
             with path.open("wb") as file:
                 for chunk in obstore.get(self.store, key).stream():
                     file.write(chunk)
-            yield path
+
+        with self._reading(key):
+            persistently(fetch)
 
     def read(self, key: str) -> bytes:
         """The object's bytes.
 
         Raises:
             FileNotFoundError: there is no such object.
+            WorkspaceError: storage does not answer.
         """
-        return bytes(obstore.get(self.store, key).bytes())
+        with self._reading(key):
+            return persistently(lambda: bytes(obstore.get(self.store, key).bytes()))
 
     def write(self, key: str, data: bytes) -> None:
         """Put a small object in place, replacing what was there.
@@ -154,7 +206,7 @@ class Workspace:
         """
         if self.root is None:
             with self._writing(key):
-                obstore.put(self.store, key, data)
+                persistently(lambda: obstore.put(self.store, key, data, use_multipart=False), may_be_missing=False)
             return
         path = self.scratch("write") / f"{os.getpid()}-{secrets.token_hex(4)}"
         try:
@@ -168,59 +220,65 @@ class Workspace:
 
     def names(self, folder: str) -> set[str]:
         """Keys of all objects below a folder."""
-        return {meta["path"] for batch in obstore.list(self.store, prefix=folder) for meta in batch}
+
+        def listed() -> set[str]:
+            pages = obstore.list(self.store, prefix=folder, chunk_size=LONGEST_LIST)
+            return {meta["path"] for page in pages for meta in page}
+
+        with self._reading(folder):
+            return persistently(listed)
 
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
         try:
-            obstore.head(self.store, key)
+            with self._reading(key):
+                persistently(lambda: obstore.head(self.store, key))
         except FileNotFoundError:
             return False
         return True
 
     def delete(self, keys: list[str]) -> None:
-        """Remove objects; one that is gone already is no error."""
-        for key in keys:
-            try:
-                obstore.delete(self.store, key)
-            except FileNotFoundError:
-                continue
+        """Remove objects, many in one request where the service can; one that is gone already is no error.
+
+        Raises:
+            WorkspaceError: the workspace does not let go of them.
+        """
+        for start in range(0, len(keys), LONGEST_LIST):
+            batch = keys[start : start + LONGEST_LIST]
+            with self._writing(batch[0], "delete"):
+                persistently(partial(self._delete, batch))
+
+    def _delete(self, keys: list[str]) -> None:
+        try:
+            obstore.delete(self.store, keys)
+        except FileNotFoundError:  # which ends the batch in some kinds of storage
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self.store, key)
 
     def check_space(self, min_free_gb: float) -> None:
-        """Raise `CannotContinue` when the workspace's disk is nearly full (local workspaces only)."""
-        if self.root is None:
-            return
-        free_gb = shutil.disk_usage(self.root).free / 1e9
+        """Raise `CannotContinue` when the disk of the workspace, or of its local files, is nearly full."""
+        place = self.root or self.scratch("read")
+        free_gb = shutil.disk_usage(place).free / 1e9
         if free_gb < min_free_gb:
             raise CannotContinue(
-                f"only {free_gb:.1f} GB free on the disk of {self.uri}: free some, run mit-build gc, "
+                f"only {free_gb:.1f} GB free on the disk of {place}: free some, run mit-build gc, "
                 f"or lower --set run.min_free_gb={min_free_gb:g}"
             )
 
 
 def existing(uri: str) -> Workspace:
-    """A workspace that must be there already; on object storage that is not looked at.
+    """A workspace that must be there already.
 
     Raises:
         ConfigError: there is no such folder.
+        WorkspaceError: its storage does not answer.
     """
-    if "://" not in uri and not Path(uri).is_dir():
+    if not is_remote(uri) and not Path(uri).is_dir():
         raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    return Workspace(uri)
-
-
-def _temporary() -> Path:
-    """Of this user, where the workspace is not on a local disk."""
-    return Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    workspace = Workspace(uri)
+    workspace.check_reachable()
+    return workspace
 
 
 def _move_durably(path: Path, target: Path) -> None:

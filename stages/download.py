@@ -22,11 +22,11 @@ from mit_builder.errors import SourceError
 from mit_builder.media.captions import CaptionFile, beside, write_captions
 from mit_builder.media.probe import probe
 from mit_builder.media.timeline import read_timeline
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Context, Reject, Resources
 from mit_builder.tombstones import REMOVED
 from mit_builder.web.budget import Budget
 from mit_builder.web.client import PLAYLISTS, Client, check_cookies
-from mit_builder.workspace import sha256_of
 
 AGE_LIMIT = 18
 """Items for adults are never taken (DESIGN: people in the footage)."""

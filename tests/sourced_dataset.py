@@ -32,6 +32,7 @@ from manifests.rows import (
 from manifests.schema import arrow_schema, to_dict
 from manifests.sources import url_source
 from mit_builder import config
+from mit_builder.media.cut import cut_native
 from mit_builder.media.write import write_video
 from mit_builder.session import SourceBook, save_settings
 from mit_builder.workspace import Workspace, sha256_of
@@ -49,7 +50,7 @@ EMITS: dict[str, tuple[type, ...]] = {
 }
 
 
-def write_sources(folder: Path) -> list[Path]:
+def write_sources(folder: Path, fps: int = 25) -> list[Path]:
     """Two videos with noise in picture and sound: no stretch of bytes is in both, or twice in one."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"talk{n}.mp4" for n in (0, 1)]
@@ -63,7 +64,7 @@ def write_sources(folder: Path) -> list[Path]:
             samples = rng.integers(-8000, 8000, tiny_dataset.SOURCE_FRAMES * 48_000 // 25)
             file.writeframes(samples.astype("<i2").tobytes())
         size = {"width_px": tiny_dataset.WIDTH_PX, "height_px": tiny_dataset.HEIGHT_PX}
-        write_video(path, _noisy(rng), audio=sound, crf=18, **size)
+        write_video(path, _noisy(rng), fps=fps, audio=sound, crf=18, **size)
         sound.unlink()
     return paths
 
@@ -77,9 +78,9 @@ def _noisy(rng: np.random.Generator) -> Iterator[np.ndarray]:
 class SourcedBuilder(tiny_dataset.Builder):
     """Videos come from `sources`, whose addresses are given; ids are those that download would give."""
 
-    def __init__(self, root: Path, sources: Sequence[Path], addresses: Sequence[str]) -> None:
+    def __init__(self, root: Path, sources: Sequence[Path], addresses: Sequence[str], *, native: bool = False) -> None:
         super().__init__(root)
-        self._sources, self._addresses = sources, addresses
+        self._sources, self._addresses, self._native = sources, addresses, native
 
     def _video(self, plan: tiny_dataset.ClipPlan) -> Video:
         n = plan.video
@@ -101,6 +102,24 @@ class SourcedBuilder(tiny_dataset.Builder):
             captions=captions,
         )
 
+    def _clip(self, plan: tiny_dataset.ClipPlan, video: Video, name: str) -> Clip:
+        clip = super()._clip(plan, video, name)
+        if not self._native:
+            return clip
+        mp4, flac = self._scratch / "native.mp4", self._scratch / "native.flac"
+        frames = plan.start_frame, plan.end_frame
+        cut = cut_native(self.root / video.media.key, *frames, mp4, flac, crf=16, audio_kbps=64)
+        ctx = self.context("89abcdef")
+        return dataclasses.replace(
+            clip,
+            mp4=ctx.commit(mp4, "clips", name),
+            flac=ctx.commit(flac, "clips", name),
+            source_fps=str(cut.source_fps),
+            source_frame_index=cut.source_frame_index,
+            media_fps="source",
+            media_frame_index=cut.media_frame_index,
+        )
+
     def _said(self, n: int, video_id: str) -> Artifact:
         caption = dataclasses.replace(tiny_dataset.CAPTIONS[1], text=SECRETS[3].format(n))
         path = self._scratch / "captions.parquet"
@@ -108,9 +127,9 @@ class SourcedBuilder(tiny_dataset.Builder):
         return self.context().commit(path, "videos", video_id)
 
 
-def build(root: Path, sources: Sequence[Path], addresses: Sequence[str]) -> list[Labelled]:
+def build(root: Path, sources: Sequence[Path], addresses: Sequence[str], *, native: bool = False) -> list[Labelled]:
     """A workspace with a dataset of the three tiny clips, with its ledger, settings and source book."""
-    builder = SourcedBuilder(root, sources, addresses)
+    builder = SourcedBuilder(root, sources, addresses, native=native)
     workspace = Workspace(root)
     clips = [builder.labelled(plan) for plan in tiny_dataset.PLANS]
     for path in (root / "videos").glob("source*"):

@@ -124,7 +124,7 @@ def test_a_failed_item_makes_exit_code_1_and_is_listed(cli: Cli) -> None:
         (("none.mp4",), "no such file, folder or URL: none.mp4"),
         (("ftp://host/a",), "cannot fetch ftp://host/a"),
         (("-w", "file"), "cannot use workspace"),
-        (("-w", "nonsense://x"), "cannot use workspace nonsense://x"),
+        (("-w", "nonsense://x"), "cannot use workspace nonsense://…: give a folder, or s3://"),
     ],
 )
 def test_a_request_that_cannot_be_is_one_line_and_exit_code_2(

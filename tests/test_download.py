@@ -21,10 +21,11 @@ from mit_builder.config import DownloadSettings
 from mit_builder.errors import MediaError, SourceError
 from mit_builder.media.captions import load_captions
 from mit_builder.media.write import write_video
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Reject
 from mit_builder.web.budget import Budget
 from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
-from mit_builder.workspace import Workspace, sha256_of
+from mit_builder.workspace import Workspace
 from stages.download import Download
 
 # yt-dlp leaves sockets of failed answers to the garbage collector.

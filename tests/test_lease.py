@@ -14,7 +14,7 @@ import pytest
 
 import mit_builder.lease
 from mit_builder.errors import CannotContinue, WorkspaceError
-from mit_builder.lease import EXPIRY_S, KEY, lease
+from mit_builder.lease import KEY, lease
 from mit_builder.session import new_run_id
 from mit_builder.workspace import Workspace
 
@@ -29,9 +29,9 @@ def in_memory() -> Workspace:
     return Workspace(f"memory://{new_run_id()}")
 
 
-def hold(workspace: Workspace, *, renewed_at: float) -> None:
+def hold(workspace: Workspace) -> None:
     """Put another run's lease in place."""
-    body = {"nonce": "of another", "holder": "process 7 on elsewhere", "renewed_at": renewed_at}
+    body = {"nonce": "of another", "holder": "process 7 on elsewhere", "renewed_at": 0.0}
     obstore.put(workspace.store, KEY, json.dumps(body).encode())
 
 
@@ -39,9 +39,10 @@ def holder(workspace: Workspace) -> str:
     return str(json.loads(workspace.read(KEY))["holder"])
 
 
-def test_one_run_at_a_time_holds_a_workspace(workspace: Workspace) -> None:
+def test_one_run_at_a_time_holds_a_workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Workspace(workspace.uri)
     message = r"another run uses this workspace \(process \d+ on "
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.02)
     with lease(workspace), pytest.raises(CannotContinue, match=message), lease(other):
         pass
     with lease(other):
@@ -88,14 +89,39 @@ def test_a_killed_process_lets_go_of_a_folder_at_once(tmp_path: Path) -> None:
         pass
 
 
-def test_on_object_storage_a_lease_that_is_not_renewed_is_taken_over(in_memory: Workspace) -> None:
-    hold(in_memory, renewed_at=time.time() - EXPIRY_S / 2)
-    with pytest.raises(CannotContinue, match="process 7 on elsewhere"), lease(in_memory):
-        pass
-    hold(in_memory, renewed_at=time.time() - EXPIRY_S - 1)
-    with lease(in_memory):
+def test_a_killed_run_on_object_storage_is_waited_for_until_its_time_is_over(
+    in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.lease, "EXPIRY_S", 0.5)
+    hold(in_memory)
+    said: list[str] = []
+    started = time.monotonic()
+    with lease(in_memory, said.append):
+        assert time.monotonic() - started > 0.4
         assert holder(in_memory) != "process 7 on elsewhere"
+    assert len(said) == 1
+    assert "process 7 on elsewhere" in said[0]
+    assert in_memory.names("lease-clock") == set()
     assert not in_memory.exists(KEY)
+
+
+def test_a_lease_that_ran_out_long_ago_is_taken_at_once(in_memory: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mit_builder.lease, "EXPIRY_S", 0.05)
+    hold(in_memory)
+    time.sleep(0.1)
+    said: list[str] = []
+    with lease(in_memory, said.append):
+        assert holder(in_memory) != "process 7 on elsewhere"
+    assert said == []
+
+
+def test_a_run_that_was_let_go_of_while_we_waited_is_no_hindrance(
+    in_memory: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.lease, "RENEW_S", 0.1)
+    hold(in_memory)
+    with lease(in_memory, lambda line: in_memory.delete([KEY])):
+        assert holder(in_memory) != "process 7 on elsewhere"
 
 
 def test_a_lease_is_renewed_while_it_is_held(in_memory: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +136,7 @@ def test_a_lease_is_renewed_while_it_is_held(in_memory: Workspace, monkeypatch: 
 
 def work_while_another_takes_over(workspace: Workspace) -> None:
     with lease(workspace):
-        hold(workspace, renewed_at=time.time())
+        hold(workspace)
         time.sleep(10)
 
 

@@ -187,7 +187,7 @@ def test_blind_excepts_are_where_stages_run_and_ray_starts() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or (isinstance(node.type, ast.Name) and node.type.id == "Exception"))
     ]
-    assert sorted(blind) == ["mit_builder/engine.py", "mit_builder/worker.py"]
+    assert sorted(blind) == ["mit_builder/engine_connect.py", "mit_builder/worker.py"]
 
 
 @pytest.mark.parametrize("path", MODULES + SCRIPTS, ids=name_of)

@@ -16,8 +16,8 @@ from mit_builder.config import PoseSettings
 from mit_builder.errors import CannotContinue, MediaError, StageUnavailable
 from mit_builder.models import devices, mediapipe_pose, weights
 from mit_builder.models.coco_wholebody import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
+from mit_builder.scratch import sha256_of
 from mit_builder.stage import Resources
-from mit_builder.workspace import sha256_of
 from stages.pose import CPU_TIMEOUT_S, EstimatePose, between, posed_frames
 
 

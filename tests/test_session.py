@@ -229,9 +229,9 @@ def test_a_profile_stays_pinned_until_another_is_asked_for(n_gpus: Callable[[int
 
 def test_torch_is_not_imported_to_find_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    devices.n_gpus.cache_clear()
+    devices.n_gpus_here.cache_clear()
     assert devices.n_gpus() == 0
-    devices.n_gpus.cache_clear()
+    devices.n_gpus_here.cache_clear()
 
 
 def test_a_relative_cookie_file_is_the_one_beside_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fakes
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
+from object_storage import S3Server
 from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
+import mit_builder.export.make
 import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Candidate, Labelled, Source, Video
+from manifests.rows import Candidate, Labelled, Review, Source, Video
 from manifests.sources import url_source
 from mit_builder.cli import main
 from mit_builder.config import DownloadSettings
@@ -30,6 +31,7 @@ from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
 from mit_builder.lease import lease
+from mit_builder.review.store import Reviews
 from mit_builder.session import SourceBook
 from mit_builder.stage import Reject
 from mit_builder.takedown import bar_sources, finish_pending, take_down
@@ -56,7 +58,7 @@ class Built:
         self.workspace.write("report/funnel.json", b"{}")
         self.workspace.write("damaged/pose/part-1.parquet", self.read(self.clips[0].pose.poses.key)[:-9])
         partial = self.workspace.partial("0123") / "video.part"
-        partial.write_bytes(self.sources[0].read_bytes()[:1000])
+        partial.write_bytes(self.sources[0].read_bytes())
         (self.workspace.scratch("killed") / "video.mp4").write_bytes(self.sources[0].read_bytes())
         self._review()
 
@@ -64,10 +66,11 @@ class Built:
         return self.workspace.read(key)
 
     def _review(self) -> None:
-        rows = [{"clip_id": c.clip.clip_id, "verdict": "reject", "why": f"ugly {c.clip.clip_id}"} for c in self.clips]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows), buffer)
-        self.workspace.write("manifests/reviews/reviews.parquet", buffer.getvalue())
+        reviews = Reviews(self.workspace)
+        names = [c.clip.clip_id for c in self.clips]
+        verdicts = [Review(n, "reject", f"looks at {n}", (), True, "0" * 16, "1" * 16) for n in names]
+        reviews.save(verdicts)
+        reviews.draw(names, 3, seed=1)
 
     def of_video(self, n: int) -> list[Labelled]:
         return [c for c in self.clips if c.video.source_url == self.addresses[n]]
@@ -177,7 +180,9 @@ def test_no_byte_of_a_video_is_left_anywhere(built: Built, named_by: str) -> Non
     assert {p.name for p in (built.root / "report").iterdir()} == {
         f"{c.clip.clip_id}.abcdef01.{suffix}" for c in kept for suffix in ("png", "mp4")
     }
-    assert len(pq.read_table(built.root / "manifests/reviews/reviews.parquet")) == len(kept)
+    reviews = Reviews(built.workspace)
+    assert [review.clip_id for review in reviews.all()] == [c.clip.clip_id for c in kept]
+    assert [sample.clip_ids for sample in reviews.samples] == [tuple(c.clip.clip_id for c in kept)]
 
 
 def test_tombstones_hold_hashes_alone(built: Built) -> None:
@@ -285,7 +290,24 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     )
     assert takedown(built, built.of_video(1)[0].video.video_id) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
-    assert known_exports(built.workspace) == []
+    assert known_exports(built.workspace) == {}
+
+
+def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=False)
+
+    def killed(folder: Path, record: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.export.make, "write_record", killed)
+        with pytest.raises(Killed):
+            make_export(built.workspace, ExportRequest("webdataset", tmp_path / "out" / "tars", with_media=True))
+    assert betrayed(tmp_path / "out", marks)
+    assert takedown(built, taken[0].video.video_id) == 0
+    assert list((tmp_path / "out").iterdir()) == []
+    assert known_exports(built.workspace) == {}
 
 
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(
@@ -345,16 +367,25 @@ def test_a_takedown_that_is_killed_is_finished_by_the_next(
     assert validate(built.root) == []
 
 
-def test_it_works_on_object_storage(built: Built) -> None:
-    remote = Workspace(f"memory://takedown-{built.root.parent.name}")
+def test_it_works_on_object_storage_and_on_copies_that_this_machine_keeps(
+    built: Built, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    remote = Workspace(f"{s3.bucket('takedown')}/w")
     for path in sourced_dataset.files(built.root):
         key = path.relative_to(built.root).as_posix()
         if not key.startswith((".scratch", ".partial", ".lock")):
             remote.write(key, path.read_bytes())
     taken = built.of_video(0)
     marks = evidence(built, taken, of_video=True)
+    with remote.artifact(taken[0].clip.mp4):
+        pass  # as a worker reads it
+    (remote.partial("0123") / "video.part").write_bytes(built.sources[0].read_bytes())
+    assert betrayed(tmp_path / "local", marks)
     take_down(remote, [taken[0].video.video_id])
-    copy = built.root.parent / "copy"
+    assert betrayed(tmp_path / "local", marks) == []
+    copy = tmp_path / "copy"
     for key in remote.names(""):
         (copy / key).parent.mkdir(parents=True, exist_ok=True)
         (copy / key).write_bytes(remote.read(key))
@@ -400,12 +431,15 @@ def test_damaged_tombstones_stop_everything(built: Built) -> None:
         make_export(built.workspace, ExportRequest("hf", built.root.parent / "out", with_media=False))
 
 
-def test_what_is_not_here_yet_can_be_barred(built: Built) -> None:
-    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen")
+def test_what_is_not_here_yet_can_be_barred(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen", "0" * 16, built.clips[0].clip.clip_id)
+    said = capsys.readouterr().out
+    assert said.count("nothing of it was here; it is barred from now on") == 3
+    assert "4 taken down" in said
     stones = Tombstones.of(built.workspace)
     assert stones.bars("source", url_source(f"{built.web.url}/not-yet.mp4").source_id)
     assert stones.bars("channel", "never seen")
-    assert len(list(open_dataset(built.root))) == 3
+    assert len(list(open_dataset(built.root))) == 2
 
 
 def test_a_playlist_forgets_an_entry_that_was_taken_down(built: Built) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
+from mit_builder.scratch import SCRATCH, sha256_of
 from mit_builder.session import new_run_id
 from mit_builder.worker import UnitContext
-from mit_builder.workspace import FOLDERS, SCRATCH, Workspace, sha256_of
+from mit_builder.workspace import FOLDERS, Workspace
 
 HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 """sha256 of "hello"."""
@@ -191,7 +192,8 @@ def test_object_storage_that_cannot_be_reached_is_an_error_of_the_workspace(
 
 
 def test_a_full_disk_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
-    Workspace(f"memory://{new_run_id()}").check_space(1e9)
+    with pytest.raises(CannotContinue, match=r"GB free on the disk of .*/mit-build-"):
+        Workspace(f"memory://{new_run_id()}").check_space(1e9)
     workspace = Workspace(tmp_path)
     workspace.check_space(0.0)
     with pytest.raises(CannotContinue, match="mit-build gc"):

@@ -12,6 +12,8 @@ from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -20,7 +22,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 import make_reference  # noqa: E402
 
 _SECTION = re.compile(r"^## (?P<title>Add an? \w+)\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_WHOLE_LINK = re.compile(r"\[(?P<text>[^\]\n]+)\]\((?P<target>\.\./[^)#\s]+)\)")
 _LINK = re.compile(r"\]\((?!https?:|#)(?P<target>[^)#\s]+)")
+
+TOP_LEVEL = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "howto/add-a-stage.md",
+    "CHANGELOG.md": "changelog.md",
+}
+"""Files of the top level that are pages."""
 
 SHIM = """// Search where a page is opened from disk: browsers start no worker from a file, so a frame is one.
 if (location.protocol === "file:") {
@@ -64,6 +74,22 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     return config
 
 
+def on_page_markdown(markdown: str, page: Page, **others: Any) -> str:
+    """Say where a file of the repository lies that the site does not hold."""
+    here = (DOCS / page.file.src_uri).parent
+
+    def rewritten(match: re.Match[str]) -> str:
+        place = (here / match["target"]).resolve()
+        if place.is_relative_to(DOCS) or not place.is_relative_to(ROOT) or not place.exists():
+            return match[0]
+        name = place.relative_to(ROOT).as_posix()
+        if name in TOP_LEVEL:
+            return f"[{match['text']}]({get_relative_url(TOP_LEVEL[name], page.file.src_uri)})"
+        return f"`{name}`" if match["text"].strip("`") == name else f"{match['text']} (`{name}`)"
+
+    return _WHOLE_LINK.sub(rewritten, markdown)
+
+
 def _group(title: str, pages: list[str]) -> list[dict[str, list[str]]]:
     return [{title: pages}] if pages else []
 
@@ -88,6 +114,7 @@ def generated() -> dict[str, str]:
     chapters = {match["title"]: match["text"] for match in _SECTION.finditer((ROOT / "CONTRIBUTING.md").read_text())}
     return {
         "index.md": _moved((ROOT / "README.md").read_text()),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "assets/iframe-worker.js": SHIM,
         "reference/commands.md": make_reference.commands_page(),
         "reference/settings.md": make_reference.settings_page(),
@@ -98,5 +125,4 @@ def generated() -> dict[str, str]:
 
 def _moved(text: str) -> str:
     """A page of the top level as it reads in docs/."""
-    text = _LINK.sub(lambda match: f"]({match['target'].removeprefix('docs/')}", text)
-    return text.replace("](CONTRIBUTING.md)", "](howto/add-a-stage.md)")
+    return _LINK.sub(lambda match: f"]({TOP_LEVEL.get(match['target'], match['target'].removeprefix('docs/'))}", text)

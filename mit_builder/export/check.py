@@ -30,13 +30,26 @@ MAX_PROBLEMS = 50
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
+_MATCH_SCORE = 0.4
+"""Points that count in training when a pose is given to a person's box."""
+
+
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found: one line a problem, how many clips, and of how many the audio embeddings are missing."""
+    """What a check found.
+
+    Attributes:
+        problems: one line each.
+        n_clips: in the indices.
+        n_without_audio: clips without audio embeddings.
+        matched: share of persons and frames in which CovOG's rule (most points inside `instance_bbox`) picks the pose
+            that is the person's; None where that could not be looked at.
+    """
 
     problems: tuple[str, ...]
     n_clips: int
     n_without_audio: int
+    matched: float | None = None
 
     @property
     def summary(self) -> str:
@@ -60,17 +73,21 @@ def check_export(folder: Path) -> Verdict:
     problems: list[str] = []
     seen: set[str] = set()
     n_without_audio = 0
+    matches: list[bool] = []
     for sample in _samples(folder, problems):
         name = Path(sample["image_dir"]).parent.name
         seen.add(name)
         found = [f"{name}: {problem}" for problem in _problems(folder, sample)]
         problems += found[: MAX_PROBLEMS - len(problems)]
         n_without_audio += not (folder / sample["audio_embedding_path"]).exists()
+        if not found:
+            matches += _matches(folder, sample)
     missing = sorted(set(record.clip_ids) - seen)
     problems += [f"{name}: in no training index" for name in missing[: max(0, MAX_PROBLEMS - len(problems))]]
     if record.audio_encoder and n_without_audio:
         problems.append(f"{n_without_audio} clips have lost their audio embeddings")
-    return Verdict(tuple(problems), len(seen), n_without_audio)
+    matched = float(np.mean(matches)) if matches else None
+    return Verdict(tuple(problems), len(seen), n_without_audio, matched)
 
 
 def _samples(folder: Path, problems: list[str]) -> Iterator[dict[str, str]]:
@@ -158,6 +175,18 @@ def _pose_problems(folder: Path, n_frames: int) -> Iterator[str]:
             continue
         if shapes != {((N_KEYPOINTS, 2), (N_KEYPOINTS,))} or not finite:
             yield f"pose/{path.name}: not {N_KEYPOINTS} finite points and scores for each of one person or more"
+
+
+def _matches(folder: Path, sample: dict[str, str]) -> Iterator[bool]:
+    """For each person and frame whether the pose with most points in the person's box is the person's (same place)."""
+    speakers = json.loads((folder / sample["speak_info_path"]).read_text())
+    boxes = np.array([speaker["instance_bbox"] for speaker in speakers])[:, None, None]
+    for path in sorted((folder / sample["image_dir"].replace("frames", "pose")).glob("*.json")):
+        instances = json.loads(path.read_text())["instance_info"]
+        xy = np.array([i["keypoints"] for i in instances])
+        counts = np.array([i["keypoint_scores"] for i in instances]) >= _MATCH_SCORE
+        inside = ((xy >= boxes[..., :2]) & (xy <= boxes[..., 2:])).all(-1) & counts
+        yield from (inside.sum(-1).argmax(-1) == np.arange(len(speakers))).tolist()
 
 
 def _speaker_problems(path: Path, n_frames: int) -> Iterator[str]:

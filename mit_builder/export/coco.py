@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from mit_builder.errors import MediaError
 from mit_builder.export.job import ExportedClip, Job
-from mit_builder.media.frames import read_frames
+from mit_builder.media.clip import read_clip
 from mit_builder.models.coco_wholebody import (
     BODY,
     FACE,
@@ -172,13 +172,13 @@ def _write_images(clip: ExportedClip, folder: Path) -> None:
 
 
 def clip_frames(clip: ExportedClip) -> Iterator[npt.NDArray[np.uint8]]:
-    """(h, w, 3) RGB of every frame of a clip's MP4.
+    """(h, w, 3) RGB of every frame of a clip's timeline.
 
     Raises:
         MediaError: it does not hold the frames that the row says.
     """
-    n_frames = int(clip.table["n_frames"][0].as_py())
+    n_frames, index = (clip.table[name][0].as_py() for name in ("n_frames", "media_frame_index"))
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(clip.media("clip"))
         file.flush()
-        yield from (frame.image for frame in read_frames(Path(file.name), 0, n_frames))
+        yield from (frame.image for frame in read_clip(Path(file.name), n_frames, index))

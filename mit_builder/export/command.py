@@ -20,7 +20,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write; replaced as a whole.")] = None,
     with_media: Annotated[bool, typer.Option("--with-media", help="Footage too: read its licences first.")] = False,
     audio_encoder: Annotated[
-        str | None, typer.Option(help="package.module:Class that makes CovOG's audio embeddings (mit alone).")
+        str | None, typer.Option(help="wav2vec2-base checkpoint for CovOG's audio embeddings, or module:Class (mit).")
     ] = None,
     check: Annotated[Path | None, typer.Option(help="Write nothing: check an export of the mit form.")] = None,
 ) -> None:
@@ -47,6 +47,8 @@ def _check(folder: Path) -> int:
     for problem in verdict.problems:
         print(problem)
     print(verdict.summary)
+    if verdict.matched is not None:
+        print(f"CovOG's rule gives the right pose to the person in {100 * verdict.matched:.1f}% of persons and frames")
     return 1 if verdict.problems else 0
 
 

@@ -32,15 +32,29 @@ class AudioEncoder(Protocol):
         ...
 
 
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+"""Endings of checkpoints."""
+
+
 def load_encoder(name: str) -> AudioEncoder:
-    """The encoder that `module:Class` names; the class is called without arguments.
+    """wav2vec2 with the weights of a file, or what `module:Class` names; the class is called without arguments.
 
     Raises:
-        ConfigError: there is no such module or class, or it cannot be made (its weights are missing).
+        ConfigError: there is no such file, module or class, or the encoder cannot be made of it.
     """
+    if name.endswith(WEIGHTS):
+        if not Path(name).is_file():
+            raise ConfigError(f"--audio-encoder: no file {name}")
+        try:
+            from mit_builder.export.wav2vec2 import Wav2Vec2
+        except ImportError as error:
+            raise ConfigError("--audio-encoder needs torch: pip install torch") from error
+        return Wav2Vec2(Path(name))
     module, colon, attribute = name.partition(":")
     if not colon or not attribute:
-        raise ConfigError(f"--audio-encoder {name!r} must look like my_package.my_module:MyEncoder")
+        raise ConfigError(
+            f"--audio-encoder {name!r} must be a checkpoint ({', '.join(WEIGHTS)}) or look like module:Class"
+        )
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:

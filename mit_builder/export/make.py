@@ -52,17 +52,20 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
     if request.format == "manifest" and request.with_media:
         raise ConfigError("--format manifest holds no footage: leave out --with-media, or choose another form")
     output = request.output.expanduser().absolute()
+    if workspace.root is not None and output.resolve().is_relative_to(workspace.root):
+        raise ConfigError(f"{output} lies in the workspace, whose files are its own: give another --output")
     check_place(output)
     encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
+    remember(workspace, output, request.audio_encoder)  # first: what a killed export leaves must be found as well
     with replacing(output) as folder:
         job = Job(workspace, folder, request.with_media, encoder, request.only)
         if not job.plan.clip_ids and request.only is None:
             why = f"all {job.plan.n_withheld} clips need a login" if job.plan.n_withheld else "the dataset is empty"
             raise ConfigError(f"nothing to export: {why}")
         importlib.import_module(FORMATS[request.format]).write(job)
-        record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=request.audio_encoder)
+        named = Path(request.audio_encoder).name if request.audio_encoder else None  # no path of this machine
+        record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=named)
         write_record(folder, record)
-    remember(workspace, output)
     return [f"{len(job.plan.clip_ids)} clips, {job.plan.hours:.3f} hours: {output}", *_said(job)]
 
 
@@ -76,9 +79,9 @@ def _said(job: Job) -> list[str]:
     return lines
 
 
-def remember(workspace: Workspace, output: Path) -> None:
-    """Note in the workspace where an export lies."""
-    text = json.dumps({"path": str(output)}) + "\n"
+def remember(workspace: Workspace, output: Path, audio_encoder: str | None) -> None:
+    """Note in the workspace where an export lies, and what it takes to write it again."""
+    text = json.dumps({"path": str(output), "audio_encoder": audio_encoder}) + "\n"
     workspace.write(f"{KNOWN}/{_name(output)}.json", text.encode())
 
 
@@ -87,10 +90,11 @@ def forget(workspace: Workspace, output: Path) -> None:
     workspace.delete([f"{KNOWN}/{_name(output)}.json"])
 
 
-def known_exports(workspace: Workspace) -> list[Path]:
-    """Where the exports of a workspace were put; they may be gone by now."""
+def known_exports(workspace: Workspace) -> dict[Path, str | None]:
+    """Where the exports of a workspace were put (they may be gone by now), with their audio encoders."""
     keys = sorted(key for key in workspace.names(KNOWN) if key.endswith(".json"))
-    return [Path(json.loads(workspace.read(key))["path"]) for key in keys]
+    found = [json.loads(workspace.read(key)) for key in keys]
+    return {Path(values["path"]): values["audio_encoder"] for values in found}
 
 
 def _name(output: Path) -> str:

@@ -27,14 +27,14 @@ from mit_builder.errors import ConfigError, MediaError
 from mit_builder.export.manifest import HEAD, Head, downloads, read_head, read_manifest
 from mit_builder.lease import lease
 from mit_builder.media.captions import cut_captions, load_captions
-from mit_builder.media.cut import cut_clip
+from mit_builder.media.cut import cut_clip, cut_native
 from mit_builder.session import REBUILT, SETTINGS_KEY, new_run_id
 from mit_builder.shard_file import ShardFile
 from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
 from mit_builder.worker import Task, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
 
-_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "width_px", "height_px"]
+_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "width_px", "height_px", "media_fps"]
 _HASH_COLUMNS = ["source_sha256", "clip_sha256", "audio_sha256", "source_frame_index"]
 
 
@@ -193,7 +193,8 @@ class _Rebuild:
         place = self._scratch / secrets.token_hex(4)
         place.mkdir()
         mp4, flac = place / "clip.mp4", place / "clip.flac"
-        cut = cut_clip(
+        cut_media = cut_native if clip["media_fps"] == "source" else cut_clip
+        cut = cut_media(
             source,
             start,
             start + clip["n_frames"],

@@ -10,16 +10,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from manifests.rows import PERIODS, Person
 from mit_builder.export.job import MEDIA, ExportedClip, Job
 
 TAR_BYTES = 512 << 20
 """A tar that has grown this large is closed; WebDataset's documentation advises 100 MB to a few GB."""
-_RAGGED = ("human_periods", "speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged")
+_RAGGED = tuple(field.name for field in fields(Person) if field.metadata["arrow"] is PERIODS)
 """Lists of people that differ in length; they go into the JSON."""
 
 

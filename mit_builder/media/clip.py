@@ -21,13 +21,24 @@ def media_frames(n_frames: int, media_frame_index: Index) -> Index:
     return media_frame_index if len(media_frame_index) else range(n_frames)
 
 
-def read_clip(path: Path, n_frames: int, media_frame_index: Index = ()) -> Iterator[Frame]:
+def read_clip(
+    path: Path,
+    n_frames: int,
+    media_frame_index: Index = (),
+    *,
+    start_frame: int = 0,
+    end_frame: int | None = None,
+    max_side_px: int | None = None,
+) -> Iterator[Frame]:
     """Read a clip's MP4 along the clip's timeline.
 
     Args:
         path: the clip's MP4.
         n_frames: frames on the clip's timeline.
         media_frame_index: (n_frames,) the MP4's frame that each of them shows; empty where that is frame k for k.
+        start_frame: first frame to read.
+        end_frame: frame after the last; None for the clip's end.
+        max_side_px: shrink images whose longer side exceeds it.
 
     Yields:
         Frames with their place on the timeline; `source_index` is the frame of the MP4.
@@ -42,4 +53,5 @@ def read_clip(path: Path, n_frames: int, media_frame_index: Index = ()) -> Itera
     n_found, n_named = len(timeline.source_pts), int(index[-1]) + 1
     if n_found != n_named:
         raise MediaError(f"{path.name} has {n_found} frames in place of {n_named}")
-    return read_frames(path, timeline=replace(timeline, source_frame_index=index))
+    timeline = replace(timeline, source_frame_index=index)
+    return read_frames(path, start_frame, end_frame, timeline=timeline, max_side_px=max_side_px)

@@ -11,8 +11,21 @@ DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)$"
 """What a setting may name: the GPU where there is one, or what torch calls a device."""
 
 
-@cache
+_elsewhere: dict[str, int] = {}
+
+
+def count_on_cluster(n: int) -> None:
+    """From now on this process plans with the GPUs of a cluster: it may run on a node that has none."""
+    _elsewhere["n_gpus"] = n
+
+
 def n_gpus() -> int:
+    """GPUs to plan with: those of the cluster that was joined, else those here."""
+    return _elsewhere.get("n_gpus", n_gpus_here())
+
+
+@cache
+def n_gpus_here() -> int:
     """GPUs that torch can use here; 0 where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return 0

@@ -23,7 +23,7 @@ import platformdirs
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
 from mit_builder.models.http_file import DownloadFailed, Progress, download
 from mit_builder.models.weights_table import PEOPLE_MODELS, SAPIENS_MODELS, SPEECH_MODELS, TABLE, WeightsFile
-from mit_builder.workspace import sha256_of
+from mit_builder.scratch import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
 RECORD_NAME = "digests.json"

@@ -103,13 +103,13 @@ def _draw(drawing: _Drawing) -> None:
 
     @contextmanager
     def local(artifact: Artifact) -> Iterator[Path]:
-        with workspace.local(artifact.key) as path:
+        with workspace.artifact(artifact) as path:
             yield path
 
     write = write_contact_sheet if drawing.key.endswith(".png") else write_overlay
     with (
         open_view(row.clip, row.pose, row.speech, local) as view,
-        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT)) as folder,
+        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT), prefix=f"{os.getpid()}-") as folder,
     ):
         path = Path(folder) / Path(drawing.key).name
         write(view, path)

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("mediapipe", reason="the embedded backends are not installed")
 
 from mit_builder.media.cut import cut_clip
-from mit_builder.workspace import sha256_of
+from mit_builder.scratch import sha256_of
 
 BASE = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=4")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,14 @@ import pytest
 import tiny_dataset
 import yaml
 
-from mit_builder.dataset import open_dataset
+from manifests.rows import Correction
+from mit_builder.dataset import open_dataset, read_rows
 from mit_builder.export.make import ExportRequest, make_export
 from mit_builder.models.coco_wholebody import SEEN_SCORE
 from mit_builder.workspace import Workspace
 
 ARRAYS = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score", "speaking_score_smoothed", "speaking")
-PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged")
+PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged", "human_periods")
 PARTS = {"keypoints": (0, 17), "foot_kpts": (17, 23), "face_kpts": (23, 91), "lefthand_kpts": (91, 112)}
 
 
@@ -118,6 +121,7 @@ def test_datasets_loads_the_hub_folder(root: Path, rows: dict[str, dict[str, Any
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     files = {entry["split"]: entry["path"] for entry in front["configs"][0]["data_files"]}
     assert set(files) == {row["split"] for row in rows.values()}
+    assert f'split="{min(files)}"' in (folder / "README.md").read_text()
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     n_rows = 0
     for split, part in loaded.items():
@@ -180,3 +184,24 @@ def test_equal_datasets_give_equal_bytes(root: Path, tmp_path: Path, form: str) 
         trees.append({str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
     assert trees[0] == trees[1]
     assert json.loads((tmp_path / "one" / form / "export.json").read_text())["format"] == form
+
+
+def test_a_reviewers_correction_is_in_the_exports(tmp_path: Path) -> None:
+    builder = tiny_dataset.Builder(tmp_path / "w")
+    clip = builder.labelled(tiny_dataset.PLANS[0])
+    before = builder.shard((clip,))
+    spoken = next(read_rows(builder.root / before.parquet.key))["people"][1]["speaking"]
+    quiet = int(np.flatnonzero(~spoken)[0])
+    correction = Correction(1, quiet, quiet + 6, True, 0.0, 0.0)
+    builder.publish(builder.shard((dataclasses.replace(clip, corrections=(correction,)),)))
+    (row,) = open_dataset(builder.root)
+    assert row["people"][1]["speaking"][quiet : quiet + 6].all()
+    tars = exported(builder.root, tmp_path, "webdataset", with_media=False)
+    with tarfile.open(next(tars.glob("*.tar"))) as tar:
+        files = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    arrays = np.load(io.BytesIO(files["npz"]))
+    np.testing.assert_array_equal(arrays["people_speaking"][1], row["people"][1]["speaking"])
+    assert json.loads(files["json"])["people"][1]["human_periods"] == [[quiet, quiet + 6]]
+    coco = json.loads(next((exported(builder.root, tmp_path, "coco-wholebody") / "annotations").iterdir()).read_text())
+    said = [a["speaking"] for a in coco["annotations"] if a["person_id"] == 1]
+    assert said == row["people"][1]["speaking"].tolist()

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
+import tiny_dataset
 from web_folder import WebFolder, serve_folder
 
 from mit_builder.cli import main
 from mit_builder.dataset import open_dataset
 from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.media.cut import cut_native
 from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
@@ -78,6 +80,18 @@ def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer
     assert len(web.asked) == n_asked, "what is there is not fetched again"
 
 
+def test_clips_that_keep_the_sources_frames_are_cut_like_that_again(
+    tmp_path: Path, web: WebFolder, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(tiny_dataset, "cut_clip", cut_native)
+    expected = list(open_dataset(request.getfixturevalue("original")))
+    assert {row["media_fps"] for row in expected} == {"source"}
+    assert rebuild(tmp_path, *ALLOW) == 0
+    found = list(open_dataset(tmp_path / "again"))
+    for name in ("clip_id", "clip", "media_fps", "media_frame_index"):
+        assert_equal([row[name] for row in expected], [row[name] for row in found])
+
+
 def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +140,24 @@ def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> N
     assert rebuild(tmp_path) == 1
     assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
     assert len(list(open_dataset(tmp_path / "again"))) == 3
+
+
+def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp_path: Path) -> None:
+    sources = sourced_dataset.write_sources(tmp_path / "talks", fps=24)
+    addresses = [f"http://unused.test/{path.name}" for path in sources]
+    sourced_dataset.build(tmp_path / "original", sources, addresses, native=True)
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    local_addresses(tmp_path / "manifest")
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
+    rows = list(open_dataset(tmp_path / "again"))
+    for ours, theirs in zip(open_dataset(tmp_path / "original"), rows, strict=True):
+        assert theirs["media_fps"] == "source"
+        assert ours["clip"] == theirs["clip"]
+        assert_equal(ours["media_frame_index"], theirs["media_frame_index"])
+    make_export(Workspace(tmp_path / "again"), ExportRequest("coco-wholebody", tmp_path / "coco", with_media=True))
+    for row in rows:
+        assert len(list((tmp_path / "coco" / "images" / row["clip_id"]).iterdir())) == row["n_frames"]
+        assert max(row["media_frame_index"]) + 1 < row["n_frames"]
 
 
 def local_addresses(manifest: Path) -> None:

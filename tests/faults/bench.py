@@ -21,7 +21,8 @@ from processes import Family, alive, family, is_worker
 from manifests.schema import content_hash
 from mit_builder.dataset import read_index
 from mit_builder.media.cut import cut_clip
-from mit_builder.workspace import FOLDERS, SCRATCH, sha256_of
+from mit_builder.scratch import SCRATCH, sha256_of
+from mit_builder.workspace import FOLDERS
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parents[1] / "manifests" / "demo" / "demo.mp4"

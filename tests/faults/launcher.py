@@ -3,7 +3,7 @@
     KILLS_STARTED=FILE [KILLS_FAKES=1] [KILLS_ACTOR=N] python tests/faults/launcher.py run ...
 
 A line of the file is the stage, then `unit:key` for each unit of the call. With `KILLS_ACTOR` the actor that was given
-the N-th call is ended by `ray.kill`.
+the N-th call is ended by `ray.kill`. With `KILLS_NODES` lines of that file say which node got it: node, stage, units.
 """
 
 from __future__ import annotations
@@ -21,15 +21,26 @@ def put_in_fakes() -> None:
 
     pipeline.STEPS = fakes.steps()
     import manifests.ledger
+    import mit_builder.lease
     import mit_builder.run
     import mit_builder.runner
 
     # Runs with fakes are over before five seconds are, after which units are recorded.
     mit_builder.runner.FLUSH_ROWS = 4
     manifests.ledger.COMPACT_ABOVE_PARTS = 8
+    mit_builder.lease.RENEW_S, mit_builder.lease.EXPIRY_S = 1.0, 6.0
     # Fakes need no models, and what they make cannot be drawn.
     mit_builder.run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
     mit_builder.run._report = lambda *arguments: []
+
+
+def node_of(engine: Any, stage: str, tasks: list[Task]) -> str:
+    """The node whose worker was given a call."""
+    import ray
+
+    (slot,) = (slot for slot in engine._slots[stage] if slot.tasks is tasks)
+    known: str = ray._private.state.actors(slot.actor._actor_id.hex())["Address"]["NodeID"]
+    return known
 
 
 def write_down_calls(engine: Any) -> None:
@@ -42,6 +53,9 @@ def write_down_calls(engine: Any) -> None:
         with open(os.environ["KILLS_STARTED"], "a") as file:
             file.write(" ".join([stage, *(f"{task.unit_id}:{task.input_key}" for task in tasks)]) + "\n")
         submit(self, stage, tasks)
+        if "KILLS_NODES" in os.environ and hasattr(self, "_slots"):
+            with open(os.environ["KILLS_NODES"], "a") as file:
+                file.write(" ".join([node_of(self, stage, tasks), stage, *(task.unit_id for task in tasks)]) + "\n")
         if n_calls == int(os.environ.get("KILLS_ACTOR", "0")):
             import ray
 

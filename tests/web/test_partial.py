@@ -13,9 +13,10 @@ from manifests.rows import Video
 from manifests.sources import url_source
 from mit_builder.config import DownloadSettings
 from mit_builder.media.write import write_video
+from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL
 from mit_builder.web.partial import Identity, Partial
 from mit_builder.worker import Task, Worker, WorkerSpec
-from mit_builder.workspace import KEEP_PARTIAL_S, PARTIAL, Workspace
+from mit_builder.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
 WHOLE = 10**9

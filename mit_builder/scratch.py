@@ -1,0 +1,230 @@
+"""Files of a workspace on this machine's own disk: unfinished ones, parts to go on with, copies of remote objects.
+
+A local workspace keeps them in itself (one file system, so that a rename suffices); for object storage they lie below
+the temporary folder. There copies of objects stay while there is room: one video is read by many units. A copy is
+known by the digest of its content and held by a lock on its folder, which the kernel drops with the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import random
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mit_builder.errors import UnitError, WorkspaceError
+
+SCRATCH = ".scratch"
+"""Unfinished files: a folder a run, in it one a unit, `<pid>-...`."""
+PARTIAL = ".partial"
+"""What later attempts can go on with; outlives a run."""
+COPIES = ".copies"
+KEEP_PARTIAL_S = 2 * 24 * 3600
+"""Older parts are not gone on with: a list that fails for days must not fill the disk."""
+ROOM_WAIT_S = 120.0
+"""For how long a copy waits for the copies and units of others to go."""
+
+
+class Scratch:
+    """The folders of one workspace on this machine.
+
+    Args:
+        uri: of the workspace.
+        root: its folder, where it is local.
+        max_gb: where it is remote, copies are only made while everything here is smaller.
+    """
+
+    def __init__(self, uri: str, root: Path | None, max_gb: float) -> None:
+        self._uri = uri
+        self._is_remote = root is None
+        self._max_bytes = max_gb * 1e9
+        self.base = root or temporary() / hashlib.sha256(uri.encode()).hexdigest()[:32]
+
+    def run(self, name: str) -> Path:
+        """A folder for unfinished files, made if need be."""
+        self._prepare()
+        folder = self.base / SCRATCH / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _prepare(self) -> None:
+        if self._is_remote:
+            make_private(self.base.parent)
+
+    def partial(self, name: str) -> Path:
+        """Where the unfinished files of a unit outlive a run."""
+        self._prepare()
+        return self.base / PARTIAL / name
+
+    def sweep(self, keep_partial_s: float) -> None:
+        """Remove what killed runs left; only while no other run holds the lease."""
+        if self._is_remote:
+            self.sweep_dead()
+            self._evict(lambda: False)
+        else:
+            shutil.rmtree(self.base / SCRATCH, ignore_errors=True)
+        for folder in _below(self.base / PARTIAL):
+            if time.time() - folder.stat().st_mtime >= keep_partial_s:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def leave(self, run_name: str) -> None:
+        """Remove a run's unfinished files, and copies that nobody uses."""
+        shutil.rmtree(self.base / SCRATCH / run_name, ignore_errors=True)
+        self._evict(lambda: False)
+
+    def sweep_dead(self) -> None:
+        """Remove unfinished files of processes of this machine that are no more."""
+        for run in _below(self.base / SCRATCH):
+            for folder in _below(run):
+                pid = folder.name.partition("-")[0]
+                if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # others work there
+                run.rmdir()
+
+    @contextmanager
+    def own(self, name: str) -> Iterator[Path]:
+        """An empty folder of this process, removed afterwards."""
+        with tempfile.TemporaryDirectory(dir=self.run(name), prefix=f"{os.getpid()}-") as folder:
+            yield Path(folder)
+
+    @contextmanager
+    def copy(self, name: str, sha256: str, n_bytes: int, fetch: Callable[[Path], None]) -> Iterator[Path]:
+        """A file of this content, fetched unless it is here already; others leave it alone while the context is open.
+
+        Raises:
+            UnitError: what was fetched has another content.
+            WorkspaceError: there is no room for it.
+        """
+        self._prepare()
+        folder = self.base / COPIES / f"{sha256[:32]}-{n_bytes}"
+        path = folder / Path(name).name
+        while True:
+            with _locked(folder, fcntl.LOCK_SH):
+                if path.exists():
+                    os.utime(folder)
+                    yield path
+                    return
+            try:
+                with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    self._make_room(n_bytes)
+                    self._fetch(path, name, sha256, fetch)
+            except BlockingIOError:  # somebody else fetches it
+                time.sleep(random.uniform(0.0, 0.05))
+
+    def _fetch(self, path: Path, name: str, sha256: str, fetch: Callable[[Path], None]) -> None:
+        part = path.with_name(f"part-{os.getpid()}")
+        try:
+            fetch(part)
+            if sha256_of(part) != sha256:
+                raise UnitError(f"{name} is not what the ledger promises: delete it, then run --retry-failed")
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Remove the copies that were used longest ago; wait for others where that is not enough."""
+        until_s = time.monotonic() + ROOM_WAIT_S
+
+        def fits() -> bool:
+            return self.used_bytes() + n_bytes <= self._max_bytes and shutil.disk_usage(self.base).free > n_bytes
+
+        while not fits():
+            self._evict(fits)
+            if fits():
+                return
+            if time.monotonic() > until_s or n_bytes > self._max_bytes:
+                limit_gb = self._max_bytes / 1e9
+                raise WorkspaceError(f"no room in {self.base} for {n_bytes / 1e9:.1f} GB: run.scratch_gb={limit_gb:g}")
+            time.sleep(1.0)
+
+    def _evict(self, enough: Callable[[], bool]) -> None:
+        for folder in sorted(_below(self.base / COPIES), key=_age):
+            if enough():
+                return
+            with suppress(OSError), _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def used_bytes(self) -> int:
+        """Bytes of all files here."""
+        total = 0
+        for folder, _, names in os.walk(self.base):
+            for name in names:
+                with suppress(OSError):  # gone by now
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    """Hold a folder, made if need be.
+
+    Raises:
+        BlockingIOError: others hold it, and `how` says not to wait for them.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, how)
+            if _is_at(folder, descriptor):  # else it was removed while we waited
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(folder: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(folder.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def temporary() -> Path:
+    """Of this user, where the workspace is not on a local disk."""
+    return Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that others cannot have prepared for us.
+
+    Raises:
+        WorkspaceError: it is there and belongs to somebody else.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise WorkspaceError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _below(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def _age(folder: Path) -> float:
+    with suppress(OSError):
+        return folder.stat().st_mtime
+    return 0.0

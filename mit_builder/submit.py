@@ -1,0 +1,140 @@
+"""`mit-build submit`: a run on a cluster, from a machine that is no part of it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
+
+import typer
+import yaml
+
+from mit_builder import config
+from mit_builder.config import Settings
+from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mit_builder.engine_jobs import Jobs
+
+SETTINGS_FILE = "settings.yaml"
+STOPS_WITHIN_S = 15.0
+"""Beyond a job's grace, until Ray has said that it has stopped."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run as the cluster is to start it."""
+
+    workspace: str
+    settings: Settings
+    addresses: list[str]
+    lists: list[Path]
+    stages: list[str]
+    limit: int | None
+    retry_failed: bool
+
+    def check(self) -> None:
+        """Refuse what could not work there, or would be seen there.
+
+        Raises:
+            ConfigError: says which.
+        """
+        if "://" not in self.workspace and not Path(self.workspace).is_absolute():
+            raise ConfigError(f"--workspace {self.workspace}: give s3://, gs://, az://, or a shared folder's full path")
+        if "://" in self.workspace:
+            Workspace(self.workspace)  # an address with a password in it is refused
+        if self.settings.run.ray_address:
+            raise ConfigError("run.ray_address is given by the cluster that a run is submitted to")
+        if "@" in urlsplit(self.settings.download.proxy or "").netloc:
+            raise ConfigError("download.proxy holds a password, which would stand in the job's files: give it none")
+        for path in self.lists:
+            if not path.is_file():
+                raise ConfigError(f"no such source list: {path}")
+
+    def pack(self, folder: Path) -> str:
+        """Put what the run needs into a folder; the command that finds it there."""
+        values = self.settings.model_dump(mode="json", exclude_defaults=True)
+        (folder / SETTINGS_FILE).write_text(yaml.safe_dump(values))
+        command = ["python", "-m", "mit_builder.cli", "run", "--workspace", self.workspace, "--config", SETTINGS_FILE]
+        for n, path in enumerate(self.lists):
+            name = f"sources-{n}{path.suffix}"
+            shutil.copyfile(path, folder / name)
+            command += ["--sources", name]
+        for stage in self.stages:
+            command += ["--stage", stage]
+        command += ["--limit", str(self.limit)] if self.limit else []
+        command += ["--retry-failed"] if self.retry_failed else []
+        return shlex.join([*command, "--", *self.addresses])
+
+
+def submit(
+    addresses: Annotated[list[str] | None, typer.Argument(help="URLs.")] = None,
+    address: Annotated[str, typer.Option(help="Where the cluster takes jobs: http://HEAD:8265.")] = "",
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="s3://, gs://, az:// or a shared folder.")] = "",
+    sources: Annotated[list[Path] | None, typer.Option(help="List of URLs; sent along. May be repeated.")] = None,
+    stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
+    profile: Annotated[str | None, typer.Option(help="auto, embedded or paper.")] = None,
+    settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N sources.")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="Also retry what failed for good.")] = False,
+    follow: Annotated[bool, typer.Option(help="Print what the run prints until it ends; its exit code.")] = False,
+    wait: Annotated[bool, typer.Option(help="Return when it has ended, with its exit code.")] = False,
+    driver_cpus: Annotated[float, typer.Option(min=0, help="Cores reserved for the driver; 0: on the head.")] = 0.0,
+    pending_s: Annotated[float, typer.Option(min=1, help="A run that has not begun by then is stopped.")] = 300.0,
+    grace_s: Annotated[int, typer.Option(min=1, help="What runs may end within this time when it is stopped.")] = 60,
+    attach: Annotated[str | None, typer.Option(metavar="ID", help="Follow a run that was submitted before.")] = None,
+    stop: Annotated[str | None, typer.Option(metavar="ID", help="Stop a run; submit again to go on.")] = None,
+) -> None:
+    """Run on a Ray cluster: hand over a list, follow it, stop it; `status -w` tells how it goes, from anywhere."""
+    from mit_builder.engine_jobs import Jobs
+
+    if not address:
+        raise ConfigError("--address is missing: where the cluster takes jobs, http://HEAD:8265")
+    if stop or attach:
+        jobs = Jobs(address)
+        raise typer.Exit(_stop(jobs, stop, grace_s) if stop else _end(jobs, str(attach), follow=True))
+    if not workspace:
+        raise ConfigError("--workspace is missing: s3://, gs://, az://, or a folder that all nodes share")
+    chosen = list(overrides or []) + ([f"profile={profile}"] if profile else [])
+    loaded = config.load(settings, chosen)
+    submission = Submission(workspace, loaded, addresses or [], sources or [], stage, limit, retry_failed)
+    submission.check()
+    jobs = Jobs(address)
+    with tempfile.TemporaryDirectory(prefix="mit-build-submit-") as folder:
+        command = submission.pack(Path(folder))
+        job_id = jobs.submit(command, Path(folder), cpus=driver_cpus, grace_s=grace_s)
+    print(f"submitted {job_id}", flush=True)
+    print(f"  follow: mit-build submit --address {jobs.address} --attach {job_id}")
+    print(f"  stop:   mit-build submit --address {jobs.address} --stop {job_id}")
+    print(f"  look:   mit-build status --workspace {shlex.quote(workspace)}", flush=True)
+    jobs.wait_until_begun(job_id, pending_s)
+    if follow or wait:
+        raise typer.Exit(_end(jobs, job_id, follow=follow))
+
+
+def _end(jobs: Jobs, job_id: str, *, follow: bool) -> int:
+    """Wait for a run; its exit code."""
+    if follow:
+        jobs.follow(job_id, lambda text: print(text, end="", flush=True))
+    state = jobs.wait(job_id)
+    code = jobs.exit_code(job_id)
+    if state == "SUCCEEDED":
+        return 0
+    if code in (1, 2, 3, 130):
+        print(f"{job_id} ended with exit code {code}")
+        return code
+    why = jobs.status(job_id)[1]
+    raise CannotContinue(f"{job_id} {state.lower()}: {why[:300]}")
+
+
+def _stop(jobs: Jobs, job_id: str, grace_s: int) -> int:
+    was_running = jobs.stop(job_id)
+    state = jobs.wait(job_id, grace_s + STOPS_WITHIN_S)
+    print(f"{job_id}: {state.lower()}" + ("" if was_running else ", before it was asked to"))
+    return 0 if state in ("STOPPED", "SUCCEEDED", "FAILED") else 3

@@ -1,0 +1,222 @@
+"""`mit-build submit`: what is packed and refused; the job service itself is tried in tests/faults/test_jobs.py."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fakes
+import pytest
+import yaml
+from walks import settings_with, walk, worked
+
+from mit_builder import __version__, cli, config
+from mit_builder.engine import SerialEngine
+from mit_builder.engine_connect import cluster_address
+from mit_builder.errors import ConfigError
+from mit_builder.lanes import worker_specs
+from mit_builder.models import devices
+from mit_builder.runner import Runner
+from mit_builder.session import new_run_id
+from mit_builder.stop import Stop, drain_s
+from mit_builder.submit import Submission
+from mit_builder.worker import Worker, WorkerSpec, problem_here
+from mit_builder.workspace import Workspace
+
+
+def submission(*overrides: str, workspace: str = "s3://bucket/talks", lists: tuple[Path, ...] = ()) -> Submission:
+    return Submission(workspace, config.load(None, overrides), ["http://a.test/x;y"], list(lists), ["all"], 3, True)
+
+
+def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_path: Path) -> None:
+    given = tmp_path / "my urls; rm -rf.txt"
+    given.write_text("http://a.test/1\n")
+    folder = tmp_path / "job"
+    folder.mkdir()
+    command = submission("pose.stride=5", lists=(given,)).pack(folder)
+    assert shlex.split(command) == [
+        *("python", "-m", "mit_builder.cli", "run", "--workspace", "s3://bucket/talks", "--config", "settings.yaml"),
+        *("--sources", "sources-0.txt", "--stage", "all", "--limit", "3", "--retry-failed", "--", "http://a.test/x;y"),
+    ]
+    assert yaml.safe_load((folder / "settings.yaml").read_text()) == {"pose": {"stride": 5}}
+    assert (folder / "sources-0.txt").read_text() == "http://a.test/1\n"
+    assert sorted(path.name for path in folder.iterdir()) == ["settings.yaml", "sources-0.txt"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        (submission(workspace="talks"), "give s3://, gs://, az://, or a shared folder's full path"),
+        (submission(workspace="s3://key:hidden@bucket"), "must hold no password"),
+        (submission("download.proxy=http://u:hidden@proxy"), "download.proxy holds a password"),
+        (submission("run.ray_address=auto"), "run.ray_address is given by the cluster"),
+        (submission(lists=(Path("/none.txt"),)), "no such source list: /none.txt"),
+    ],
+)
+def test_what_cannot_work_there_or_would_be_seen_there_is_refused(refused: Submission, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        refused.check()
+    assert "hidden" not in str(caught.value)
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and closes them."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def hang_up() -> None:
+            try:
+                while True:
+                    listening.accept()[0].close()
+            except OSError:
+                return
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--workspace", "s3://a"], 2, "--address is missing"),
+        (["--address", "http://127.0.0.1:1"], 2, "--workspace is missing"),
+        (["--address", "127.0.0.1:1", "--workspace", "s3://a"], 2, "must look like http://HOST:8265"),
+        (["--address", "http://me:hidden@127.0.0.1:1", "--workspace", "s3://a"], 2, "must hold no password"),
+        (["--address", "http://127.0.0.1:1", "--workspace", "s3://a"], 3, "nobody answers at http://127.0.0.1:1: "),
+        (["--address", "http://127.0.0.1:1", "--stop", "raysubmit_x"], 3, "nobody answers at http://127.0.0.1:1: "),
+    ],
+)
+def test_a_cluster_that_cannot_be_asked_is_one_line(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["submit", *arguments])
+    err = capsys.readouterr().err
+    assert (ended.value.code, message in err, "hidden" in err, err.count("\n")) == (code, True, False, 1), err
+
+
+def test_a_token_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    (tmp_path / "empty").touch()
+    for name, message in (("none", "No such file"), ("empty", "is empty")):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / name))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["submit", "--address", "http://127.0.0.1:1", "--workspace", "s3://a"])
+        err = capsys.readouterr().err
+        assert (ended.value.code, message in err, err.count("\n")) == (3, True, 1)
+
+
+def test_something_else_at_the_address_is_one_line(silent_port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
+    assert ended.value.code == 3
+    assert f"the job service at http://127.0.0.1:{silent_port} says: " in capsys.readouterr().err
+
+
+def test_without_rays_job_client_the_extra_is_named(
+    silent_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray.job_submission", None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
+    assert ended.value.code == 3
+    assert "pip install 'mit-builder[cluster]'" in capsys.readouterr().err
+
+
+def test_a_run_joins_the_cluster_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_address(None) is None
+    assert cluster_address("10.0.0.1:6379") == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    assert cluster_address(None) == "auto"
+    assert cluster_address("local") is None
+    with pytest.raises(ConfigError, match="takes jobs"):
+        cluster_address("http://head:8265")
+    with pytest.raises(ConfigError, match="start the run on a node of the cluster"):
+        cluster_address("ray://head:10001")
+
+
+def test_the_grace_is_what_was_set_else_what_the_job_service_grants(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_STOP_WAIT_TIME_S", raising=False)
+    assert drain_s(None) == 0.0
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "60")
+    assert drain_s(None) == 55.0
+    assert drain_s(7.0) == 7.0
+
+
+def test_a_run_that_is_asked_to_end_records_what_runs_and_starts_nothing_new() -> None:
+    def ask(runner: Runner) -> None:
+        if any(lane.running for lane in runner.lanes.values()) and not runner.stop.is_asked:
+            signal.raise_signal(signal.SIGTERM)
+
+    workspace, settings, steps = Workspace(f"memory://{new_run_id()}"), settings_with(), fakes.steps()
+    engine = SerialEngine(worker_specs(settings, workspace, "run", steps))
+    runner = Runner(workspace, settings, run_id="run", engine=engine, steps=steps, on_progress=ask)
+    # Its worker takes a moment longer than the loop that starts it.
+    said: list[str] = []
+    wait, engine.wait = engine.wait, lambda timeout_s: wait(timeout_s) if runner.stop.is_asked else []  # type: ignore[method-assign]
+    runner.stop = Stop(30.0, said.append)
+    with runner.stop.listening(), pytest.raises(KeyboardInterrupt):
+        runner.run(map(fakes.source, ("a", "b", "c")))
+    assert said == ["asked to end: nothing new is started, what runs has 30 s"]
+    assert not any(lane.running for lane in runner.lanes.values())
+    assert worked(runner) == {"download": 1}
+    assert worked(walk(workspace, ["a", "b", "c"]))["download"] == 2
+
+
+def test_a_second_signal_or_no_grace_ends_a_run_at_once() -> None:
+    stop = Stop(30.0)
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        stop.check(is_working=True)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    with Stop(0.0).listening(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_does_not_end_within_its_grace_is_not_waited_for() -> None:
+    stop = Stop(0.05)
+    with stop.listening():
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt):
+            stop.check(is_working=True)
+
+
+def test_on_a_cluster_its_gpus_are_planned_with_though_the_driver_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_elsewhere", {})
+    monkeypatch.setattr(devices, "n_gpus_here", lambda: 0)
+    assert devices.gpu_resources("auto", share=0.5).gpus == 0
+    devices.count_on_cluster(3)
+    needs = devices.gpu_resources("auto", share=0.5)
+    assert (needs.gpus, needs.max_workers) == (0.5, 3)
+
+
+def test_a_machine_says_why_it_cannot_take_part(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    workspace.scratch("run-1")
+    spec = WorkerSpec("fakes:FakePose", config.Settings().pose, workspace.uri, "run-1")
+    assert problem_here(spec, __version__) is None
+    assert "mit-builder" in str(problem_here(spec, "0.0.0"))
+    other_run = replace(spec, run_id="run-2")
+    assert "is not the workspace of this run: share it" in str(problem_here(other_run, __version__))
+    nowhere = replace(spec, workspace_uri=str(tmp_path / "none"))
+    assert "cannot use workspace" in str(problem_here(nowhere, __version__))
+    assert not (tmp_path / "none").exists()
+    worker = Worker(other_run)
+    assert "share it between the machines" in str(worker.ready(elsewhere=True))
+    assert Worker(spec).ready(elsewhere=True) is None
