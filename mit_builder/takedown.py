@@ -20,7 +20,8 @@ from manifests.rows import Source, Video
 from manifests.sources import SourceListError, url_source
 from mit_builder.dataset import FOLDER, parse_index
 from mit_builder.errors import ConfigError, MitBuilderError
-from mit_builder.export.folder import read_record, siblings
+from mit_builder.export import mit
+from mit_builder.export.folder import read_record, siblings, write_record
 from mit_builder.export.make import ExportRequest, forget, known_exports, make_export
 from mit_builder.lease import lease
 from mit_builder.publish import INDEX_KEY
@@ -106,17 +107,16 @@ def finish(workspace: Workspace, stones: Tombstones, exports: Iterable[Path] = (
     workspace.write(KEY, Tombstones(replace(stone, pending=True) for stone in stones.stones).dump())
     purge(workspace, stones)
     problems: list[str] = []
-    folders = dict.fromkeys(e.expanduser().absolute() for e in exports) | known_exports(workspace)
-    for folder, audio_encoder in folders.items():
-        problem = _update_export(workspace, folder, audio_encoder, stones)
+    for folder in dict.fromkeys([*known_exports(workspace), *(e.expanduser().absolute() for e in exports)]):
+        problem = _update_export(workspace, folder, stones)
         problems += [problem] if problem else []
     pending = bool(problems)
     workspace.write(KEY, Tombstones(replace(stone, pending=pending) for stone in stones.stones).dump())
     return problems
 
 
-def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None, stones: Tombstones) -> str | None:
-    """Write an export anew without what is barred; None, or why that was not possible."""
+def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> str | None:
+    """Rid an export of what is barred; None, or why that was not possible."""
     for beside in siblings(folder):
         shutil.rmtree(beside, ignore_errors=True)
     if not folder.exists():
@@ -131,8 +131,11 @@ def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None
             shutil.rmtree(folder)
             forget(workspace, folder)
             return None
-        encoder = audio_encoder or record.audio_encoder
-        make_export(workspace, ExportRequest(record.format, folder, record.with_media, encoder, frozenset(kept)))
+        if record.format == "mit":  # far larger than the others, and a folder a clip
+            mit.remove(folder, [name for name in record.clip_ids if name not in kept])
+            write_record(folder, replace(record, clip_ids=tuple(n for n in record.clip_ids if n in kept)))
+            return None
+        make_export(workspace, ExportRequest(record.format, folder, record.with_media, only=frozenset(kept)))
     except (MitBuilderError, OSError) as error:
         return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
     return None
