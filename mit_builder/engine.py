@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from manifests.ledger import Entry
 from mit_builder import __version__
 from mit_builder.engine_connect import check_nodes, connect
+from mit_builder.engine_nodes import Suspects, node_of
 from mit_builder.errors import CannotContinue
 from mit_builder.stage import Resources
 from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
@@ -26,6 +27,10 @@ LIGHT_CPUS = 0.5
 """Stages that need less than this mostly wait; they have a budget of one core of their own."""
 
 
+MAX_ILL = 10
+"""Workers of a stage that cannot be set up on a cluster before it stops."""
+LOOK_AGAIN_S = 0.5
+"""How often it is asked what became of a node."""
 START_S = 900.0
 """A worker that has not loaded its models by then never had a node: the largest take minutes."""
 TRIFLE_CPUS = 0.01
@@ -116,6 +121,8 @@ class _Slot:
     tasks: list[Task] = field(default_factory=list)
     deadline: float = 0.0
     timed_out: bool = False
+    node_id: str | None = None
+    """Where it is, on a cluster."""
 
 
 class RayEngine:
@@ -146,6 +153,8 @@ class RayEngine:
         self._elsewhere = False
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
+        self._n_ill: Counter[str] = Counter()
+        self._suspects = Suspects[Result]()
         self._make: Callable[..., Any] | None = None
         self._cpus = float(cpus or os.cpu_count() or 1)
 
@@ -155,7 +164,7 @@ class RayEngine:
         self._elsewhere = there.is_cluster
         self._cpus = float(self._cpus_wanted or there.cpus)
         if there.is_cluster:
-            check_nodes(partial(problem_here, next(iter(self._specs.values())), __version__))
+            check_nodes(problem_here, next(iter(self._specs.values())), __version__)
         import ray
 
         remote = ray.remote(Worker)
@@ -219,9 +228,14 @@ class RayEngine:
             for slot in slots
             if slot.call is not None or slot.starting is not None
         }
+        cleared = list(self._cleared())
+        if cleared:
+            return cleared
+        patience_s = min(timeout_s, LOOK_AGAIN_S) if self._suspects else timeout_s
         if not pending:
+            time.sleep(patience_s if self._suspects else 0.0)
             return []
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=patience_s)
         if ready:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         results = [self._finish(*pending[ref], ref) for ref in ready]
@@ -242,10 +256,20 @@ class RayEngine:
             if value is not None:
                 self._drop(stage, slot)
                 self._set_aside(stage, value)
+            elif self._elsewhere:
+                self._place(stage, slot)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
         return result
+
+    def _place(self, stage: str, slot: _Slot) -> None:
+        import ray
+
+        try:
+            slot.node_id = node_of(slot.actor)
+        except ray.exceptions.RayError:  # gone again
+            self._drop(stage, slot)
 
     def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
         import ray
@@ -253,7 +277,7 @@ class RayEngine:
         text = " ".join(str(error).split())
         if slot.starting is not None:
             if not _is_node_loss(text):
-                self._unavailable[stage] = f"the worker died while it was set up: {text[:300]}"
+                self._set_aside(stage, f"the worker died while it was set up: {text[:300]}")
             return None
         lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
@@ -264,7 +288,16 @@ class RayEngine:
             lost = "node"
         else:
             lost = "crash"
-        return Result(stage, slot.tasks, lost=lost, message=text[:300])
+        result = Result(stage, slot.tasks, lost=lost, message=text[:300])
+        if lost == "crash" and slot.node_id:
+            self._suspects.add(result, slot.node_id)
+            return None
+        return result
+
+    def _cleared(self) -> Iterator[Result]:
+        """Calls whose workers crashed, once it is known whether with their nodes."""
+        for result, is_node_lost in self._suspects.settled():
+            yield replace(result, lost="node") if is_node_lost else result
 
     def _kill_overdue(self) -> None:
         import ray
@@ -284,8 +317,9 @@ class RayEngine:
         return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
 
     def _set_aside(self, stage: str, problem: str) -> None:
-        """A worker cannot be set up; where others of its stage work, one node is ill, not the stage."""
-        if not self._slots[stage]:
+        """A worker cannot be set up; where others of its stage work on a cluster, one node is ill, not the stage."""
+        self._n_ill[stage] += 1
+        if not (self._elsewhere and self._slots[stage] and self._n_ill[stage] < MAX_ILL):
             self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:

@@ -73,8 +73,10 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     import ray
 
-    if ray.is_initialized():
+    if address and ray.is_initialized():
         return _there(address)
+    # On standard output, where our lines and JSON go, and no setting keeps it from there.
+    ray._private.worker.print_to_stdstream = _say_nothing
     ours = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     options: dict[str, Any] = ours if address is None else {}
     users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
@@ -98,6 +100,10 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
     return _there(address)
 
 
+def _say_nothing(*words: object, **more: object) -> None:
+    """In the place of Ray's printing of what raylets of lost nodes have logged last."""
+
+
 def _there(address: str | None) -> Connected:
     import ray
 
@@ -106,11 +112,12 @@ def _there(address: str | None) -> Connected:
     return Connected(resources.get("CPU", 1.0), resources.get("GPU", 0.0), n_nodes, address is not None)
 
 
-def check_nodes(problem_there: Callable[[], str | None]) -> None:
+def check_nodes(problem_there: Callable[..., str | None], *arguments: Any) -> None:
     """Ask every node of the cluster whether it can take part.
 
     Args:
-        problem_there: what is called on each; returns one line where something is missing.
+        problem_there: a function that is called on each; returns one line where something is missing.
+        arguments: of its calls.
 
     Raises:
         CannotContinue: names the first that cannot.
@@ -121,7 +128,9 @@ def check_nodes(problem_there: Callable[[], str | None]) -> None:
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     ask: Any = ray.remote(num_cpus=0, max_retries=0)(problem_there)
     calls = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(): node
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        ): node
         for node in alive
     }
     answered, _ = ray.wait(list(calls), num_returns=len(calls), timeout=ANSWER_S)

@@ -344,6 +344,8 @@ class Runner:
 
     def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
         """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
+        if result.lost == "node":
+            self._on_note(f"a node was lost: {lane.step.name} does {len(waiting)} units again, elsewhere")
         for w in waiting:
             blamed = len(waiting) == 1 and result.lost != "node"
             if not blamed or w.n_crashes + 1 < self.settings.run.max_crashes:
