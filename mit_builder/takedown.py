@@ -44,14 +44,21 @@ class Known:
         sha256: of its file; None where only the dataset knows it.
         sources: ids of the sources that gave it.
         addresses: of these sources, and the canonical one.
-        channels: what its channel is called.
+        channel_ids: the site's ids of its channel.
+        uploaders: what its channel is called, which others may be as well.
     """
 
     video_id: str
     sha256: str | None
     sources: frozenset[str]
     addresses: frozenset[str]
-    channels: frozenset[str]
+    channel_ids: frozenset[str]
+    uploaders: frozenset[str]
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """Everything that a channel can be named by."""
+        return self.channel_ids | self.uploaders
 
 
 @dataclass(frozen=True)
@@ -157,12 +164,13 @@ def known_videos(workspace: Workspace) -> list[Known]:
                     row.media.sha256,
                     frozenset((row.source_id, entry.unit_id)),
                     frozenset((row.source_url, addresses.get(entry.unit_id, row.source_url))),
-                    frozenset(filter(None, (row.channel_id, row.uploader))),
+                    frozenset(filter(None, (row.channel_id,))),
+                    frozenset(filter(None, (row.uploader,))),
                 ),
             )
     for values in _dataset_rows(workspace):
-        channels = frozenset(filter(None, (values["channel_id"], values["uploader"])))
-        _merge(found, Known(values["video_id"], None, frozenset(), frozenset((values["source_url"],)), channels))
+        names = (frozenset(filter(None, (values[name],))) for name in ("source_url", "channel_id", "uploader"))
+        _merge(found, Known(values["video_id"], None, frozenset(), *names))
     return list(found.values())
 
 
@@ -173,7 +181,8 @@ def _merge(found: dict[str, Known], new: Known) -> None:
         old.sha256 or new.sha256,
         old.sources | new.sources,
         old.addresses | new.addresses,
-        old.channels | new.channels,
+        old.channel_ids | new.channel_ids,
+        old.uploaders | new.uploaders,
     )
 
 
@@ -225,7 +234,8 @@ def _channel(name: str, known: Sequence[Known]) -> list[Tombstone]:
     if not name:
         raise ConfigError("channel: wants a name, as in channel:UC123 (mit-build why VIDEO_ID shows it)")
     of_channel = [k for k in known if name in k.channels]
-    names = {name}.union(*(k.channels for k in of_channel))
+    # Of a channel that was given by its id the name is not barred: others may have the same.
+    names = {name}.union(*(k.channel_ids for k in of_channel))
     stones = [Tombstone("channel", digest("channel", alias)) for alias in sorted(names)]
     return stones + [stone for video in _with_copies(of_channel, known) for stone in _video(video)]
 

@@ -266,6 +266,7 @@ def test_a_channel_goes_with_its_videos_and_later_ones_are_not_kept(built: Built
     stones = Tombstones.of(built.workspace)
     assert stones.bars("channel", "UC-channel-0")
     assert not stones.bars("channel", "UC-channel-1")
+    assert stones.bars("channel", "Uploader number 0") == name.startswith("Uploader"), "others may be called the same"
     assert not stones.bars_video(built.of_video(1)[0].video.video_id, channels=("UC-channel-1", None))
     assert stones.bars_video("f" * 16, channels=("UC-channel-0",))
 
