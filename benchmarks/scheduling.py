@@ -143,18 +143,19 @@ def ideal_s(names: Sequence[str], costs_s: dict[str, float], n_cores: int) -> fl
     return max(on_gpu, on_cores, total["download"] / 4)
 
 
-def pipeline(n_items: int) -> dict[str, float]:
+def pipeline(n_items: int, scale: float = 1.0) -> dict[str, float]:
     """Six unequal stages; the efficiency of both ways."""
     names = [f"v{i}?{LENGTH}" for i in range(n_items)]
-    ideal = ideal_s(names, COSTS_S, N_CORES)
-    with running(SIX, COSTS_S, N_CORES, n_gpus=1) as bench:
+    costs_s = {stage: seconds * scale for stage, seconds in COSTS_S.items()}
+    ideal = ideal_s(names, costs_s, N_CORES)
+    with running(SIX, costs_s, N_CORES, n_gpus=1) as bench:
         overlapping = bench.run(names)
         later = [f"w{i}?{LENGTH}" for i in range(n_items)]
         started_s = time.time()
         for stage in SIX:
             bench.run(later, [stage])
         one_after_another_s = time.time() - started_s
-    print(f"{n_items} items, {N_CORES} cores and a GPU, seconds an item: {COSTS_S}\n")
+    print(f"{n_items} items, {N_CORES} cores and a GPU, seconds an item: {costs_s}\n")
     print("| | s | ideal / s |\n|---|---|---|")
     print(f"| ideal: the busiest resource, and the way to it and from it | {ideal:.1f} | 100% |")
     print(f"| stages overlap | {overlapping.span_s:.1f} | {ideal / overlapping.span_s:.0%} |")

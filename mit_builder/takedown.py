@@ -20,7 +20,8 @@ from manifests.rows import Source, Video
 from manifests.sources import SourceListError, url_source
 from mit_builder.dataset import FOLDER, parse_index
 from mit_builder.errors import ConfigError, MitBuilderError
-from mit_builder.export.folder import read_record, siblings
+from mit_builder.export import mit
+from mit_builder.export.folder import read_record, siblings, write_record
 from mit_builder.export.make import ExportRequest, forget, known_exports, make_export
 from mit_builder.lease import lease
 from mit_builder.publish import INDEX_KEY
@@ -43,14 +44,21 @@ class Known:
         sha256: of its file; None where only the dataset knows it.
         sources: ids of the sources that gave it.
         addresses: of these sources, and the canonical one.
-        channels: what its channel is called.
+        channel_ids: the site's ids of its channel.
+        uploaders: what its channel is called, which others may be as well.
     """
 
     video_id: str
     sha256: str | None
     sources: frozenset[str]
     addresses: frozenset[str]
-    channels: frozenset[str]
+    channel_ids: frozenset[str]
+    uploaders: frozenset[str]
+
+    @property
+    def channels(self) -> frozenset[str]:
+        """Everything that a channel can be named by."""
+        return self.channel_ids | self.uploaders
 
 
 @dataclass(frozen=True)
@@ -106,17 +114,16 @@ def finish(workspace: Workspace, stones: Tombstones, exports: Iterable[Path] = (
     workspace.write(KEY, Tombstones(replace(stone, pending=True) for stone in stones.stones).dump())
     purge(workspace, stones)
     problems: list[str] = []
-    folders = dict.fromkeys(e.expanduser().absolute() for e in exports) | known_exports(workspace)
-    for folder, audio_encoder in folders.items():
-        problem = _update_export(workspace, folder, audio_encoder, stones)
+    for folder in dict.fromkeys([*known_exports(workspace), *(e.expanduser().absolute() for e in exports)]):
+        problem = _update_export(workspace, folder, stones)
         problems += [problem] if problem else []
     pending = bool(problems)
     workspace.write(KEY, Tombstones(replace(stone, pending=pending) for stone in stones.stones).dump())
     return problems
 
 
-def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None, stones: Tombstones) -> str | None:
-    """Write an export anew without what is barred; None, or why that was not possible."""
+def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> str | None:
+    """Rid an export of what is barred; None, or why that was not possible."""
     for beside in siblings(folder):
         shutil.rmtree(beside, ignore_errors=True)
     if not folder.exists():
@@ -131,8 +138,11 @@ def _update_export(workspace: Workspace, folder: Path, audio_encoder: str | None
             shutil.rmtree(folder)
             forget(workspace, folder)
             return None
-        encoder = audio_encoder or record.audio_encoder
-        make_export(workspace, ExportRequest(record.format, folder, record.with_media, encoder, frozenset(kept)))
+        if record.format == "mit":  # far larger than the others, and a folder a clip
+            mit.remove(folder, [name for name in record.clip_ids if name not in kept])
+            write_record(folder, replace(record, clip_ids=tuple(n for n in record.clip_ids if n in kept)))
+            return None
+        make_export(workspace, ExportRequest(record.format, folder, record.with_media, only=frozenset(kept)))
     except (MitBuilderError, OSError) as error:
         return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
     return None
@@ -154,12 +164,13 @@ def known_videos(workspace: Workspace) -> list[Known]:
                     row.media.sha256,
                     frozenset((row.source_id, entry.unit_id)),
                     frozenset((row.source_url, addresses.get(entry.unit_id, row.source_url))),
-                    frozenset(filter(None, (row.channel_id, row.uploader))),
+                    frozenset(filter(None, (row.channel_id,))),
+                    frozenset(filter(None, (row.uploader,))),
                 ),
             )
     for values in _dataset_rows(workspace):
-        channels = frozenset(filter(None, (values["channel_id"], values["uploader"])))
-        _merge(found, Known(values["video_id"], None, frozenset(), frozenset((values["source_url"],)), channels))
+        names = (frozenset(filter(None, (values[name],))) for name in ("source_url", "channel_id", "uploader"))
+        _merge(found, Known(values["video_id"], None, frozenset(), *names))
     return list(found.values())
 
 
@@ -170,7 +181,8 @@ def _merge(found: dict[str, Known], new: Known) -> None:
         old.sha256 or new.sha256,
         old.sources | new.sources,
         old.addresses | new.addresses,
-        old.channels | new.channels,
+        old.channel_ids | new.channel_ids,
+        old.uploaders | new.uploaders,
     )
 
 
@@ -222,7 +234,8 @@ def _channel(name: str, known: Sequence[Known]) -> list[Tombstone]:
     if not name:
         raise ConfigError("channel: wants a name, as in channel:UC123 (mit-build why VIDEO_ID shows it)")
     of_channel = [k for k in known if name in k.channels]
-    names = {name}.union(*(k.channels for k in of_channel))
+    # Of a channel that was given by its id the name is not barred: others may have the same.
+    names = {name}.union(*(k.channel_ids for k in of_channel))
     stones = [Tombstone("channel", digest("channel", alias)) for alias in sorted(names)]
     return stones + [stone for video in _with_copies(of_channel, known) for stone in _video(video)]
 

@@ -20,6 +20,7 @@ from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
 import mit_builder.export.make
+import mit_builder.export.mit
 import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Candidate, Labelled, Review, Source, Video
@@ -265,6 +266,7 @@ def test_a_channel_goes_with_its_videos_and_later_ones_are_not_kept(built: Built
     stones = Tombstones.of(built.workspace)
     assert stones.bars("channel", "UC-channel-0")
     assert not stones.bars("channel", "UC-channel-1")
+    assert stones.bars("channel", "Uploader number 0") == name.startswith("Uploader"), "others may be called the same"
     assert not stones.bars_video(built.of_video(1)[0].video.video_id, channels=("UC-channel-1", None))
     assert stones.bars_video("f" * 16, channels=("UC-channel-0",))
 
@@ -290,7 +292,33 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     )
     assert takedown(built, built.of_video(1)[0].video.video_id) == 0
     assert [p.name for p in (tmp_path / "out").iterdir()] == []
-    assert known_exports(built.workspace) == {}
+    assert known_exports(built.workspace) == []
+
+
+def test_the_mit_form_loses_the_clip_and_keeps_the_rest_as_it_is(
+    built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, kept = built.of_video(0), built.of_video(1)[0].clip.clip_id
+    marks = evidence(built, taken, of_video=False)
+    output = tmp_path / "out" / "mit"
+    chosen = {kept, taken[0].clip.clip_id}
+    with monkeypatch.context() as patch:  # what is drawn does not matter here, and takes long
+        patch.setattr(mit_builder.export.mit, "_write_png", lambda path, image: path.write_bytes(image[::90].tobytes()))
+        make_export(built.workspace, ExportRequest("mit", output, with_media=True, only=chosen))
+    before = {path: path.stat().st_mtime_ns for path in (output / "clips" / kept).rglob("*")}
+    assert betrayed(output, marks)
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.takedown, "write_record", lambda folder, record: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            take_down(built.workspace, [taken[0].video.video_id])
+    with lease(built.workspace):
+        assert finish_pending(built.workspace) == []
+    assert betrayed(output, marks) == []
+    assert {path: path.stat().st_mtime_ns for path in (output / "clips" / kept).rglob("*")} == before
+    assert read_record(output).clip_ids == (kept,)
+    samples = [s for name in ("train", "val", "test") if (output / f"{name}.json").exists()
+               for s in json.loads((output / f"{name}.json").read_text())]  # fmt: skip
+    assert [sample["image_dir"] for sample in samples] == [f"clips/{kept}/frames"]
 
 
 def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +335,7 @@ def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkey
     assert betrayed(tmp_path / "out", marks)
     assert takedown(built, taken[0].video.video_id) == 0
     assert list((tmp_path / "out").iterdir()) == []
-    assert known_exports(built.workspace) == {}
+    assert known_exports(built.workspace) == []
 
 
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(

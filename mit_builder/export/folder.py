@@ -101,8 +101,9 @@ def replacing(output: Path) -> Iterator[Path]:
 
 def write_record(folder: Path, record: Record) -> None:
     """Declare an export finished: everything else is on the disk by then."""
-    path = folder / RECORD
+    path = folder / f"{RECORD}.new"
     with path.open("w") as file:
         file.write(json.dumps(asdict(record), indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    path.replace(folder / RECORD)

@@ -56,7 +56,7 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
         raise ConfigError(f"{output} lies in the workspace, whose files are its own: give another --output")
     check_place(output)
     encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
-    remember(workspace, output, request.audio_encoder)  # first: what a killed export leaves must be found as well
+    remember(workspace, output)  # first: what a killed export leaves must be found as well
     with replacing(output) as folder:
         job = Job(workspace, folder, request.with_media, encoder, request.only)
         if not job.plan.clip_ids and request.only is None:
@@ -79,9 +79,9 @@ def _said(job: Job) -> list[str]:
     return lines
 
 
-def remember(workspace: Workspace, output: Path, audio_encoder: str | None) -> None:
-    """Note in the workspace where an export lies, and what it takes to write it again."""
-    text = json.dumps({"path": str(output), "audio_encoder": audio_encoder}) + "\n"
+def remember(workspace: Workspace, output: Path) -> None:
+    """Note in the workspace where an export lies."""
+    text = json.dumps({"path": str(output)}) + "\n"
     workspace.write(f"{KNOWN}/{_name(output)}.json", text.encode())
 
 
@@ -90,11 +90,10 @@ def forget(workspace: Workspace, output: Path) -> None:
     workspace.delete([f"{KNOWN}/{_name(output)}.json"])
 
 
-def known_exports(workspace: Workspace) -> dict[Path, str | None]:
-    """Where the exports of a workspace were put (they may be gone by now), with their audio encoders."""
+def known_exports(workspace: Workspace) -> list[Path]:
+    """Where the exports of a workspace were put; they may be gone by now."""
     keys = sorted(key for key in workspace.names(KNOWN) if key.endswith(".json"))
-    found = [json.loads(workspace.read(key)) for key in keys]
-    return {Path(values["path"]): values["audio_encoder"] for values in found}
+    return [Path(json.loads(workspace.read(key))["path"]) for key in keys]
 
 
 def _name(output: Path) -> str:

@@ -17,7 +17,9 @@ indexes audio, poses and scores from 0. A point without an estimate is (0, 0) wi
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -110,6 +112,20 @@ def write(job: Job) -> None:
         (job.folder / f"{split}.json").write_text(json.dumps(samples, indent=1) + "\n")
     if job.encoder is None:
         job.notes.append(f"complete but for {EMBEDDING}: --audio-encoder makes it (docs/EXPORT.md)")
+
+
+def remove(folder: Path, clip_ids: Collection[str]) -> None:
+    """Take clips out of an export: first out of the indices, then their folders; what is gone already is no error."""
+    places = {f"clips/{name}/frames" for name in clip_ids}
+    for path in (folder / f"{split}.json" for split in ("train", "val", "test")):
+        if path.exists():
+            samples = [sample for sample in json.loads(path.read_text()) if sample["image_dir"] not in places]
+            new = path.with_suffix(".new")
+            new.write_text(json.dumps(samples, indent=1) + "\n")
+            new.replace(path)
+    for name in clip_ids:
+        if (folder / "clips" / name).exists():
+            shutil.rmtree(folder / "clips" / name)
 
 
 def _write_clip(clip: ExportedClip, folder: Path, encoder: AudioEncoder | None) -> None:
