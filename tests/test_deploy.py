@@ -148,9 +148,10 @@ STUBS = {
     "scontrol": 'printf "node1\\nnode2\\n"',
     "hostname": 'echo "10.0.0.1 10.0.0.2"',
     "ray": 'echo "$RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >> "$SAID"; exec sleep 60',
-    "mit-build": """echo "mit-build $* joins $RAY_ADDRESS" >> "$SAID"
-trap 'kill $!; echo drained >> "$SAID"; exit 130' TERM
-sleep 60 & wait""",
+    "mit-build": """trap 'kill $!; echo drained >> "$SAID"; exit 130' TERM
+sleep 60 &
+echo "mit-build $* joins $RAY_ADDRESS" >> "$SAID"
+wait""",
 }
 
 
@@ -166,9 +167,12 @@ def test_the_batch_script_starts_a_ray_with_a_token_and_lets_the_run_drain_at_a_
     script = ["bash", str(DEPLOY / "slurm" / "run.sbatch")]
     with subprocess.Popen(script, env=os.environ | told | {"PATH": path}, cwd=tmp_path) as job:
         deadline = time.monotonic() + 30
-        while "mit-build" not in (said.read_text() if said.exists() else "") and time.monotonic() < deadline:
+        wanted = {"mit-build": 1, "token 600": 2}
+        while time.monotonic() < deadline and any(
+            (said.read_text() if said.exists() else "").count(word) < n for word, n in wanted.items()
+        ):
             time.sleep(0.1)
-        time.sleep(0.3)
+        time.sleep(0.5)
         job.terminate()
         assert job.wait(30) == 130
     lines = said.read_text().splitlines()
