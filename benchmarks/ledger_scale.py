@@ -153,7 +153,7 @@ def make(workspace: Workspace, size: Size) -> None:
     digests = random.integers(1, 2**63, size.n_sources, dtype=np.uint64)
     shards = publish(workspace, bucket, size)
     runner = Runner(workspace, settings, run_id="made")
-    settled = open_settled(workspace, settings, list(runner.lanes.values()), size.n_buckets)
+    settled = open_settled(workspace, settings, runner.lanes, size.n_buckets)
     plan = settled.plan
     store = Store(workspace, [f"manifests/{step.name}" for step in STEPS])
     for first in range(0, size.n_sources, PART_ROWS):

@@ -29,10 +29,9 @@ from mit_builder.data import ClipDataset
 from mit_builder.dataset import dataset_folder
 
 N_FRAMES, SIZE_HW = 15, (384, 640)
-MEASURE_S = 10.0
 
 
-def rate(make: Callable[[int], Iterator[Any]]) -> float:
+def rate(make: Callable[[int], Iterator[Any]], measure_s: float) -> float:
     """Samples a second, pass after pass until enough time has gone; the first sample is not counted."""
     n_samples, began, epoch = -1, 0.0, 0
     while True:
@@ -40,7 +39,7 @@ def rate(make: Callable[[int], Iterator[Any]]) -> float:
             n_samples += 1
             if n_samples == 0:
                 began = time.perf_counter()
-            elif time.perf_counter() - began > MEASURE_S:
+            elif time.perf_counter() - began > measure_s:
                 return n_samples / (time.perf_counter() - began)
         epoch += 1
 
@@ -83,13 +82,13 @@ def _window(data: bytes) -> np.ndarray:
     return np.stack(images)
 
 
-def without_drawing(folder: Path) -> float:
+def without_drawing(folder: Path, measure_s: float) -> float:
     """Ours with blank pose maps: what drawing costs."""
     drawn = mit_builder.data.pose_map
     blank = np.zeros((*SIZE_HW, 3), np.uint8)
     mit_builder.data.pose_map = lambda keypoints, size_wh: blank
     try:
-        return rate(ours(folder, 0))
+        return rate(ours(folder, 0), measure_s)
     finally:
         mit_builder.data.pose_map = drawn
 
@@ -97,17 +96,19 @@ def without_drawing(folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", type=Path, help="a workspace or a dataset's folder")
-    folder = dataset_folder(parser.parse_args().dataset)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of measuring, for each line")
+    options = parser.parse_args()
+    folder, measure_s = dataset_folder(options.dataset), options.seconds
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     datasets.disable_progress_bars()
     print(f"windows of {N_FRAMES} frames, {SIZE_HW[1]}x{SIZE_HW[0]}; {os.cpu_count()} cores")
     print("| reader | samples/s |\n|---|---|")
-    print(f"| datasets, rows alone | {rate(plain(folder, decode=False)):.2f} |")
-    print(f"| datasets, first window decoded, nothing drawn | {rate(plain(folder, decode=True)):.2f} |")
-    print(f"| ClipDataset, pose maps blank | {without_drawing(folder):.2f} |")
-    print(f"| ClipDataset | {rate(ours(folder, 0)):.2f} |")
-    print(f"| ClipDataset, 2 workers | {rate(ours(folder, 2)):.2f} |")
+    print(f"| datasets, rows alone | {rate(plain(folder, decode=False), measure_s):.2f} |")
+    print(f"| datasets, first window decoded, nothing drawn | {rate(plain(folder, decode=True), measure_s):.2f} |")
+    print(f"| ClipDataset, pose maps blank | {without_drawing(folder, measure_s):.2f} |")
+    print(f"| ClipDataset | {rate(ours(folder, 0), measure_s):.2f} |")
+    print(f"| ClipDataset, 2 workers | {rate(ours(folder, 2), measure_s):.2f} |")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,8 @@ def float_leaves(schema: pa.Schema) -> list[str]:
 
 def read_arrays(path: Path) -> list[dict[str, Any]]:
     """The inverse of `write_arrays`: list columns as arrays (strings as object arrays), others as plain values."""
-    table = pq.read_table(path)
+    with pq.ParquetFile(path) as file:
+        table = file.read(use_threads=False)  # artifacts are small: threads of Arrow's cost more than they save
     rows: list[dict[str, Any]] = []
     for i in range(table.num_rows):
         row: dict[str, Any] = {}

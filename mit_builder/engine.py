@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from mit_builder import __version__
 from mit_builder.engine_calls import Engine, Load, Result
 from mit_builder.engine_connect import check_nodes, connect
 from mit_builder.engine_metrics import RayMeter
+from mit_builder.engine_nodes import Suspects, node_of
 from mit_builder.errors import CannotContinue
 from mit_builder.models.devices import n_gpus
 from mit_builder.pools import Crew, Pools, Room
@@ -37,6 +38,8 @@ LOOK_S = 5.0
 
 MAX_ILL = 10
 """Workers of a stage that cannot be set up on a cluster before it stops."""
+LOOK_AGAIN_S = 0.5
+"""How often it is asked what became of a node."""
 START_S = 900.0
 """A worker that has not loaded its models by then never had a node: the largest take minutes."""
 TRIFLE_CPUS = 0.01
@@ -93,6 +96,8 @@ class _Slot:
     deadline: float = 0.0
     timed_out: bool = False
     idle_since_s: float = 0.0
+    node_id: str | None = None
+    """Where it is, on a cluster."""
 
 
 class RayEngine:
@@ -124,6 +129,7 @@ class RayEngine:
         self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
         self._n_ill: Counter[str] = Counter()
+        self._suspects = Suspects[Result]()
         self._make: Callable[..., Any] | None = None
         self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
         self._looked_at_s = 0.0
@@ -233,9 +239,14 @@ class RayEngine:
             for slot in slots
             if slot.call is not None or slot.starting is not None
         }
+        cleared = list(self._cleared())
+        if cleared:
+            return cleared
+        patience_s = min(timeout_s, LOOK_AGAIN_S) if self._suspects else timeout_s
         if not pending:
+            time.sleep(patience_s if self._suspects else 0.0)
             return []
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=timeout_s)
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=patience_s)
         if ready:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         results = [self._finish(*pending[ref], ref) for ref in ready]
@@ -261,10 +272,20 @@ class RayEngine:
             if value is not None:
                 self._drop(stage, slot)
                 self._set_aside(stage, value)
+            elif self._elsewhere:
+                self._place(stage, slot)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
         return result
+
+    def _place(self, stage: str, slot: _Slot) -> None:
+        import ray
+
+        try:
+            slot.node_id = node_of(slot.actor)
+        except ray.exceptions.RayError:  # gone again
+            self._drop(stage, slot)
 
     def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
         import ray
@@ -283,7 +304,16 @@ class RayEngine:
             lost = "node"
         else:
             lost = "crash"
-        return Result(stage, slot.tasks, lost=lost, message=text[:300])
+        result = Result(stage, slot.tasks, lost=lost, message=text[:300])
+        if lost == "crash" and slot.node_id:
+            self._suspects.add(result, slot.node_id)
+            return None
+        return result
+
+    def _cleared(self) -> Iterator[Result]:
+        """Calls whose workers crashed, once it is known whether with their nodes."""
+        for result, is_node_lost in self._suspects.settled():
+            yield replace(result, lost="node") if is_node_lost else result
 
     def _kill_overdue(self) -> None:
         import ray

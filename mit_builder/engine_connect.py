@@ -75,6 +75,8 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
 
     if address and ray.is_initialized():
         return _there(address)
+    # On standard output, where our lines and JSON go, and no setting keeps it from there.
+    ray._private.worker.print_to_stdstream = _say_nothing
     ours = {"num_cpus": cpus, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     options: dict[str, Any] = ours if address is None else {}
     users_folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
@@ -96,6 +98,10 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
         os.chdir(users_folder)
         signal.signal(signal.SIGTERM, on_terminate)  # Ray's would end the program with an exit code of its own
     return _there(address)
+
+
+def _say_nothing(*words: object, **more: object) -> None:
+    """In the place of Ray's printing of what raylets of lost nodes have logged last."""
 
 
 def _there(address: str | None) -> Connected:

@@ -20,9 +20,24 @@ from urllib.parse import urlsplit
 from mit_builder.errors import CannotContinue, ConfigError
 
 ANSWER_S = 10.0
+_CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 STOPPED = ("SUCCEEDED", "FAILED", "STOPPED")
 GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between SIGTERM and SIGKILL, read by its job supervisor; 3 s where it is not set."""
+
+
+def _check_token() -> None:
+    """Ray ends the whole program where it is told to read a token and finds none."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    told = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(told) if told else Path.home() / ".ray" / "auth_token"
+    try:
+        found = path.read_text().strip()
+    except OSError as error:
+        raise CannotContinue(f"no token: {path}: {error.strerror}; set RAY_AUTH_TOKEN_PATH") from error
+    if not found:
+        raise CannotContinue(f"no token: {path} is empty")
 
 
 class Jobs:
@@ -42,6 +57,7 @@ class Jobs:
             raise ConfigError(f"--address {parts.scheme or address} must look like http://HOST:8265")
         if "@" in parts.netloc:
             raise ConfigError("--address must hold no password: give the token by RAY_AUTH_TOKEN_PATH")
+        _check_token()
         self.address = address.rstrip("/")
         port = parts.port or (443 if parts.scheme == "https" else 80)
         try:
@@ -54,13 +70,14 @@ class Jobs:
                 os.environ.pop(name, None)
             from ray.job_submission import JobSubmissionClient
 
+            for name in _CHATTY:
+                logging.getLogger(name).setLevel(logging.ERROR)
             self._client: Any = JobSubmissionClient(self.address)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
         import ray
 
-        logging.getLogger("ray").setLevel(logging.ERROR)
         try:
             yield
         except ImportError as error:

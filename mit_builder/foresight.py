@@ -21,9 +21,11 @@ from manifests.rows import TIMELINE_FPS, Artifact, Candidate, Pose, Source
 from mit_builder.config import Section, Settings
 from mit_builder.errors import CannotContinue, UnitError
 from mit_builder.pipeline import STEPS, Route, Step, Unit, left_out
+from mit_builder.review.store import Reviews
 from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
 from mit_builder.stage import Stage
+from mit_builder.tombstones import Tombstones
 from mit_builder.worker import UnitContext, WorkerSpec
 from mit_builder.workspace import Workspace
 
@@ -71,9 +73,9 @@ class _Selection:
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_frames: Counter[str] = field(default_factory=Counter)
 
-    def judge(self, row: Any, ctx: UnitContext) -> Iterator[Candidate]:
-        """The candidates that are kept; all are counted."""
-        for candidate in self.stage.process(row, ctx):
+    def judge(self, row: Any, ctx: UnitContext, tombstones: Tombstones) -> Iterator[Candidate]:
+        """The candidates that are kept; all are counted but those that were taken down, as in a run."""
+        for candidate in tombstones.allowed(tuple(self.stage.process(row, ctx))):
             n_frames = candidate.end_frame - candidate.start_frame
             if candidate.verdict == "kept":
                 self.kept[_name(candidate)] = n_frames
@@ -113,6 +115,8 @@ class Foresight:
         """
         self.n_shots = 0
         self._workspace = workspace
+        self._tombstones = Tombstones.of(workspace)
+        self._reviews = Reviews(workspace)
         self._steps = {step.name: step for step in steps}
         self._select = self._steps["filter.select"]
         self._selections = {section: self._selection(section) for section in map(self._select.settings, variants)}
@@ -135,7 +139,7 @@ class Foresight:
                 found.failed[clip_id] = self._failed[clip_id]
             elif step is not None:
                 found.due[clip_id] = step
-            elif reason := left_out(variant, self._poses[name]):
+            elif reason := left_out(variant, self._poses[name]) or self._reviews.left_out(clip_id):
                 found.left_out[clip_id] = reason
         return found
 
@@ -165,7 +169,7 @@ class Foresight:
             ctx = _Reading(self._workspace, stack)
             try:
                 for selection in self._selections.values():
-                    yield from selection.judge(row, ctx)
+                    yield from selection.judge(row, ctx, self._tombstones)
             except (pa.ArrowException, OSError, UnitError) as error:
                 advice = "mit-build run --force-stage filter.detect makes them anew"
                 raise CannotContinue(f"cannot read the tracks of {row.video_id}: {error}; {advice}") from error

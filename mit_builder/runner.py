@@ -82,16 +82,14 @@ class Runner:
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self.buckets = Buckets(self.publisher, self.clips)
         self.trees = Trees(settings, self._duplicates, self.buckets, None)
-        self._feeding = True
-        self._files = Files(workspace)
-        self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
+        self._feeding, self._files = True, Files(workspace)
         self.failures: list[tuple[str, Entry]] = []
+        self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
 
     def pass_over_settled(self) -> None:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
-        lanes, n_buckets = list(self.lanes.values()), self.publisher.n_buckets
-        settled = open_settled(self.workspace, self.settings, lanes, n_buckets, said)
+        settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher.n_buckets, said)
         self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
 
     def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
@@ -134,7 +132,7 @@ class Runner:
     @property
     def has_changed(self) -> bool:
         """Whether anything was worked on, or another dataset published."""
-        return self.publisher.has_written or any(tally.worked_on for tally in self.tally.steps.values())
+        return self.publisher.has_written or any(t.worked_on for t in self.tally.steps.values())
 
     @property
     def load(self) -> Load:
@@ -337,6 +335,8 @@ class Runner:
 
     def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
         """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
+        if result.lost == "node":
+            self._on_note(f"a node was lost: {lane.step.name} does {len(waiting)} units again, elsewhere")
         for w in waiting:
             blamed = len(waiting) == 1 and result.lost != "node"
             if not blamed or w.n_crashes + 1 < self.settings.run.max_crashes:

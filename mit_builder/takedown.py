@@ -53,8 +53,16 @@ class Known:
     channels: frozenset[str]
 
 
-def take_down(workspace: Workspace, names: Sequence[str], exports: Iterable[Path] = ()) -> list[str]:
-    """Take down everything named; lines that say what was done.
+@dataclass(frozen=True)
+class Done:
+    """What a takedown did, and what it could not do and stays due; lines for the user."""
+
+    lines: list[str]
+    problems: list[str]
+
+
+def take_down(workspace: Workspace, names: Sequence[str], exports: Iterable[Path] = ()) -> Done:
+    """Take down everything named.
 
     Raises:
         ConfigError: a name fits nothing, or an export folder is none; nothing was removed then.
@@ -65,8 +73,17 @@ def take_down(workspace: Workspace, names: Sequence[str], exports: Iterable[Path
     with lease(workspace):
         known = known_videos(workspace)
         before = Tombstones.of(workspace)
-        new = [stone for name in names for stone in stones_for(name, known, before)]
-        return [f"{len(names)} taken down", *finish(workspace, before + Tombstones(new), exports)]
+        new = {name: stones_for(name, known, before) for name in names}
+        unknown = [name for name, stones in new.items() if not _is_of_any(stones, known)]
+        problems = finish(workspace, before + Tombstones(stone for stones in new.values() for stone in stones), exports)
+        said = [f"{name}: nothing of it was here; it is barred from now on" for name in unknown]
+        return Done([*said, f"{len(names)} taken down"], problems)
+
+
+def _is_of_any(stones: Iterable[Tombstone], known: Iterable[Known]) -> bool:
+    """Whether some video of the workspace is what tombstones speak of."""
+    digests = {stone.digest for stone in stones}
+    return any(digests & {digest("video", k.video_id), *(digest("channel", c) for c in k.channels)} for k in known)
 
 
 def finish_pending(workspace: Workspace) -> list[str]:

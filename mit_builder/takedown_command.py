@@ -31,16 +31,15 @@ def takedown(
         raise ConfigError("name what to take down, or give --from FILE")
     if "://" not in workspace and not Path(workspace).is_dir():
         raise ConfigError(f"no workspace at {workspace}: give --workspace")
-    first, *problems = take_down(Workspace(workspace), wanted, export or [])
-    for line in problems:
+    done = take_down(Workspace(workspace), wanted, export or [])
+    for line in [*done.problems, *done.lines]:
         print(line)
-    print(first)
-    raise typer.Exit(1 if problems else 0)
+    raise typer.Exit(1 if done.problems else 0)
 
 
 def _read(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.partition(" #")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'no text'}") from error
     return [line for line in lines if line and not line.startswith("#")]

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_dataset
+from object_storage import S3Server
 
 torch = pytest.importorskip("torch", reason="ClipDataset is a torch dataset")
 
@@ -179,17 +180,20 @@ def test_what_was_taken_down_is_not_loaded(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("embed_media", [True, False])
-def test_it_reads_from_object_storage(tmp_path: Path, embed_media: bool) -> None:
+def test_it_reads_from_object_storage(tmp_path: Path, s3: S3Server, embed_media: bool) -> None:
     local = tiny_dataset.build(tmp_path / "w", embed_media=embed_media).root
-    uri = f"memory://loader-{embed_media}"
+    uri = f"{s3.bucket(f'loader-{embed_media}'.lower())}/w"
     for path in sorted((local / "dataset").rglob("*")):
         if path.is_file():
             Workspace(uri).write(path.relative_to(local).as_posix(), path.read_bytes())
-    for one, two in zip(ClipDataset(local, **SMALL), ClipDataset(uri, **SMALL), strict=True):
-        assert one["clip_id"] == two["clip_id"]
-        assert torch.equal(one["video"], two["video"])
-        assert torch.equal(one["audio"], two["audio"])
-        assert torch.equal(one["pose_maps"], two["pose_maps"])
+    for place in (uri, f"{uri}/dataset"):
+        for one, two in zip(ClipDataset(local, **SMALL), ClipDataset(place, **SMALL), strict=True):
+            assert one["clip_id"] == two["clip_id"]
+            assert torch.equal(one["video"], two["video"])
+            assert torch.equal(one["audio"], two["audio"])
+            assert torch.equal(one["pose_maps"], two["pose_maps"])
+    loader = torch.utils.data.DataLoader(ClipDataset(uri, **SMALL), num_workers=1, multiprocessing_context="spawn")
+    assert len(list(loader)) == 3
 
 
 def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) -> None:

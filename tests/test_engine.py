@@ -17,7 +17,8 @@ import pytest
 
 from mit_builder import config
 from mit_builder.dataset import parse_index
-from mit_builder.engine import RayEngine, SerialEngine, _Slot
+from mit_builder.engine import RayEngine, Result, SerialEngine, _Slot
+from mit_builder.engine_nodes import _Suspect
 from mit_builder.errors import CannotContinue
 from mit_builder.lanes import worker_specs
 from mit_builder.metrics import METRICS
@@ -256,3 +257,18 @@ def test_a_worker_that_never_comes_up_stops_its_stage_with_what_it_needs(tmp_pat
     engine._drop = lambda stage, slot: engine._slots[stage].remove(slot)  # type: ignore[method-assign]
     engine._kill_overdue()
     assert engine.unavailable() == {"a": "no worker came up within 900 s: it needs a node with 0.5 GPU free"}
+
+
+def test_a_crash_on_a_node_that_is_lost_is_not_held_against_the_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([None, True, False])
+    monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect: next(answers))
+    engine = RayEngine({}, {}, scratch=tmp_path)
+    crash = Result("pose", [], lost="crash", message="End of file")
+    engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
+    assert list(engine._cleared()) == []
+    assert [result.lost for result in engine._cleared()] == ["node"]
+    engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
+    assert list(engine._cleared()) == [crash]
+    assert not engine._suspects

@@ -18,12 +18,14 @@ from manifests.arrays import write_arrays
 from manifests.rows import N_KEYPOINTS, TRACK, Artifact, Clip, CutJob, Labelled, SpeechJob, Video
 from mit_builder.config import CutSettings, PoseSettings, SpeechSettings
 from mit_builder.dataset import open_dataset
+from mit_builder.export.make import ExportRequest, make_export
 from mit_builder.media.timeline import read_timeline
 from mit_builder.media.write import write_timed_video
 from mit_builder.models import lips, mediapipe_pose, silero_voice
 from mit_builder.models.base import SpeechInput
 from mit_builder.report.view import open_view, view_of_row
 from mit_builder.validate import validate
+from mit_builder.workspace import Workspace
 from stages.filter import CutClips
 from stages.pose import EstimatePose
 from stages.speech import ScoreSpeech
@@ -150,6 +152,19 @@ def test_pictures_are_drawn_from_the_timelines_frames(
     (row,) = open_dataset(builder.root)
     view = view_of_row(row, builder.root / "dataset", tmp_path)
     assert [number_in(frame.image) for frame in view.frames()] == expected
+
+
+def test_exports_and_training_see_the_timelines_frames(
+    builder: tiny_dataset.Builder, labelled: Labelled, expected: list[int], tmp_path: Path
+) -> None:
+    make_export(Workspace(builder.root), ExportRequest("coco-wholebody", tmp_path / "coco", with_media=True))
+    pictures = sorted((tmp_path / "coco").rglob("*.jpg"))
+    assert [number_in(cv2.imread(str(picture))) for picture in pictures] == expected
+    torch_data = pytest.importorskip("mit_builder.data", reason="torch is not installed", exc_type=ImportError)
+    size_hw = (tiny_dataset.HEIGHT_PX, tiny_dataset.WIDTH_PX)
+    (sample,) = torch_data.ClipDataset(builder.root, split=None, n_frames=20, frame_step=1, size_hw=size_hw)
+    seen = [number_in(image.transpose(1, 2, 0)) for image in sample["video"].numpy()]
+    assert seen == expected[sample["first_frame"] :][:20]
 
 
 def test_the_row_says_which_frame_of_the_media_each_label_belongs_to(

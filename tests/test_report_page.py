@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from browser import browser, console_of, until  # noqa: F401 - a fixture
+from numbered_video import write_numbered
 from quick_stages import program
 
 HOSTILE = '<b onload="window.hacked=1">bold</b><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
@@ -166,6 +169,27 @@ def test_keys_step_frames_switch_overlays_and_turn_to_other_clips(page: Any) -> 
     assert page.evaluate("document.activeElement.closest('.clip').dataset.clip") == first
 
 
+@pytest.mark.parametrize("fps", [12, 60])
+def test_keys_step_through_the_labels_whatever_the_rate_of_the_media(
+    browser: Any,  # noqa: F811
+    made: Made,
+    tmp_path: Path,
+    fps: int,
+) -> None:
+    place = Path(shutil.copytree(made.place, tmp_path / "workspace"))
+    for clip in (place / "clips").glob("*.mp4"):
+        write_numbered(clip, range(6 * fps), Fraction(1, fps))
+    opened = browser.new_page()
+    opened.goto((place / "report" / "index.html").as_uri())
+    open_clip(opened)
+    for frame in range(1, 14):
+        opened.keyboard.press("ArrowRight")
+        settled(opened, frame)
+        shown, head = opened.evaluate(BOTH)
+        assert abs(shown / fps - head / 25) <= 1 / 25 + 1 / fps
+    opened.close()
+
+
 def colours(page: Any) -> dict[str, int]:
     """Opaque pixels of the overlay, by what they show."""
     found: dict[str, int] = page.evaluate("""() => {
@@ -264,6 +288,6 @@ def test_only_what_is_new_is_written(made: Made) -> None:
     data[0].unlink()
     assert program("report", "--workspace", str(made.place)).returncode == 0
     after = state()
-    assert {name for name in after if after[name] != before[name]} == {f"data/{data[0].name}", "gallery.js"}
+    assert {name for name in after if after[name] != before[name]} == {f"data/{data[0].name}"}
     listed = (made.place / "report" / "gallery.js").read_text().removeprefix("mitGallery(").removesuffix(");\n")
     assert [row["data"] for row in json.loads(f"[{listed}]")[0]] == [path.stem for path in data]

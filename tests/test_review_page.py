@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +21,10 @@ from browser import browser, console_of, until  # noqa: F401 - a fixture
 from quick_stages import program
 
 from mit_builder.dataset import open_dataset, read_index
+from mit_builder.export.make import ExportRequest, make_export
 from mit_builder.speaking import interaction_labels, is_speaking
 from mit_builder.validate import validate
+from mit_builder.workspace import Workspace
 
 SOURCES = tuple(f"http://quick.test/{name}?frames=300&shots=2" for name in "abc")
 """Six clips of 150 frames; people speak in turn, 30 frames each."""
@@ -95,7 +99,35 @@ def check_correction(row: dict[str, Any]) -> None:
     assert row["people"][0]["human_periods"].tolist() == []
 
 
-def test_verdicts_reach_the_parquet_and_survive_runs(browser: Any, place: Path) -> None:  # noqa: F811
+def check_exports(place: Path, folder: Path, row: dict[str, Any]) -> None:
+    """COCO's annotations and webdataset's arrays say of the corrected clip what the Parquet says."""
+    for form in ("coco-wholebody", "webdataset"):
+        make_export(Workspace(place), ExportRequest(form, folder / form, False, None))
+    split = json.loads((folder / "coco-wholebody" / "annotations" / f"coco_wholebody_{row['split']}.json").read_text())
+    frames = {image["id"]: image["frame"] for image in split["images"] if image["clip_id"] == row["clip_id"]}
+    said = {
+        (annotation["person_id"], frames[annotation["image_id"]]): annotation["speaking"]
+        for annotation in split["annotations"]
+        if annotation["image_id"] in frames
+    }
+    assert all(said[1, frame] == row["people"][1]["speaking"][frame] for frame in frames.values())
+    assert len(said) == 2 * 150
+    for path in (folder / "webdataset").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            if f"{row['clip_id']}.npz" in tar.getnames():
+                arrays = np.load(io.BytesIO(tar.extractfile(f"{row['clip_id']}.npz").read()))  # type: ignore[union-attr]
+                assert np.array_equal(arrays["people_speaking"][1], row["people"][1]["speaking"])
+                meta = json.load(tar.extractfile(f"{row['clip_id']}.json"))  # type: ignore[arg-type]
+                assert meta["people"][1]["human_periods"] == [[35, 100]]
+                return
+    raise AssertionError("the corrected clip is in no tar")
+
+
+def test_verdicts_reach_parquet_and_exports_and_survive_runs(
+    browser: Any,  # noqa: F811
+    place: Path,
+    tmp_path: Path,
+) -> None:
     before, shards_before = rows(place), shards(place)
     names = sorted(before)
     by_video = {name.partition("_")[0] for name in names}
@@ -132,6 +164,7 @@ def test_verdicts_reach_the_parquet_and_survive_runs(browser: Any, place: Path) 
     after = rows(place)
     assert after.keys() == before.keys() - {rejected}
     check_correction(after[corrected])
+    check_exports(place, tmp_path, after[corrected])
     assert validate(place) == []
     assert {row["label_tier"] for row in after.values()} == {"heuristic"}
     touched = {int(name[:8], 16) % 16 for name in (corrected, rejected)}

@@ -105,6 +105,20 @@ def test_a_cluster_that_cannot_be_asked_is_one_line(
     assert (ended.value.code, message in err, "hidden" in err, err.count("\n")) == (code, True, False, 1), err
 
 
+def test_a_token_that_is_not_there_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    (tmp_path / "empty").touch()
+    for name, message in (("none", "No such file"), ("empty", "is empty")):
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / name))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["submit", "--address", "http://127.0.0.1:1", "--workspace", "s3://a"])
+        err = capsys.readouterr().err
+        assert (ended.value.code, message in err, err.count("\n")) == (3, True, 1)
+
+
 def test_something_else_at_the_address_is_one_line(silent_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
+from object_storage import S3Server
 from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
+import mit_builder.export.make
 import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Candidate, Labelled, Review, Source, Video
@@ -55,7 +58,7 @@ class Built:
         self.workspace.write("report/funnel.json", b"{}")
         self.workspace.write("damaged/pose/part-1.parquet", self.read(self.clips[0].pose.poses.key)[:-9])
         partial = self.workspace.partial("0123") / "video.part"
-        partial.write_bytes(self.sources[0].read_bytes()[:1000])
+        partial.write_bytes(self.sources[0].read_bytes())
         (self.workspace.scratch("killed") / "video.mp4").write_bytes(self.sources[0].read_bytes())
         self._review()
 
@@ -290,6 +293,23 @@ def test_exports_are_written_anew_without_it(built: Built, tmp_path: Path) -> No
     assert known_exports(built.workspace) == {}
 
 
+def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = built.of_video(0)
+    marks = evidence(built, taken, of_video=False)
+
+    def killed(folder: Path, record: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mit_builder.export.make, "write_record", killed)
+        with pytest.raises(Killed):
+            make_export(built.workspace, ExportRequest("webdataset", tmp_path / "out" / "tars", with_media=True))
+    assert betrayed(tmp_path / "out", marks)
+    assert takedown(built, taken[0].video.video_id) == 0
+    assert list((tmp_path / "out").iterdir()) == []
+    assert known_exports(built.workspace) == {}
+
+
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(
     built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,16 +367,25 @@ def test_a_takedown_that_is_killed_is_finished_by_the_next(
     assert validate(built.root) == []
 
 
-def test_it_works_on_object_storage(built: Built) -> None:
-    remote = Workspace(f"memory://takedown-{built.root.parent.name}")
+def test_it_works_on_object_storage_and_on_copies_that_this_machine_keeps(
+    built: Built, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "local"))
+    (tmp_path / "local").mkdir()
+    remote = Workspace(f"{s3.bucket('takedown')}/w")
     for path in sourced_dataset.files(built.root):
         key = path.relative_to(built.root).as_posix()
         if not key.startswith((".scratch", ".partial", ".lock")):
             remote.write(key, path.read_bytes())
     taken = built.of_video(0)
     marks = evidence(built, taken, of_video=True)
+    with remote.artifact(taken[0].clip.mp4):
+        pass  # as a worker reads it
+    (remote.partial("0123") / "video.part").write_bytes(built.sources[0].read_bytes())
+    assert betrayed(tmp_path / "local", marks)
     take_down(remote, [taken[0].video.video_id])
-    copy = built.root.parent / "copy"
+    assert betrayed(tmp_path / "local", marks) == []
+    copy = tmp_path / "copy"
     for key in remote.names(""):
         (copy / key).parent.mkdir(parents=True, exist_ok=True)
         (copy / key).write_bytes(remote.read(key))
@@ -402,12 +431,15 @@ def test_damaged_tombstones_stop_everything(built: Built) -> None:
         make_export(built.workspace, ExportRequest("hf", built.root.parent / "out", with_media=False))
 
 
-def test_what_is_not_here_yet_can_be_barred(built: Built) -> None:
-    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen")
+def test_what_is_not_here_yet_can_be_barred(built: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    takedown(built, f"{built.web.url}/not-yet.mp4", "channel:never seen", "0" * 16, built.clips[0].clip.clip_id)
+    said = capsys.readouterr().out
+    assert said.count("nothing of it was here; it is barred from now on") == 3
+    assert "4 taken down" in said
     stones = Tombstones.of(built.workspace)
     assert stones.bars("source", url_source(f"{built.web.url}/not-yet.mp4").source_id)
     assert stones.bars("channel", "never seen")
-    assert len(list(open_dataset(built.root))) == 3
+    assert len(list(open_dataset(built.root))) == 2
 
 
 def test_a_playlist_forgets_an_entry_that_was_taken_down(built: Built) -> None:

@@ -11,14 +11,16 @@ import test_cli
 from test_cli import Cli
 from walks import settings_with, tree, walk
 
-from manifests.rows import Pose
+from manifests.rows import Pose, Review
 from mit_builder import config, tune
 from mit_builder.config import Settings
 from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.foresight import Foresight, Outlook
 from mit_builder.lease import lease
 from mit_builder.pipeline import LEFT_OUT_BY, left_out
+from mit_builder.review.store import REJECTED, Reviews
 from mit_builder.session import last_settings, new_run_id
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
 from mit_builder.workspace import Workspace
 
 cli = test_cli.cli
@@ -100,6 +102,25 @@ def test_verdicts_of_the_shards_need_the_poses_alone(workspace: Workspace) -> No
     assert set(stricter.left_out.values()) == {"body_not_visible"}
     assert stricter.left_out.keys() == {clip_id for clip_id in now.kept_frames if "_000050to" in clip_id}
     assert stricter.kept_frames == now.kept_frames
+
+
+def test_what_was_taken_down_or_rejected_by_a_reviewer_is_not_foretold(workspace: Workspace) -> None:
+    walk(workspace, ["a", "e"])
+    _, (before,) = foresee(workspace, ["a", "e"], "")
+    taken, rejected, *others = sorted(before.kept_frames)
+    span = clip_span(taken)
+    assert span is not None
+    video_id, start, end = span
+    stone = Tombstone("span", digest("span", video_id), start, end)
+    workspace.write(KEY, Tombstones([stone]).dump())
+    review = Review(
+        clip_id=rejected, verdict="reject", reason="", corrections=(), labels_checked=False, people="", labels=""
+    )
+    Reviews(workspace).save([review])
+    _, (now, looser) = foresee(workspace, ["a", "e"], "", "filter.min_clip_s=1")
+    assert sorted(now.kept_frames) == [rejected, *others]
+    assert now.left_out == looser.left_out == {rejected: REJECTED}
+    assert taken not in looser.kept_frames
 
 
 def test_shots_that_were_not_looked_at_are_counted(workspace: Workspace) -> None:

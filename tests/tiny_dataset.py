@@ -157,6 +157,8 @@ class Builder:
             source_fps=str(cut.source_fps),
             source_frame_index=cut.source_frame_index,
             loudness_dbfs=cut.loudness_dbfs,
+            media_fps="source" if cut.media_frame_index else "25",
+            media_frame_index=cut.media_frame_index,
         )
 
     def _pose(self, plan: ClipPlan, clip: Clip) -> Pose:

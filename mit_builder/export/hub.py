@@ -18,12 +18,13 @@ _LOADING = """## Reading it
 
 ```python
 from datasets import load_dataset
-test = load_dataset("FOLDER-OR-REPOSITORY", split="test")
-pairs = test.filter(lambda n: n == 2, input_columns="n_people")  # test subsets: 2, 3 and 4 people
+rows = load_dataset("FOLDER-OR-REPOSITORY", split="{split}")  # splits here: {splits}
+pairs = rows.filter(lambda n: n == 2, input_columns="n_people")
 ```
 
-{media} Splits are by channel or uploader, else by video, so that no host is in two of them. Boxes and keypoints are in
-pixels of the clip. `captions` are what the source shows, not a checked transcript.
+{media}
+Splits are by channel or uploader, else by video, so that no host is in two of them. Boxes and keypoints are in pixels
+of the clip. `captions` are what the source shows, not a checked transcript.
 """
 
 
@@ -44,7 +45,7 @@ def write(job: Job) -> None:
         summarise(job.rows(COLUMNS)),
         contact=settings.shards.contact if settings else None,
         data_files=data_files,
-        loading=_LOADING.format(media=media),
+        loading=_LOADING.format(media=media, split=min(splits), splits=", ".join(sorted(splits))),
     )
     (job.folder / "README.md").write_text(card)
     if not job.with_media:

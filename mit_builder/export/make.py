@@ -52,8 +52,11 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
     if request.format == "manifest" and request.with_media:
         raise ConfigError("--format manifest holds no footage: leave out --with-media, or choose another form")
     output = request.output.expanduser().absolute()
+    if workspace.root is not None and output.resolve().is_relative_to(workspace.root):
+        raise ConfigError(f"{output} lies in the workspace, whose files are its own: give another --output")
     check_place(output)
     encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
+    remember(workspace, output, request.audio_encoder)  # first: what a killed export leaves must be found as well
     with replacing(output) as folder:
         job = Job(workspace, folder, request.with_media, encoder, request.only)
         if not job.plan.clip_ids and request.only is None:
@@ -63,7 +66,6 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
         named = Path(request.audio_encoder).name if request.audio_encoder else None  # no path of this machine
         record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=named)
         write_record(folder, record)
-    remember(workspace, output, request.audio_encoder)
     return [f"{len(job.plan.clip_ids)} clips, {job.plan.hours:.3f} hours: {output}", *_said(job)]
 
 

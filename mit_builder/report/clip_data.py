@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,8 @@ FORMAT = 1
 """Raised when the page needs other data: all clips are then encoded anew."""
 SCORE_STEPS = 100
 """Steps of a score in `words` for a difference of 1."""
-DEFLATE_LEVEL = 4
-"""Of clips of 7 to 17 s: level 1 gives 3 to 9 % more bytes, level 9 takes about twice as long for 2 to 5 % less."""
+DEFLATE_LEVEL = 1
+"""Of clips of 7 to 17 s level 4 gives 3 to 8 % less bytes and takes twice as long."""
 GROUPS: dict[str, tuple[slice, ...]] = {
     "body": (BODY,),
     "feet": (FEET,),
@@ -44,23 +45,35 @@ Measured = dict[str, Any]
 People = list[dict[str, Any]]
 
 
-def data_name(row: Labelled) -> str:
-    """Name of a clip's data: another one whenever what models and media say of it differs."""
-    return f"{row.clip.clip_id}.{content_hash(FORMAT, row.clip, row.pose, row.speech)[:8]}"
+@dataclass(frozen=True)
+class Shown:
+    """A clip that the report shows.
+
+    Attributes:
+        row: the clip with its labels.
+        name: of its data: another one whenever what models and media say of it differs.
+        state: another one whenever its data or its corrections differ, so whatever is measured of it.
+    """
+
+    row: Labelled
+    name: str
+    state: str
 
 
-def state_of(row: Labelled) -> str:
-    """Changes whenever something that is measured of a clip may have changed: its data or its corrections."""
-    return content_hash(data_name(row), row.corrections)[:16]
+def shown(row: Labelled) -> Shown:
+    """A clip with its names, which are hashes of everything about it."""
+    name = f"{row.clip.clip_id}.{content_hash(FORMAT, row.clip, row.pose, row.speech)[:8]}"
+    return Shown(row, name, content_hash(name, row.corrections)[:16])
 
 
-def encode_clip(row: Labelled, local: Local) -> tuple[str, Measured]:
+def encode_clip(clip: Shown, local: Local) -> tuple[str, Measured]:
     """A clip's script, and what the report's figures need of it.
 
     Args:
-        row: the clip with its labels.
+        clip: the clip.
         local: opens an artifact as a local file; media is not opened.
     """
+    row = clip.row
     with ExitStack() as stack:
         people, poses, speech, voice = (
             read_arrays(stack.enter_context(local(artifact)))
@@ -69,7 +82,7 @@ def encode_clip(row: Labelled, local: Local) -> tuple[str, Measured]:
     tables = [sorted(table, key=lambda person: int(person["person_id"])) for table in (people, poses, speech)]
     joined = [{**a, **b, **c} for a, b, c in zip(*tables, strict=True)]
     activity = np.array([frame["voice_activity"] for frame in voice], np.float32)
-    return _script(row, joined, activity), _measure(joined, row.corrections)
+    return _script(clip, joined, activity), _measure(joined, row.corrections)
 
 
 def _measure(people: People, corrections: Sequence[Correction]) -> Measured:
@@ -96,7 +109,8 @@ def _rounded(value: float | np.floating[Any]) -> float:
     return round(float(value), 4)
 
 
-def _script(row: Labelled, people: People, voice_activity: npt.NDArray[np.float32]) -> str:
+def _script(clip: Shown, people: People, voice_activity: npt.NDArray[np.float32]) -> str:
+    row = clip.row
     keypoints = np.stack([person["keypoints"] for person in people])
     header = {
         "fps": TIMELINE_FPS,
@@ -118,7 +132,7 @@ def _script(row: Labelled, people: People, voice_activity: npt.NDArray[np.float3
         _stacked(people, "speaking").astype(np.uint8),
         np.clip(voice_activity * 255, 0, 255).round().astype(np.uint8),
     )
-    parts = json.dumps(data_name(row)), json.dumps(header), json.dumps(_words(words)), json.dumps(_bytes(flags))
+    parts = json.dumps(clip.name), json.dumps(header), json.dumps(_words(words)), json.dumps(_bytes(flags))
     return f"mitClip({','.join(parts)});\n"
 
 
@@ -164,13 +178,13 @@ def _deflated(data: npt.NDArray[np.uint8]) -> str:
     return base64.b64encode(zlib.compress(data.tobytes(), DEFLATE_LEVEL)).decode()
 
 
-def facts(row: Labelled) -> dict[str, Any]:
+def facts(of: Shown) -> dict[str, Any]:
     """What the page says about a clip besides its measurements; strings from outside among it."""
-    clip, video = row.clip, row.video
+    row, clip, video = of.row, of.row.clip, of.row.video
     return {
         "id": clip.clip_id,
-        "data": data_name(row),
-        "state": state_of(row),
+        "data": of.name,
+        "state": of.state,
         "media": clip.mp4.key,
         "title": (video.title or "")[:120],
         "url": video.source_url[:300],

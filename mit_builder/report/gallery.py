@@ -19,7 +19,7 @@ from typing import Any
 
 from manifests.rows import Artifact, Labelled
 from mit_builder.errors import CannotContinue
-from mit_builder.report.clip_data import Measured, data_name, encode_clip, facts, state_of
+from mit_builder.report.clip_data import Measured, Shown, encode_clip, facts, shown
 from mit_builder.review.corrections import DIGEST_DIGITS
 from mit_builder.review.store import Reviews
 from mit_builder.workspace import Workspace
@@ -40,7 +40,7 @@ Listed = dict[str, Any]
 @dataclass(frozen=True)
 class _Task:
     workspace_uri: str
-    rows: tuple[Labelled, ...]
+    clips: tuple[Shown, ...]
 
 
 def update_gallery(
@@ -57,24 +57,20 @@ def update_gallery(
     Raises:
         CannotContinue: a process that reads clips was killed.
     """
-    rows = [row for row, _ in clips]
-    names, states = [data_name(row) for row in rows], [state_of(row) for row in rows]
     there = {key.removeprefix(f"{CLIPS}/").removesuffix(".js") for key in workspace.names(CLIPS)}
-    measured = _read(workspace)
-    due = [
-        row for row, name, state in zip(rows, names, states, strict=True) if not (state in measured and name in there)
-    ]
+    measured, all_shown = _read(workspace), [shown(row) for row, _ in clips]
+    due = [clip for clip in all_shown if not (clip.state in measured and clip.name in there)]
     measured.update(_encode_all(workspace, due, n_processes or os.cpu_count() or 1))
     listed = [
-        {**facts(row), **measured[state], "leftOut": reason, "review": _review(row, reviews)}
-        for (row, reason), state in zip(clips, states, strict=True)
+        {**facts(clip), **measured[clip.state], "leftOut": reason, "review": _review(clip.row, reviews)}
+        for clip, (_, reason) in zip(all_shown, clips, strict=True)
     ]
     samples = [{"id": sample.sample_id, "clips": sample.clip_ids} for sample in reviews.samples]
     parts = (json.dumps(part, separators=(",", ":")) for part in (listed, samples))
     text = f"{_CALL}{','.join(parts)});\n".encode()
-    if due or there - set(names) or _bytes(workspace) != text:
+    if _bytes(workspace) != text:
         workspace.write(GALLERY_KEY, text)
-        workspace.delete([f"{CLIPS}/{name}.js" for name in sorted(there - set(names))])
+    workspace.delete([f"{CLIPS}/{name}.js" for name in sorted(there - {clip.name for clip in all_shown})])
     return listed
 
 
@@ -107,7 +103,7 @@ def _read(workspace: Workspace) -> dict[str, Measured]:
 _MEASURED = ("talk", "body", "turns", "overlap", "silence", "changed", "human", "scores")
 
 
-def _encode_all(workspace: Workspace, due: Sequence[Labelled], n_processes: int) -> dict[str, Measured]:
+def _encode_all(workspace: Workspace, due: Sequence[Shown], n_processes: int) -> dict[str, Measured]:
     tasks = [_Task(workspace.uri, tuple(due[i : i + CLIPS_A_TASK])) for i in range(0, len(due), CLIPS_A_TASK)]
     if len(due) < POOL_FROM_CLIPS or n_processes == 1:
         return _merged(map(_encode, tasks))
@@ -134,9 +130,9 @@ def _encode(task: _Task) -> dict[str, Measured]:
 
     found, writes = {}, []
     with ThreadPoolExecutor(N_WRITERS) as writers:
-        for row in task.rows:
-            script, found[state_of(row)] = encode_clip(row, local)
-            writes.append(writers.submit(workspace.write, f"{CLIPS}/{data_name(row)}.js", script.encode()))
+        for clip in task.clips:
+            script, found[clip.state] = encode_clip(clip, local)
+            writes.append(writers.submit(workspace.write, f"{CLIPS}/{clip.name}.js", script.encode()))
         for write in writes:
             write.result()
     return found

@@ -14,6 +14,7 @@ from mit_builder.dataset import open_dataset, read_index
 from mit_builder.errors import ConfigError
 from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
 from mit_builder.workspace import Workspace
 
 
@@ -56,6 +57,15 @@ def test_nothing_but_footage_behind_a_login_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path / "w").root
+    first, *others = [row["clip_id"] for row in open_dataset(root)]
+    stone = Tombstone("span", digest("span", first[:16]), 0, 1)
+    Workspace(root).write(KEY, Tombstones([stone]).dump())
+    make_export(Workspace(root), labels(tmp_path / "out"))
+    assert list(read_record(tmp_path / "out").clip_ids) == others
+
+
 def test_licence_mix_is_said_with_footage(root: Path, tmp_path: Path) -> None:
     said = make_export(Workspace(root), ExportRequest("webdataset", tmp_path / "out", with_media=True))
     assert any("3 clips" in line and "CC0" in line for line in said)
@@ -77,6 +87,13 @@ def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is no export of mit-build"):
         make_export(workspace, labels(tmp_path / "file"))
+
+
+def test_an_export_does_not_go_into_the_workspace(root: Path) -> None:
+    for place in (root, root / "dataset", root / "exports" / "new"):
+        with pytest.raises(ConfigError, match="lies in the workspace"):
+            make_export(Workspace(root), labels(place))
+    assert not (root / "exports").exists()
 
 
 def test_an_interrupted_export_leaves_the_old_one_or_none(

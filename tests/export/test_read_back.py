@@ -121,6 +121,7 @@ def test_datasets_loads_the_hub_folder(root: Path, rows: dict[str, dict[str, Any
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     files = {entry["split"]: entry["path"] for entry in front["configs"][0]["data_files"]}
     assert set(files) == {row["split"] for row in rows.values()}
+    assert f'split="{min(files)}"' in (folder / "README.md").read_text()
     loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
     n_rows = 0
     for split, part in loaded.items():

@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import sourced_dataset
+import tiny_dataset
 from web_folder import WebFolder, serve_folder
 
 from mit_builder.cli import main
 from mit_builder.dataset import open_dataset
 from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.media.cut import cut_native
 from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
@@ -76,6 +78,18 @@ def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer
     n_asked = len(web.asked)
     assert rebuild(tmp_path, *ALLOW) == 0
     assert len(web.asked) == n_asked, "what is there is not fetched again"
+
+
+def test_clips_that_keep_the_sources_frames_are_cut_like_that_again(
+    tmp_path: Path, web: WebFolder, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(tiny_dataset, "cut_clip", cut_native)
+    expected = list(open_dataset(request.getfixturevalue("original")))
+    assert {row["media_fps"] for row in expected} == {"source"}
+    assert rebuild(tmp_path, *ALLOW) == 0
+    found = list(open_dataset(tmp_path / "again"))
+    for name in ("clip_id", "clip", "media_fps", "media_frame_index"):
+        assert_equal([row[name] for row in expected], [row[name] for row in found])
 
 
 def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(

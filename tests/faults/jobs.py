@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench import REAL_SETTINGS, contents, short_videos
-from cluster import fetch
+from cluster import Result, compare, fetch
 from object_storage import ENVIRONMENT, SECRET, free_port, s3_server
 from processes import Family, alive, command_of, family
 
@@ -188,8 +188,12 @@ def main() -> int:
             stopped_and_resumed(trial, uri, videos)
             what_cannot_work(trial, uri)
         nothing_leaked(trial)
-        same = contents(base / "alone") == contents(fetch(uri, base / "fetched"))
-        trial.expect("the dataset, artifacts and pictures are those of a run without a cluster", same)
+        compared = Result()
+        compare(contents(base / "alone"), fetch(uri, base / "fetched"), compared)
+        trial.expect(
+            f"dataset and artifacts are those of a run without a cluster {compared.problems or ''}",
+            not compared.problems,
+        )
     print(*(trial.problems or ["all as it should be"]), sep="\n")
     return 1 if trial.problems else 0
 

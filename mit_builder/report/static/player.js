@@ -41,7 +41,7 @@ function openPlayer(card, row) {
   const mine = player = { card, row, labels: null, video, canvas, strips, clock, play, frame: 0, wanted: 0, side, panel, shares: [], span: { person: 0, from: 0, to: 0 } };
   player.seek = (frame) => {
     mine.wanted = Math.max(0, Math.min(row.frames - 1, frame));
-    video.currentTime = (mine.wanted + 0.5) / 25;
+    video.currentTime = middleOf(mine.wanted);
     moveHead(mine.wanted);
   };
   video.addEventListener("play", () => { play.textContent = "Pause"; });
@@ -55,6 +55,8 @@ function openPlayer(card, row) {
   card.scrollIntoView({ block: "nearest" });
   strips.focus({ preventScroll: true });
 }
+
+const middleOf = (frame) => (frame + 0.5) / 25;
 
 const problem = (words) => make("p", { class: "problem", role: "alert" }, words);
 
@@ -117,7 +119,10 @@ function watchFrames(mine) {
   const { video, row } = mine;
   const shown = (timeS) => {
     if (player !== mine || video.seeking) return;
-    moveHead(Math.max(0, Math.min(row.frames - 1, Math.round(timeS * 25))));
+    // With filter.media_fps=source a picture may last several frames of the labels, or be one of several for one: where
+    // the video stands at the frame that was asked for, that one is meant.
+    const asked = Math.abs(video.currentTime - middleOf(mine.wanted)) < 1e-3;
+    moveHead(asked ? mine.wanted : Math.max(0, Math.min(row.frames - 1, Math.round(timeS * 25))));
   };
   if (video.requestVideoFrameCallback) {
     const next = (now, data) => { shown(data.mediaTime); if (player === mine) video.requestVideoFrameCallback(next); };
