@@ -212,6 +212,11 @@ class Trees:
         """Sources that stand for their trees."""
         return 0 if self._settled is None else int(self._settled.chosen.sum())
 
+    @property
+    def plan(self) -> int:
+        """Hash of all that the keys of units depend on besides their rows; 0 where nothing is passed over."""
+        return 0 if self._settled is None else self._settled.plan
+
     def _collect(self) -> None:
         assert self._settled is not None
         for source_id in list(self._downloads):
