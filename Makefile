@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu bench-report kills soak nasty web-run cluster jobs tune-check docs lock clean
+.PHONY: help demo test test-paper lint types bench bench-gpu bench-ledger bench-scheduling bench-forecast bench-report kills soak nasty web-run cluster jobs tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
@@ -23,6 +23,9 @@ help:
 	@echo 'make bench       table of speed and memory'
 	@echo 'make bench-gpu   the same for the models of the paper on an NVIDIA GPU, in $(PAPER_VENV)'
 	@echo 'make bench-report  time, memory and size of the report of 5,000 synthetic clips'
+	@echo 'make bench-ledger      planning and status of a million sources; needs 10 GB of disk'
+	@echo 'make bench-scheduling  how well workers are kept busy, with stages that sleep'
+	@echo 'make bench-forecast    forecasts against finished runs'
 	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
 	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
@@ -57,6 +60,17 @@ types: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(VENV)/bin/python benchmarks/run.py
+
+bench-ledger: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/ledger_scale.py
+
+bench-scheduling: $(VENV)/.installed
+	PYTHONPATH=tests $(VENV)/bin/python benchmarks/scheduling.py pipeline
+	PYTHONPATH=tests $(VENV)/bin/python benchmarks/scheduling.py workers
+	PYTHONPATH=tests $(VENV)/bin/python benchmarks/scheduling.py small
+
+bench-forecast: $(VENV)/.installed
+	$(VENV)/bin/python benchmarks/forecast.py
 
 bench-gpu: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/python benchmarks/gpu.py

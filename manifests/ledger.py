@@ -9,27 +9,30 @@ A part's name ends in a digest of its bytes. One that does not fit, or cannot be
 
 from __future__ import annotations
 
-import hashlib
 import io
 import itertools
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from manifests.parts import ROW_GROUP_ROWS, Parts, Storage, digest
 from manifests.schema import arrow_schema, from_dict, to_dict
 
 Status = Literal["done", "rejected", "failed"]
 
 DAMAGED = "damaged"
 """Folder of a workspace for parts that were set aside."""
-_DIGEST = re.compile(r"\.([0-9a-f]{16})\.parquet$")
-
 COMPACT_ABOVE_PARTS = 200
-"""Parts of one stage that are merged into one when a run starts."""
+"""More small parts of one stage than this are merged."""
+PART_ROWS = 1 << 17
+"""Rows from which on a part is no small one (of the widest stage, filter.cut: about 80 MB)."""
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,6 @@ _PLAIN = pa.schema(
 )
 
 
-def read_parquet(data: bytes) -> pa.Table:
-    """A Parquet file from memory, read by this thread alone.
-
-    Arrow's read-ahead threads may let go of Python's buffer while the interpreter shuts down, which aborts the process.
-    """
-    return pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(use_threads=False)
-
-
-class Storage(Protocol):
-    """What the ledger needs of a workspace."""
-
-    def names(self, folder: str) -> set[str]: ...
-    def read(self, key: str) -> bytes: ...
-    def write(self, key: str, data: bytes) -> None: ...
-    def delete(self, keys: list[str]) -> None: ...
-
-
 class Ledger:
     """The rows of one stage.
 
@@ -103,7 +89,8 @@ class Ledger:
         emits: row classes that the stage's units put out; each has a column `out_<class>`.
 
     Attributes:
-        damaged: parts that were passed over.
+        folder: where the parts are.
+        trusted: parts that somebody has seen whole before, and whose files have not changed since.
     """
 
     def __init__(self, storage: Storage, stage: str, emits: Sequence[type]) -> None:
@@ -113,105 +100,132 @@ class Ledger:
         self.schema = pa.schema(
             [*_PLAIN, *(pa.field(name, pa.list_(pa.struct(list(arrow_schema(c))))) for name, c in self._emits.items())]
         )
-        self._folder = f"manifests/{stage}"
-        self.damaged: list[str]
-        self.table = self._load_all()
-        self._index: dict[tuple[str, str], int | Entry] = {}
-        self._latest: dict[str, int | Entry] = {}
+        self.folder = f"manifests/{stage}"
+        self.trusted: frozenset[str] = frozenset()
+        self._loaded: Parts | None = None
+        self._new: dict[tuple[str, str], Entry] = {}
         self._appended: list[tuple[str, float, float, float]] = []
-        self.next_seq = 0
-        self._build_index()
+        self._n_new_parts = 0
+        self._next_seq = 0
 
-    def _parts(self) -> list[str]:
-        return sorted(key for key in self._storage.names(self._folder) if key.endswith(".parquet"))
+    def _keys(self) -> list[str]:
+        return sorted(key for key in self._storage.names(self.folder) if key.endswith(".parquet"))
 
-    def _load_all(self) -> pa.Table:
-        keys = self._parts()
-        while True:
+    def _parts(self) -> Parts:
+        """What storage held when somebody first asked."""
+        keys = self._keys() if self._loaded is None else []
+        while self._loaded is None:
+            parts = Parts(self._storage, self.schema, _PLAIN.names)
             try:
-                return self._load(keys)
+                parts.load(keys, self.trusted)
             except FileNotFoundError:  # a run that starts may merge parts while somebody looks
-                before, keys = keys, self._parts()
+                before, keys = keys, self._keys()
                 if keys == before:
                     raise
+                continue
+            self._loaded, self._n_new_parts, self._new, self._appended = parts, 0, {}, []
+            self._next_seq = max(self._next_seq, int(parts.seqs.max(initial=-1)) + 1)
+        return self._loaded
 
-    def _load(self, keys: Iterable[str]) -> pa.Table:
-        self.damaged = []
-        tables = [table for key in keys if (table := self._read_part(key)) is not None]
-        return pa.concat_tables(tables) if tables else self.schema.empty_table()
+    def _row(self, row: int) -> Entry:
+        record = self._parts().record(row)
+        outputs: tuple[Any, ...] = ()
+        for name, row_class in self._emits.items():
+            outputs += tuple(from_dict(row_class, value) for value in record.pop(name) or ())
+        return Entry(**record, outputs=outputs)
 
-    def _read_part(self, key: str) -> pa.Table | None:
-        data, promised = self._storage.read(key), _DIGEST.search(key)
+    def _again(self, ask: Callable[[], Found]) -> Found:
+        """Ask, and once more where a run has merged the parts meanwhile."""
         try:
-            table = read_parquet(data) if promised is None or promised[1] == _digest(data) else None
-        except (pa.ArrowException, OSError):  # a part of a version that gave no digests
-            table = None
-        if table is None:
-            self.damaged.append(key)
-            return None
-        if table.schema.remove_metadata().equals(self.schema.remove_metadata()):
-            return table.cast(self.schema)
-        # Written by a version with other rows: the history stays readable, the units are due again.
-        columns = []
-        for field in self.schema:
-            known = field.name in _PLAIN.names and field.name in table.schema.names and field.name != "input_key"
-            columns.append(table[field.name] if known else pa.nulls(table.num_rows, field.type))
-        return pa.Table.from_arrays(columns, schema=self.schema)
-
-    def _build_index(self) -> None:
-        ids, keys, seqs = (self.table[name].to_pylist() for name in ("unit_id", "input_key", "seq"))
-        for row in sorted(range(len(ids)), key=seqs.__getitem__):
-            self._index[(ids[row], keys[row])] = row
-            self._latest[ids[row]] = row
-        self.next_seq = max(seqs, default=-1) + 1
+            return ask()
+        except FileNotFoundError:
+            self._loaded = None
+            return ask()
 
     def find(self, unit_id: str, input_key: str) -> Entry | None:
         """The latest entry of a unit with just this input."""
-        found = self._index.get((unit_id, input_key))
-        return self._entry(found) if isinstance(found, int) else found
+        new = self._new.get((unit_id, input_key))
+        return new if new is not None else self._again(lambda: self._find(unit_id, input_key))
+
+    def _find(self, unit_id: str, input_key: str) -> Entry | None:
+        entries = map(self._row, self._parts().candidates(input_key))
+        return next((e for e in entries if (e.unit_id, e.input_key) == (unit_id, input_key)), None)
 
     def latest(self, unit_id: str) -> Entry | None:
         """The latest entry of a unit, whatever its input was."""
-        found = self._latest.get(unit_id)
-        return self._entry(found) if isinstance(found, int) else found
+        new = max((e for e in self._new.values() if e.unit_id == unit_id), key=lambda e: e.seq, default=None)
+        return new if new is not None else self._again(lambda: self._latest(unit_id))
+
+    def _latest(self, unit_id: str) -> Entry | None:
+        parts = self._parts()
+        rows = np.flatnonzero(pc.equal(parts.names()["unit_id"], unit_id).to_numpy())
+        return self._row(int(rows[np.argmax(parts.seqs[rows])])) if len(rows) else None
 
     def ids(self) -> list[str]:
         """All units that were ever worked on."""
-        return list(self._latest)
+        written = self._again(self._unit_ids)
+        return list(dict.fromkeys([*written, *(unit_id for unit_id, _ in self._new)]))
+
+    def _unit_ids(self) -> list[str]:
+        found: list[str] = self._parts().names()["unit_id"].to_pylist()
+        return found
+
+    def columns(self, names: list[str]) -> pa.Table:
+        """Some of the plain columns of every row that was written, also of those that later rows replace."""
+        return self._parts().columns(names)
 
     def entries(self) -> Iterator[Entry]:
         """The latest entry of every unit and input."""
-        for found in self._index.values():
-            yield self._entry(found) if isinstance(found, int) else found
+        parts = self._parts()
+        names = parts.names()
+        last: dict[tuple[str, str | None], int] = {}
+        pairs = list(zip(names["unit_id"].to_pylist(), names["input_key"].to_pylist(), strict=True))
+        for row in np.argsort(parts.seqs, kind="stable").tolist():
+            last[pairs[row]] = row
+        yield from (self._row(row) for pair, row in last.items() if pair not in self._new)
+        yield from list(self._new.values())
 
     def work(self) -> Iterator[tuple[str, float, float, float]]:
         """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded.
 
         An attempt whose verdict was written again (a duplicate that is none any more) comes once.
         """
-        columns = (self.table[name].to_pylist() for name in ("unit_id", "started_at_s", "duration_s", "cpu_s"))
+        written = self.columns(["unit_id", "started_at_s", "duration_s", "cpu_s"])
+        columns = (column.to_pylist() for column in written.columns)
         done = itertools.chain(zip(*columns, strict=True), self._appended)
         yield from {attempt[:2]: attempt for attempt in done}.values()
 
-    def _entry(self, row: int) -> Entry:
-        record = self.table.slice(row, 1).to_pylist()[0]
-        outputs: tuple[Any, ...] = ()
-        for name, row_class in self._emits.items():
-            outputs += tuple(from_dict(row_class, value) for value in record.pop(name) or ())
-        return Entry(**record, outputs=outputs)
+    @property
+    def next_seq(self) -> int:
+        """Sequence number of the next entry."""
+        self._parts()
+        return self._next_seq
+
+    @next_seq.setter
+    def next_seq(self, value: int) -> None:
+        self._next_seq = value
+
+    @property
+    def damaged(self) -> list[str]:
+        """Parts that are passed over."""
+        if self._loaded is None and self.trusted and self.trusted >= set(self._keys()):
+            return []
+        return self._parts().damaged
 
     def append(self, entries: Iterable[Entry], *, run_id: str) -> None:
         """Write entries as one part; they count from now on. Sequence numbers are given here."""
-        stamped = [replace(e, run_id=run_id, seq=self.next_seq + i) for i, e in enumerate(entries)]
-        if not stamped:
+        waiting = list(entries)
+        if not waiting:
             return
+        self._parts()
+        stamped = [replace(e, run_id=run_id, seq=self._next_seq + i) for i, e in enumerate(waiting)]
         table = pa.Table.from_pylist([self._record(entry) for entry in stamped], self.schema)
-        self._write(f"part-{run_id}-{self.next_seq:08d}", table)
-        self.next_seq += len(stamped)
+        self._write(f"part-{run_id}-{self._next_seq:08d}", [table])
+        self._next_seq += len(stamped)
+        self._n_new_parts += 1
         self._appended += [(e.unit_id, e.started_at_s, e.duration_s, e.cpu_s) for e in stamped]
         for entry in stamped:
-            self._index[(entry.unit_id, entry.input_key)] = entry
-            self._latest[entry.unit_id] = entry
+            self._new[entry.unit_id, entry.input_key] = entry
 
     def _record(self, entry: Entry) -> dict[str, Any]:
         record = {name: getattr(entry, name) for name in _PLAIN.names}
@@ -219,28 +233,64 @@ class Ledger:
             record[name] = [to_dict(o) for o in entry.outputs if type(o) is row]
         return record
 
-    def _write(self, name: str, table: pa.Table) -> None:
+    def _write(self, name: str, tables: Iterable[pa.Table]) -> str:
         buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
+        with pq.ParquetWriter(buffer, self.schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         data = buffer.getvalue()
-        self._storage.write(f"{self._folder}/{name}.{_digest(data)}.parquet", data)
+        key = f"{self.folder}/{name}.{digest(data)}.parquet"
+        self._storage.write(key, data)
+        return key
 
     def set_aside(self) -> list[str]:
         """Move damaged parts out of the ledger, for people to look at; their names as they were."""
-        moved, self.damaged = self.damaged, []
+        moved = list(self.damaged)
         for key in moved:
             self._storage.write(f"{DAMAGED}/{key.partition('/')[2]}", self._storage.read(key))
         self._storage.delete(moved)
+        self.damaged.clear()
         return moved
 
-    def compact(self, run_id: str) -> None:
-        """Merge the parts into one when there are many; a crash in between leaves rows twice, which counts once."""
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are so many small parts that merging them pays."""
+        return self._n_small() + self._n_new_parts > COMPACT_ABOVE_PARTS
+
+    def _n_small(self) -> int:
+        return 0 if self._loaded is None else sum(n < PART_ROWS for n in self._loaded.n_rows)
+
+    def compact(self, run_id: str, merged: Callable[[list[str], list[str]], None] = lambda old, new: None) -> None:
+        """Merge small parts when there are many; a crash in between leaves rows twice, which counts once.
+
+        Args:
+            run_id: goes into the names of the new parts.
+            merged: called with the old parts and the new ones when both are there.
+        """
+        if len(self._keys()) <= COMPACT_ABOVE_PARTS:
+            return
+        self._loaded = None
         parts = self._parts()
-        if len(parts) > COMPACT_ABOVE_PARTS:
-            merged = self._load(parts)
-            self._write(f"part-{run_id}-compact", merged)
-            self._storage.delete([key for key in parts if key not in self.damaged])
+        small = [key for key, n in zip(parts.keys, parts.n_rows, strict=True) if n < PART_ROWS]
+        if len(small) <= COMPACT_ABOVE_PARTS and len(small) < len(parts.keys):
+            return
+        new = [self._write(f"part-{run_id}-compact", tables) for tables in _batches(parts, small)]
+        merged(small, new)
+        self._storage.delete(sorted(set(small) - set(new)))
+        self._loaded = None
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
+def _batches(parts: Parts, keys: list[str]) -> Iterator[list[pa.Table]]:
+    """The rows of parts, about `PART_ROWS` together in tables of whole row groups."""
+    done: list[pa.Table] = []
+    waiting: list[pa.Table] = []
+    for table in (table for key in keys for table in parts.tables(key)):
+        waiting.append(table)
+        if sum(t.num_rows for t in waiting) >= ROW_GROUP_ROWS:
+            done.append(pa.concat_tables(waiting).combine_chunks())
+            waiting = []
+        if sum(t.num_rows for t in done) >= PART_ROWS:
+            yield done
+            done = []
+    if waiting or done:
+        yield [*done, *([pa.concat_tables(waiting).combine_chunks()] if waiting else [])]

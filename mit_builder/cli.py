@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from mit_builder import __version__, config, explain, submit, takedown_command, tune, weights_cli
+from mit_builder import __version__, config, explain, plan, submit, takedown_command, trace, tune, weights_cli
 from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.export import command as export_command
@@ -24,7 +24,8 @@ from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.review.command import review
 from mit_builder.run import RunRequest, run_pipeline
-from mit_builder.session import SourceBook, last_settings, resolve
+from mit_builder.session import last_settings, resolve
+from mit_builder.source_book import SourceBook
 from mit_builder.workspace import Workspace, existing
 
 app = typer.Typer(
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 
 app.add_typer(weights_cli.app, name="weights")
+app.command()(plan.plan)
+app.command()(trace.trace)
 app.command()(submit.submit)
 app.command()(export_command.export)
 app.command()(export_command.rebuild)

@@ -226,6 +226,9 @@ class RunSettings(Section):
     retry_base_s: float = how(2.0, "wait before the second attempt, with jitter; doubled each time", ge=0)
     retry_max_s: float = how(300.0, "longest wait before another attempt, also of the next run", ge=0)
     max_crashes: int = how(3, "a unit whose worker dies this often is poison", ge=1)
+    log: Literal["off", "stderr", "workspace"] = how(
+        "off", "a line of JSON for every unit, with its id: off, stderr, or workspace (logs/RUN/*.jsonl)"
+    )
     gpus: int | None = how(None, "GPUs to plan with on a cluster that grows on demand; null: those it has", ge=0)
     drain_s: float | None = how(
         None, "at SIGTERM running units may end for so long; null: what Ray's job service grants, else 0", ge=0

@@ -21,6 +21,7 @@ from mit_builder.media.write import ffmpeg_executable
 from mit_builder.models import weights
 from mit_builder.pipeline import STAGES
 from mit_builder.session import models
+from mit_builder.source_book import SourceList
 from mit_builder.web.client import NEEDS_JAVASCRIPT, check_cookies
 from mit_builder.workspace import Workspace
 
@@ -126,7 +127,10 @@ def _cookies(settings: Settings) -> list[Check]:
 
 def javascript(sources: Iterable[Source]) -> list[Check]:
     """Whether yt-dlp finds a runtime, where sources are YouTube's."""
-    hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
+    if isinstance(sources, SourceList):
+        hosts = sources.hosts()
+    else:
+        hosts = {urlsplit(source.address).hostname or "" for source in sources if source.kind == "url"}
     if not any(host == name or host.endswith(f".{name}") for host in hosts for name in YOUTUBE):
         return []
     from yt_dlp.globals import supported_js_runtimes

@@ -56,6 +56,10 @@ class Duplicates:
         same = (keeper.video_id, keeper.media.sha256) == (video.video_id, video.media.sha256)
         return keeper if same else None
 
+    def group(self, video: Video) -> list[Entry]:
+        """Downloads of all sources that have this video, each with the verdict it came with."""
+        return self._groups[video.video_id].entries
+
     def changed_verdicts(self) -> Iterator[Entry]:
         """Downloads that are duplicates, or no longer: known for sure only when all sources have arrived."""
         for group in {id(g): g for g in self._groups.values()}.values():

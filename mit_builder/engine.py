@@ -13,18 +13,27 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from manifests.ledger import Entry
 from mit_builder import __version__
+from mit_builder.engine_calls import Engine, Load, Result
 from mit_builder.engine_connect import check_nodes, connect
+from mit_builder.engine_metrics import RayMeter
 from mit_builder.engine_nodes import Suspects, node_of
 from mit_builder.errors import CannotContinue
+from mit_builder.models.devices import n_gpus
+from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
 from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
 
-LIGHT_CPUS = 0.5
-"""Stages that need less than this mostly wait; they have a budget of one core of their own."""
+__all__ = ["Engine", "Load", "RayEngine", "Result", "SerialEngine", "check_layout"]
+
+IDLE_S = 120.0
+"""A worker without work for so long ends: its memory is worth more than the time to load its models again."""
+STEAL_S = 1.0
+"""A worker without work for so long gives its share of a GPU to a stage that has work."""
+LOOK_S = 5.0
+"""How often the engine looks at what there is: nodes come and go."""
 
 
 MAX_ILL = 10
@@ -37,47 +46,6 @@ TRIFLE_CPUS = 0.01
 """Of a core, that Ray reserves for each worker on a cluster."""
 
 
-@dataclass(frozen=True)
-class Result:
-    """What became of one call.
-
-    Attributes:
-        entries: one a task, or None when the worker died.
-        lost: why there are no entries; all but "node" count as an attempt, "memory" ends as a failure of resources.
-        message: one line about the loss.
-    """
-
-    stage: str
-    tasks: list[Task]
-    entries: list[Entry] | None = None
-    lost: Literal["crash", "timeout", "memory", "node"] | None = None
-    message: str = ""
-
-
-class Engine(Protocol):
-    """Runs calls of stages; see `SerialEngine` for the simplest one."""
-
-    def offer(self, stage: str) -> bool:
-        """Whether a call of this stage can start now; begins to start a worker where that helps.
-
-        Raises:
-            StageUnavailable: its workers cannot be set up.
-        """
-        ...
-
-    def submit(self, stage: str, tasks: list[Task]) -> None: ...
-
-    def wait(self, timeout_s: float) -> list[Result]:
-        """Results that are ready, at least one unless the time is over."""
-        ...
-
-    def unavailable(self) -> dict[str, str]:
-        """Stages whose setup failed since the start, with one line each."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class SerialEngine:
     """Everything in this process, one unit at a time: for debugging and tests."""
 
@@ -87,7 +55,13 @@ class SerialEngine:
         self._unavailable: dict[str, str] = {}
         self._results: list[Result] = []
 
-    def offer(self, stage: str) -> bool:
+    def load(self) -> Load:
+        return Load(1.0, 1.0)
+
+    def meter(self) -> None:
+        return None
+
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
         if stage not in self._workers and stage not in self._unavailable:
             worker = Worker(self._specs[stage])
             problem = worker.ready()
@@ -121,6 +95,7 @@ class _Slot:
     tasks: list[Task] = field(default_factory=list)
     deadline: float = 0.0
     timed_out: bool = False
+    idle_since_s: float = 0.0
     node_id: str | None = None
     """Where it is, on a cluster."""
 
@@ -156,17 +131,18 @@ class RayEngine:
         self._n_ill: Counter[str] = Counter()
         self._suspects = Suspects[Result]()
         self._make: Callable[..., Any] | None = None
-        self._cpus = float(cpus or os.cpu_count() or 1)
+        self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
+        self._looked_at_s = 0.0
 
     def _start(self) -> None:
         """Start or join Ray at the first unit that is due: a run with nothing to do never pays for it."""
         there = connect(self._address, cpus=self._cpus_wanted, scratch=self._scratch)
         self._elsewhere = there.is_cluster
-        self._cpus = float(self._cpus_wanted or there.cpus)
         if there.is_cluster:
             check_nodes(problem_here, next(iter(self._specs.values())), __version__)
         import ray
 
+        self._look()
         remote = ray.remote(Worker)
 
         def make(stage: str) -> Any:
@@ -180,35 +156,70 @@ class RayEngine:
 
         self._make = make
 
-    def _used(self, *, light: bool) -> float:
-        return sum(
-            self._resources[name].cpus
+    def _look(self) -> None:
+        """Take in what there is by now."""
+        import ray
+
+        there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = there.get("GPU", 0.0)
+        if self._elsewhere:  # a cluster that grows on demand has to be asked for more than it has
+            gpus = max(gpus, float(n_gpus()))
+        self._pools.room = Room(float(self._cpus_wanted or there.get("CPU", 1.0)), gpus)
+        self._looked_at_s = time.monotonic()
+
+    def _crews(self) -> dict[str, Crew]:
+        crews = {name: Crew() for name in self._slots}
+        for name, slots in self._slots.items():
+            for slot in slots:
+                crews[name].busy += slot.call is not None
+                crews[name].starting += slot.starting is not None
+                crews[name].idle += slot.call is None and slot.starting is None
+        return crews
+
+    def load(self) -> Load:
+        crews, room = self._crews(), self._pools.room
+        working = {name: Crew(crew.busy) for name, crew in crews.items()}
+        return Load(self._pools.cpus_used(crews), room.cpus, self._pools.gpus_used(working), room.gpus)
+
+    def meter(self) -> RayMeter:
+        return RayMeter(lambda: self._make is not None)
+
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
+        crews = self._crews()
+        if stage in self._unavailable or not self._pools.fits(stage, crews):
+            return False
+        for _ in range(self._pools.to_start(stage, crews, n_calls)):
+            if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
+                break
+            self._hire(stage)
+        return crews[stage].idle > 0
+
+    def _hire(self, stage: str) -> None:
+        if self._make is None:
+            self._start()
+        assert self._make is not None
+        actor = self._make(stage)
+        ready = actor.ready.remote(elsewhere=self._elsewhere)
+        self._slots[stage].append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
+
+    def _idle(self, longer_than_s: float) -> Iterator[tuple[str, _Slot]]:
+        """Workers without work, the longest first."""
+        idle = (
+            (name, slot)
             for name, slots in self._slots.items()
             for slot in slots
-            if slot.call is not None and (self._resources[name].cpus < LIGHT_CPUS) == light
+            if slot.call is None and slot.starting is None
         )
+        since_s = time.monotonic() - longer_than_s
+        yield from sorted((x for x in idle if x[1].idle_since_s < since_s), key=lambda x: x[1].idle_since_s)
 
-    def _fits(self, stage: str) -> bool:
-        cpus = self._resources[stage].cpus
-        light = cpus < LIGHT_CPUS
-        used = self._used(light=light)
-        return used == 0 or used + cpus <= (1.0 if light else self._cpus)
-
-    def offer(self, stage: str) -> bool:
-        if stage in self._unavailable or not self._fits(stage):
-            return False
-        slots = self._slots[stage]
-        if any(slot.starting is None and slot.call is None for slot in slots):
-            return True
-        needs = self._resources[stage]
-        bound = needs.max_workers or max(1, int(self._cpus / max(needs.cpus, LIGHT_CPUS)))
-        if len(slots) < bound and not any(slot.starting is not None for slot in slots):
-            if self._make is None:
-                self._start()
-            assert self._make is not None
-            actor = self._make(stage)
-            ready = actor.ready.remote(elsewhere=self._elsewhere)
-            slots.append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
+    def _free_gpu(self, stage: str) -> bool:
+        """End workers of other stages that have had no work, until a share of a GPU is free; whether it is."""
+        for name, slot in list(self._idle(STEAL_S)):
+            if name != stage and self._pools.uses_gpu(name):
+                self._drop(name, slot)
+                if self._pools.has_gpu(stage, self._crews()):
+                    return True
         return False
 
     def submit(self, stage: str, tasks: list[Task]) -> None:
@@ -240,6 +251,10 @@ class RayEngine:
             ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
         results = [self._finish(*pending[ref], ref) for ref in ready]
         self._kill_overdue()
+        if time.monotonic() - self._looked_at_s > LOOK_S:
+            self._look()
+            for name, slot in list(self._idle(IDLE_S)):
+                self._drop(name, slot)
         return [result for result in results if result is not None]
 
     def _finish(self, stage: str, slot: _Slot, ref: Any) -> Result | None:
@@ -251,6 +266,7 @@ class RayEngine:
             self._slots[stage].remove(slot)
             ray.kill(slot.actor)
             return self._loss(stage, slot, error)
+        slot.idle_since_s = time.monotonic()
         if slot.starting is not None:
             slot.starting = None
             if value is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,16 +14,18 @@ from manifests.rows import Pose, Video
 from manifests.schema import arrow_schema, artifacts
 from mit_builder import config
 from mit_builder.doctor import Check
-from mit_builder.errors import ConfigError
+from mit_builder.errors import ConfigError, FailureClass
 from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.pipeline import STEPS, left_out
 from mit_builder.progress import funnel, nearest_miss
 from mit_builder.report import clips
-from mit_builder.retries import ADVICE
+from mit_builder.retries import ADVICE, ALL_CLASSES
 from mit_builder.review.store import Reviews
 from mit_builder.runner import Runner
-from mit_builder.session import SourceBook, last_settings, new_run_id
+from mit_builder.session import last_settings, new_run_id
+from mit_builder.settled import FROM_SOURCES
+from mit_builder.source_book import SourceBook
 from mit_builder.takedown import is_removed
 from mit_builder.workspace import FOLDERS, Workspace
 
@@ -30,8 +33,13 @@ _PARTICULAR = re.compile(r"\S*\d\S*|https?://\S+|\S+\.\w{2,4}\b")
 """What differs between messages that say the same: words with digits, addresses, names of files."""
 
 
-def look(workspace: Workspace) -> Runner:
+def look(workspace: Workspace, *, whole: bool = True, due_again: Collection[FailureClass] = ()) -> Runner:
     """A walk over the workspace as of its last run, working on nothing.
+
+    Args:
+        workspace: where to look.
+        whole: walk over every source; otherwise what is settled is only counted.
+        due_again: failures of these classes are looked at one by one all the same.
 
     Raises:
         ConfigError: nothing was ever run here.
@@ -40,13 +48,16 @@ def look(workspace: Workspace) -> Runner:
     if settings is None:
         raise ConfigError(f"nothing was run in {workspace.uri} yet: mit-build run --stage all")
     runner = Runner(workspace, settings, run_id=new_run_id())
-    runner.run(SourceBook(workspace).sources())
+    sources = SourceBook(workspace).sources()
+    if not whole and len(sources) >= FROM_SOURCES:
+        runner.pass_over_settled()
+    runner.run(sources, due_again=due_again)
     return runner
 
 
 def status(workspace: Workspace, *, failed: bool, as_json: bool) -> None:
     """Print the funnel, or the failed units grouped by class and message."""
-    runner = look(workspace)
+    runner = look(workspace, whole=False, due_again=ALL_CLASSES if failed else ())
     if failed:
         _print_failed(runner, as_json=as_json)
     elif as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from manifests.rows import Labelled
@@ -29,10 +29,17 @@ class LabelledClips:
     def all(self, bucket: int | None = None) -> Iterator[tuple[Labelled, str | None]]:
         """Clips of a bucket (None: of all), each with why it is left out of the dataset, if it is."""
         for clips in self._clips.values() if bucket is None else [self._clips.get(bucket, {})]:
-            for _, row in sorted(clips.items()):
-                video = self._duplicates.current(row.video)
-                if video is not None:
-                    yield replace(row, video=video), self._left_out(row)
+            yield from self._judged(row for _, row in sorted(clips.items()))
+
+    def some(self, bucket: int, clip_ids: Iterable[str]) -> Iterator[tuple[Labelled, str | None]]:
+        """The same of some clips of a bucket."""
+        yield from self._judged(self._clips[bucket][clip_id] for clip_id in sorted(clip_ids))
+
+    def _judged(self, rows: Iterable[Labelled]) -> Iterator[tuple[Labelled, str | None]]:
+        for row in rows:
+            video = self._duplicates.current(row.video)
+            if video is not None:
+                yield replace(row, video=video), self._left_out(row)
 
     def _left_out(self, row: Labelled) -> str | None:
         return left_out(self._settings, row.pose) or self._reviews.left_out(row.clip.clip_id)

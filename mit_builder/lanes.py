@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
-from manifests.schema import content_hash
+from manifests.rows import Bucket
+from manifests.schema import artifacts, content, content_hash
 from mit_builder.config import RunSettings, Settings
 from mit_builder.engine import Result
+from mit_builder.errors import FailureClass
 from mit_builder.pipeline import STEPS, Step, Unit
+from mit_builder.pools import LIGHT_CPUS
 from mit_builder.retries import PASSES_BY_ITSELF, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
+
+QUEUE_BOUND = 64
+"""Units that may wait for a step before the steps before it are held back."""
+WAITING_S, MOST_WAITING = 4.0, 1024
+"""So much work of one core may wait where units take no time, and never more units."""
+CALL_S = 0.25
+"""Work of one call where units are small: a call costs the driver and Ray 5-10 ms."""
+LEARN = 0.2
+"""Share that a unit has in the mean of how long they take."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a run was asked to do.
+
+    Attributes:
+        steps: names of the steps to work on; the others only hand on what the ledger has.
+        forced: steps whose units are due whatever the ledger says.
+        retry: classes of failures that are tried again.
+        at_once: do not wait for what failed a short time ago.
+    """
+
+    steps: frozenset[str] = frozenset(step.name for step in STEPS)
+    forced: frozenset[str] = frozenset()
+    retry: frozenset[FailureClass] = PASSES_BY_ITSELF
+    at_once: bool = False
+
+
+EVERYTHING = Choice()
 
 
 @dataclass
@@ -55,6 +88,8 @@ class Lane:
     running: dict[str, Waiting] = field(default_factory=dict)
     finished: list[Entry] = field(default_factory=list)
     paused_until_s: float = 0.0
+    mean_s: float | None = None
+    """How long a unit takes: the last ones count most."""
     n_short: int = 0
     """Failures of resources in a row."""
     stopped: str | None = None
@@ -68,10 +103,66 @@ class Lane:
         ledger = Ledger(workspace, step.name, stage.emits)
         return cls(step, stage, ledger, content_hash(section.shown_values()), stage.backend())
 
+    def key(self, row: Any, settings: Settings) -> str:
+        """The input key of a unit: hash of all that its output may depend on."""
+        what = content(row, everything=isinstance(row, Bucket))
+        values = self.step.settings(settings).key_values()
+        return content_hash(self.step.name, self.stage.version, values, self.backend, what)
+
+    def is_due(self, entry: Entry, choice: Choice, files: Files) -> bool:
+        """Whether a unit is worked on although the ledger has an answer to it."""
+        if self.step.name in choice.forced:
+            return True
+        if entry.status == "failed":
+            changed = entry.failure_class == "auth" and entry.settings_key != self.settings_key
+            return changed or entry.failure_class in choice.retry
+        return not all(files.has(a.key) for row in entry.outputs for a in artifacts(row))
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing is queued, put off or running."""
         return not (self.queue or self.delayed or self.running)
+
+    def timed(self, entry: Entry) -> None:
+        """Learn how long a unit took."""
+        if entry.status == "done":
+            known = entry.duration_s if self.mean_s is None else self.mean_s
+            self.mean_s = known + (entry.duration_s - known) * LEARN
+
+    @property
+    def bound(self) -> int:
+        """Units that may wait here before the steps before it are held back; more of those that take no time."""
+        if not self.mean_s:
+            return QUEUE_BOUND
+        return int(min(MOST_WAITING, max(QUEUE_BOUND, WAITING_S / self.mean_s)))
+
+    def batch(self, cpus: float) -> int:
+        """Units for one call: about `CALL_S` of work, and some for every worker; one where resources run out.
+
+        Args:
+            cpus: cores that there are for workers.
+        """
+        if self.n_short:
+            return 1
+        if self.mean_s is None:
+            return self.stage.resources.batch
+        n_workers = max(1, int(cpus / max(self.stage.resources.cpus, LIGHT_CPUS)))
+        some = math.ceil(len(self.queue) / n_workers)
+        return max(1, min(int(CALL_S / max(self.mean_s, 1e-4)), some))
+
+    def n_calls(self, cpus: float) -> int:
+        """Calls that what waits would make."""
+        return math.ceil(len(self.queue) / self.batch(cpus))
+
+    def take(self) -> Waiting:
+        """The next unit: the first, or the longest where a step says how long they are."""
+        cost = self.step.cost
+        if cost is None or self.queue[0].alone:
+            return self.queue.popleft()
+        longest = max(range(len(self.queue)), key=lambda i: cost(self.queue[i].task.row))
+        waiting = self.queue[longest]
+        del self.queue[longest]
+        return waiting
 
     def wake(self, now_s: float) -> None:
         """Queue what was put off until now."""
@@ -133,6 +224,28 @@ def worker_specs(
     """How a worker of each step is built."""
     place = (workspace.uri, run_id, settings.run.scratch_gb)
     return {s.name: WorkerSpec(s.stage, s.settings(settings), *place) for s in steps}
+
+
+class Files:
+    """Which artifacts there are; a folder is listed once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._folders: dict[str, set[str]] = {}
+
+    def has(self, key: str) -> bool:
+        """Whether an artifact is there."""
+        return key in self._folder(key)
+
+    def add(self, key: str) -> None:
+        """Take note of a new one."""
+        self._folder(key).add(key)
+
+    def _folder(self, key: str) -> set[str]:
+        folder = key.partition("/")[0]
+        if folder not in self._folders:
+            self._folders[folder] = self._workspace.names(folder)
+        return self._folders[folder]
 
 
 def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:

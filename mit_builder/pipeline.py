@@ -67,12 +67,15 @@ class Step:
         stage: `module:Class`.
         settings: picks what the stage reads.
         route: units that follow from a finished unit and its output rows.
+        cost: how much work a row is, in any unit; of those that wait the longest is begun first, so that none is left
+            over at the end. None where they are alike or short.
     """
 
     name: str
     stage: str
     settings: Callable[[Settings], Section]
     route: Route
+    cost: Callable[[Any], float] | None = None
 
 
 def _after_download(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
@@ -122,13 +125,27 @@ def _nowhere(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterat
     yield from ()
 
 
+def _run_frames(row: ShotRun) -> float:
+    return row.shots[-1].end_frame - row.shots[0].start_frame
+
+
+def _person_frames(row: Clip) -> float:
+    return row.n_frames * row.n_people
+
+
 STEPS: tuple[Step, ...] = (
     Step("download", "stages.download:Download", lambda s: s.download, _after_download),
     Step("shots", "stages.shots:DetectShots", lambda s: s.shots, _after_shots),
-    Step("filter.detect", "stages.filter:DetectTracks", lambda s: part(s.filter, DetectSettings), _after_detect),
+    Step(
+        "filter.detect",
+        "stages.filter:DetectTracks",
+        lambda s: part(s.filter, DetectSettings),
+        _after_detect,
+        _run_frames,
+    ),
     Step("filter.select", "stages.filter:SelectCandidates", lambda s: part(s.filter, SelectSettings), _after_select),
     Step("filter.cut", "stages.filter:CutClips", lambda s: part(s.filter, CutSettings), _after_cut),
-    Step("pose", "stages.pose:EstimatePose", lambda s: s.pose, _after_pose),
+    Step("pose", "stages.pose:EstimatePose", lambda s: s.pose, _after_pose, _person_frames),
     Step("speech", "stages.speech:ScoreSpeech", lambda s: s.speech, _after_speech),
     Step("shards", "stages.shards:WriteShard", lambda s: s.shards, _nowhere),
 )

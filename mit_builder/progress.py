@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from mit_builder.bottleneck import find_bottleneck
 from mit_builder.config import Settings
 from mit_builder.pipeline import STEPS
 from mit_builder.runner import Runner
@@ -54,7 +56,9 @@ class JsonLines:
     def update(self, runner: Runner) -> None:
         if time.monotonic() - self._said_at >= 1.0:
             self._said_at = time.monotonic()
-            self._say(event="progress", stages={step.name: counts(runner, step.name) for step in STEPS})
+            held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
+            stages = {step.name: counts(runner, step.name) for step in STEPS}
+            self._say(event="progress", stages=stages, bottleneck=asdict(held_up) if held_up else None)
 
     def end(self, tally: Tally, lines: list[str], extra: dict[str, Any]) -> None:
         self._say(event="end", **tally.as_dict(), **extra)
@@ -89,7 +93,8 @@ class PlainLines:
                 parts.append(f"{step.name} {sum(n.values()) - open_units}/{sum(n.values())}")
         line = "  ".join(parts)
         if line != self._last:
-            self._say(line)
+            held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
+            self._say(f"{line}  {held_up}" if held_up else line)
             self._last, self._said_at = line, time.monotonic()
 
     def end(self, tally: Tally, lines: list[str], extra: dict[str, Any]) -> None:
@@ -101,7 +106,7 @@ class PlainLines:
 
 
 class Bars(PlainLines):
-    """A bar a stage on a terminal; the stage that has worked longest is marked."""
+    """A bar a stage on a terminal; the stage that holds the others up is marked, with what would help."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(lambda text: console.print(text, markup=False, highlight=False))
@@ -117,7 +122,7 @@ class Bars(PlainLines):
         self._progress.start()
 
     def update(self, runner: Runner) -> None:
-        slowest = max(STEPS, key=lambda step: runner.tally.steps[step.name].duration_s).name
+        held_up = find_bottleneck(list(runner.lanes.values()), runner.load)
         for step in STEPS:
             n = counts(runner, step.name)
             if not any(n.values()):
@@ -125,8 +130,7 @@ class Bars(PlainLines):
             if step.name not in self._tasks:
                 self._tasks[step.name] = self._progress.add_task(step.name, say="")
             say = ", ".join(f"{n[key]} {key}" for key in ("rejected", "failed", "running") if n[key])
-            busy = runner.tally.steps[step.name].duration_s
-            say += f"  slowest so far: {busy:.0f} s of work" if step.name == slowest and busy else ""
+            say += f"  bottleneck: {held_up.add}" if held_up and held_up.step == step.name else ""
             done = n["done"] + n["rejected"] + n["failed"]
             self._progress.update(self._tasks[step.name], completed=done, total=sum(n.values()), say=say)
 
@@ -172,12 +176,12 @@ def nearest_miss(tally: Tally, settings: Settings) -> list[str]:
     """The threshold that most candidates missed narrowly, and the setting that would let half of them in."""
     if not tally.near_misses:
         return []
-    (reason, setting), values = max(tally.near_misses.items(), key=lambda item: len(item[1]))
+    (reason, setting), missed = max(tally.near_misses.items(), key=lambda item: item[1].n)
     limit = getattr(settings.filter, setting)
-    lower = values[0] < limit
-    worst = min(values) if lower else max(values)
+    lower = missed.lowest < limit
+    worst = missed.lowest if lower else missed.highest
     rounded = f"{worst * (0.995 if lower else 1.005):.3g}"
-    many = f"{len(values)} candidate{'s' if len(values) > 1 else ''}"
+    many = f"{missed.n} candidate{'s' if missed.n > 1 else ''}"
     return [f"{many} {reason}: missed {setting}={limit:g} by < 20%: try --set filter.{setting}={rounded}"]
 
 

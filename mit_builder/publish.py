@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from manifests.rows import Artifact, Shard
 from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, publish_index, stale_shards
 from mit_builder.workspace import Workspace
@@ -14,10 +16,13 @@ class Publisher:
 
     Attributes:
         n_buckets: shards the dataset may have; of the published index, else as configured.
+        has_written: whether another dataset was published.
     """
 
     def __init__(self, workspace: Workspace, n_buckets: int) -> None:
         self._workspace = workspace
+        self.has_written = False
+        self._there: set[str] | None = None
         old = self._read()
         self.n_buckets = old.n_buckets if old else n_buckets
         self._shards: dict[int, Shard] = {}
@@ -36,9 +41,23 @@ class Publisher:
         """The shard that holds a video's clips; `video_id` is a hash in hex already."""
         return int(video_id[:8], 16) % self.n_buckets
 
+    def key(self, bucket: int) -> str | None:
+        """The file of a shard; None where the dataset has none, or it is gone."""
+        shard = self._shards.get(bucket)
+        if self._there is None:
+            self._there = self._workspace.names(FOLDER)
+        return shard.parquet.key if shard is not None and shard.parquet.key in self._there else None
+
+    def take(self, rows: Iterable[object], *, write: bool) -> None:
+        """`add` the shards among a unit's output."""
+        for shard in (row for row in rows if isinstance(row, Shard)):
+            self.add(shard, write=write)
+
     def add(self, shard: Shard, *, write: bool) -> None:
         """Take a shard into the dataset, replacing the one of its bucket."""
         known = self._shards.get(shard.bucket)
+        if self._there is not None:
+            self._there.add(shard.parquet.key)
         self._shards[shard.bucket] = shard
         if write and (known is None or known.parquet.key != shard.parquet.key):
             self._write()
@@ -60,4 +79,5 @@ class Publisher:
         return sum(s.n_clips for s in self._shards.values())
 
     def _write(self) -> None:
+        self.has_written = True
         self._workspace.write(INDEX_KEY, publish_index(self._shards.values(), self.n_buckets).encode())

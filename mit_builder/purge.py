@@ -21,8 +21,9 @@ from manifests.ledger import DAMAGED
 from mit_builder.dataset import FOLDER, Index, index_text, parse_index, stale_shards
 from mit_builder.publish import INDEX_KEY
 from mit_builder.report.clips import REPORT, write_card
-from mit_builder.session import SOURCES_KEY, SourceBook, last_settings
+from mit_builder.session import last_settings
 from mit_builder.shard_file import ShardFile
+from mit_builder.source_book import SOURCES_KEY, SourceBook
 from mit_builder.tombstones import BESIDE_DATASET, CLIP_ID, KEY, Tombstones
 from mit_builder.workspace import Workspace, sha256_of
 
@@ -34,6 +35,7 @@ _TEXT = (".json", ".jsonl", ".html", ".js", ".csv", ".txt", ".md", ".log")
 _DIGEST = re.compile(r"\.[0-9a-f]{16}\.parquet$")
 _DERIVED = (f"{REPORT}/", f"{DAMAGED}/", "manifests/settled/")
 """Folders of what is made anew; of the report, pictures of clips that stay are kept."""
+_MADE_ANEW = ("manifests/settled/", "logs/", "report/forecast.json")
 _BATCH_ROWS = 1024
 _LIGHT = ("clip_id", "uploader", "channel_id")
 
@@ -98,6 +100,10 @@ class _Purge:
     def tables(self) -> None:
         """Rewrite every other table that names something barred: the ledger, reviews, the source book."""
         existing = self._workspace.names("")
+        # A shortcut that the next run writes anew, and history that nothing reads.
+        gone = {key for key in existing if key.startswith(_MADE_ANEW)}
+        self._workspace.delete(sorted(gone))
+        existing -= gone
         for key in sorted(existing):
             in_dataset = key.startswith(f"{FOLDER}/")
             if key.endswith(".parquet") and key.startswith("manifests/") and not in_dataset and key != SOURCES_KEY:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from mit_builder.guardian import guarded
 from mit_builder.lanes import worker_specs
 from mit_builder.lease import lease
 from mit_builder.models import devices
+from mit_builder.observe import Observer
 from mit_builder.pipeline import STAGES, STEPS
 from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
 from mit_builder.report.clips import report_clips, write_summary
@@ -26,7 +28,6 @@ from mit_builder.report.write import write_report
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import (
     REBUILT,
-    SourceBook,
     changed_settings,
     last_settings,
     new_run_id,
@@ -34,6 +35,8 @@ from mit_builder.session import (
     resolve,
     save_settings,
 )
+from mit_builder.settled import FROM_SOURCES
+from mit_builder.source_book import SourceBook, SourceList
 from mit_builder.stop import Stop, drain_s
 from mit_builder.takedown import bar_sources, finish_pending
 from mit_builder.tally import Tally
@@ -55,6 +58,8 @@ class RunRequest:
     at_once: bool
     engine: str
     as_json: bool
+    sample: Callable[[SourceList], Sequence[Source]] | None = None
+    """Which of the sources this run works on; the workspace remembers all."""
 
 
 def run_pipeline(request: RunRequest, console: Console) -> int:
@@ -88,6 +93,13 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         engine = _engine(request, settings, workspace, run_id, address)
         stack.callback(workspace.leave, run_id)
         stack.callback(engine.close)
+        observer = Observer(workspace, run_id, log=settings.run.log, meter=engine.meter())
+        stack.callback(observer.flush)
+
+        def note(line: str) -> None:
+            reporter.note(line)
+            observer.note(line)
+
         runner = Runner(
             workspace,
             settings,
@@ -95,18 +107,22 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             choice=Choice(steps | forced, forced, request.retry, request.at_once),
             engine=engine,
             on_progress=reporter.update,
-            on_note=reporter.note,
+            on_note=note,
         )
+        runner.observer = observer
+        if len(sources) >= FROM_SOURCES:
+            runner.pass_over_settled()
         for lane in runner.lanes.values():
             for part in lane.ledger.set_aside():
                 reporter.note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
-            lane.ledger.compact(run_id)
-        runner.stop = Stop(drain_s(settings.run.drain_s), reporter.note)
+            lane.ledger.compact(run_id, runner.trees.merged)
+        runner.stop = Stop(drain_s(settings.run.drain_s), note)
         with runner.stop.listening():
             tally = runner.run(sources)
         engine.close()
         bar_sources(workspace, tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
+        runner.trees.at_the_end()
         reporter.close()
         reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
     return _exit_code(tally)
@@ -129,7 +145,7 @@ def steps_named(names: list[str]) -> frozenset[str]:
 
 def _prepare(
     workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str]
-) -> tuple[list[Source], Settings]:
+) -> tuple[Sequence[Source], Settings]:
     pinned = last_settings(workspace)
     settings, notes = resolve(request.settings, pinned)
     book = SourceBook(workspace)
@@ -144,11 +160,11 @@ def _prepare(
     problems = [check for check in checks if check.verdict == "failed"]
     if problems:
         raise CannotContinue("; ".join(f"{check.name}: {check.text}" for check in problems))
-    if any(source.kind == "url" for source in sources) and pinned is None:
+    if pinned is None and sources.any_remote:
         reporter.note("remote sources: make sure that you may download and use them, and the people in them")
     book.save()
     save_settings(workspace, settings)
-    return sources, settings
+    return sources if request.sample is None else request.sample(sources), settings
 
 
 def _join(address: str, scratch: Path, settings: Settings, reporter: Reporter) -> None:
@@ -170,12 +186,26 @@ def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_i
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
     """Dataset card, statistics and pictures; keys of the pictures."""
+    passed_over = runner.trees.n_passed_over
+    if passed_over:
+        reporter.note(f"{passed_over} sources were settled before, with all that came of them")
+        if not runner.has_changed:
+            return []
     labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
         reporter.note(f"drawing what is new of {len(labelled)} clips")
-    drawn = report_clips(workspace, labelled, n_overlays=settings.run.overlays, n_processes=settings.run.cpus)
-    write_report(workspace, runner, n_processes=settings.run.cpus)
+    drawn = report_clips(
+        workspace,
+        labelled,
+        n_overlays=0 if passed_over else settings.run.overlays,
+        n_processes=settings.run.cpus,
+        these_alone=passed_over > 0,
+    )
+    if passed_over:
+        reporter.note("the report is left as it was: mit-build report walks over every source for it")
+    else:
+        write_report(workspace, runner, n_processes=settings.run.cpus)
     return drawn
 
 
@@ -190,6 +220,8 @@ def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> 
         lines.append("0 units worked on: everything was done already")
     if drawn:
         lines += ["", f"dataset: {place}/dataset   report: {place}/report, begin with {drawn[0]}"]
+    elif tally.n_dataset:
+        lines += ["", f"dataset: {place}/dataset"]
     return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, place, drawn))]
 
 

@@ -8,55 +8,37 @@ costs one pass over the ledger, and stages overlap without a schedule.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from manifests.ledger import Entry
-from manifests.rows import Bucket, Labelled, Shard, Source
-from manifests.schema import artifacts, content, content_hash
+from manifests.rows import Bucket, Labelled, Source
+from manifests.schema import artifacts, content_hash
+from mit_builder.buckets import Buckets
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
-from mit_builder.engine import Engine, Result
-from mit_builder.errors import FailureClass
+from mit_builder.engine import Engine, Load, Result
 from mit_builder.hosts import Hosts
 from mit_builder.labelled import LabelledClips
-from mit_builder.lanes import Lane, Waiting, lost_entry, stamped
+from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, lost_entry, stamped
+from mit_builder.observe import Observer
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
-from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
+from mit_builder.retries import Clock, delay_s
 from mit_builder.review.store import Reviews
+from mit_builder.source_book import SourceList
 from mit_builder.stop import Stop
 from mit_builder.tally import Tally
-from mit_builder.tombstones import REMOVED, Tombstones
+from mit_builder.tombstones import Tombstones
+from mit_builder.trees import Trees, open_settled
 from mit_builder.worker import Task
 from mit_builder.workspace import Workspace
 
+__all__ = ["Choice", "Runner"]
+
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
-PUBLISH_S = 60.0
-"""A shard is written again at most this often while downloads go on."""
-QUEUE_BOUND = 64
-"""Units that may wait for a step before the steps before it are held back."""
 CHECK_SPACE_S = 5.0
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a run was asked to do.
-
-    Attributes:
-        steps: names of the steps to work on; the others only hand on what the ledger has.
-        forced: steps whose units are due whatever the ledger says.
-        retry: classes of failures that are tried again.
-        at_once: do not wait for what failed a short time ago.
-    """
-
-    steps: frozenset[str] = frozenset(step.name for step in STEPS)
-    forced: frozenset[str] = frozenset()
-    retry: frozenset[FailureClass] = PASSES_BY_ITSELF
-    at_once: bool = False
 
 
 class Runner:
@@ -67,6 +49,9 @@ class Runner:
         on_progress: called with this runner about every second.
         on_note: called with a line when a host or a stage is left alone for a while.
         steps: the pipeline; tests put fakes into it.
+
+    Attributes:
+        observer: told of every attempt and of how things stand.
     """
 
     def __init__(
@@ -75,7 +60,7 @@ class Runner:
         settings: Settings,
         *,
         run_id: str,
-        choice: Choice = Choice(),
+        choice: Choice = EVERYTHING,
         engine: Engine | None = None,
         on_progress: Callable[[Runner], None] = lambda runner: None,
         on_note: Callable[[str], None] = lambda line: None,
@@ -89,26 +74,36 @@ class Runner:
         self._choice = choice
         self._engine, self.stop = engine, Stop(0.0)
         self._on_progress, self._on_note = on_progress, on_note
-        self.clock = Clock()
+        self.observer: Observer | None = None
+        self.clock, self._duplicates = Clock(), Duplicates()
         self._seen: dict[tuple[str, str], str] = {}
-        self._duplicates = Duplicates()
-        self.reviews = Reviews(workspace)
+        self.reviews, self.tombstones = Reviews(workspace), Tombstones.of(workspace)
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
-        self._changed: set[int] = set()
-        self._live: Counter[int] = Counter()
-        self._feeding = True
-        self._existing: dict[str, set[str]] = {}
+        self.buckets = Buckets(self.publisher, self.clips)
+        self.trees = Trees(settings, self._duplicates, self.buckets, None)
+        self._feeding, self._files = True, Files(workspace)
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
-        self._written_at: dict[int, float] = {}
         self.failures: list[tuple[str, Entry]] = []
-        self.tombstones = Tombstones.of(workspace)
 
-    def run(self, sources: Iterable[Source]) -> Tally:
+    def pass_over_settled(self) -> None:
+        """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
+        said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
+        lanes, n_buckets = list(self.lanes.values()), self.publisher.n_buckets
+        settled = open_settled(self.workspace, self.settings, lanes, n_buckets, said)
+        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
+
+    def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
         """Walk over the sources and work until nothing is due.
+
+        Args:
+            sources: all sources of the run.
+            due_again: classes of failures whose sources are not passed over; None = those that are tried again.
 
         Raises:
             CannotContinue: the disk is full.
         """
+        if isinstance(sources, SourceList) and not self._choice.forced:
+            sources = self.trees.pass_over(sources, self._choice.retry if due_again is None else due_again)
         feed = iter(sources)
         try:
             while True:
@@ -124,51 +119,59 @@ class Runner:
             if self._engine is not None:
                 self.lanes["download"].finished += self._duplicates.changed_verdicts()
             self._flush()
+        self.tally.left_out = self.clips.reasons()
+        self.trees.add_to(self.tally)
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            self.publisher.finish(self.clips.filled() if self.tally.pending == 0 else None)
-        self.tally.left_out, self.tally.n_dataset = self.clips.reasons(), self.publisher.n_clips
+            self.publisher.finish(self.clips.filled() | self.trees.intact if self.tally.pending == 0 else None)
+        self.tally.n_dataset = self.publisher.n_clips
         for line in self.reviews.lines:
             self._on_note(line)
         return self.tally
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything was worked on, or another dataset published."""
+        return self.publisher.has_written or any(tally.worked_on for tally in self.tally.steps.values())
+
+    @property
+    def load(self) -> Load:
+        """What is used of what there is."""
+        return self._engine.load() if self._engine else Load(0.0, 0.0)
+
     def labelled(self) -> list[Labelled]:
-        """Every clip that has gone through speech and is not left out."""
+        """Every clip that was walked over, has gone through speech and is not left out."""
         return self.clips.kept()
 
     def _busy(self) -> bool:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
 
     def _feed(self, feed: Iterator[Source]) -> None:
-        while self._feeding and len(self.lanes["download"].queue) < QUEUE_BOUND:
+        while self._feeding and len(self.lanes["download"].queue) < self.lanes["download"].bound:
             source = next(feed, None)
             self._feeding = source is not None
             if source is not None:
                 self.tally.n_sources += 1
                 self._arrive(Unit("download", source))
 
-    def _key(self, lane: Lane, row: Any) -> str:
-        settings = lane.step.settings(self.settings).key_values()
-        what = content(row, everything=isinstance(row, Bucket))
-        return content_hash(lane.step.name, lane.stage.version, settings, lane.backend, what)
-
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
         if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
-            self.tally.steps[unit.step].rejected[REMOVED] += 1
+            self.trees.removed(unit, self.tally)
             return False
         if isinstance(unit.row, Labelled):
-            bucket = self.publisher.bucket(unit.row.video.video_id)
-            self.clips.add(bucket, unit.row)
-            self._changed.add(bucket)
+            self.trees.changed(self.buckets.take(unit.row))
+            self.trees.labelled(unit.row)
+            return False
+        if unit.step == "download" and self.trees.passes_over(unit.row):
             return False
         lane = self.lanes[unit.step]
-        task = Task(lane.stage.unit_id(unit.row), self._key(lane, unit.row), unit.row)
+        task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
         if self._seen.get((unit.step, task.unit_id)) == task.input_key:
             return False
         self._seen[unit.step, task.unit_id] = task.input_key
         entry = lane.ledger.find(task.unit_id, task.input_key)
-        if entry is not None and not self._due(lane, entry):
+        if entry is not None and not lane.is_due(entry, self._choice, self._files):
             self._settle(unit, entry)
         elif unit.step in self._choice.steps and self._engine is not None:
             self._enqueue(lane, Waiting(unit, task, lane.stage.limit_key(unit.row)), entry)
@@ -181,7 +184,8 @@ class Runner:
 
     def _enqueue(self, lane: Lane, waiting: Waiting, before: Entry | None) -> None:
         """Queue a unit; what failed a short time ago waits for the rest of its pause, also in a later run."""
-        self._count_live(waiting.unit, 1)
+        self.buckets.count_live(waiting.unit, 1)
+        self.trees.opened(waiting.unit, again=before is not None)
         left_s = 0.0
         if before is not None and before.status == "failed" and before.failure_class == "transient":
             waiting.n_before = before.attempts
@@ -195,45 +199,27 @@ class Runner:
     def _leave(self, unit: Unit) -> None:
         """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
         self.tally.steps[unit.step].pending += 1
-        self._count_live(unit, 1)
-
-    def _due(self, lane: Lane, entry: Entry) -> bool:
-        if lane.step.name in self._choice.forced:
-            return True
-        if entry.status == "failed":
-            changed = entry.failure_class == "auth" and entry.settings_key != lane.settings_key
-            return changed or entry.failure_class in self._choice.retry
-        return not all(self._exists(a.key) for row in entry.outputs for a in artifacts(row))
-
-    def _exists(self, key: str) -> bool:
-        folder = key.partition("/")[0]
-        if folder not in self._existing:
-            self._existing[folder] = self.workspace.names(folder)
-        return key in self._existing[folder]
-
-    def _count_live(self, unit: Unit, change: int) -> None:
-        if unit.trail.video is not None and unit.step != "shards":
-            self._live[self.publisher.bucket(unit.trail.video.video_id)] += change
+        self.buckets.count_live(unit, 1)
+        self.trees.left(unit)
 
     def _settle(self, unit: Unit, entry: Entry) -> None:
         if unit.step == "download":
-            entry = self._resolve_duplicate(entry)
+            for source in self.trees.same_video(entry):
+                self._arrive(Unit("download", source))
+            entry, demoted = self._duplicates.arrive(entry)
+            for video in demoted:
+                self.tally.demote(video)
+                self.trees.changed(self.publisher.bucket(video.video_id))
         self.tally.settle(unit.step, entry, self.settings.filter)
+        self.trees.count(unit, entry)
         if entry.status == "failed":
             self.failures.append((unit.step, entry))
         if entry.status != "done":
             return
         if unit.step == "shards":
-            self._publish(entry)
+            self.publisher.take(entry.outputs, write=self._engine is not None)
         for follower in self.lanes[unit.step].step.route(self.settings, unit, entry.outputs):
             self._arrive(follower)
-
-    def _resolve_duplicate(self, entry: Entry) -> Entry:
-        entry, demoted = self._duplicates.arrive(entry)
-        for video in demoted:
-            self.tally.demote(video)
-            self._changed.add(self.publisher.bucket(video.video_id))
-        return entry
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
@@ -247,22 +233,23 @@ class Runner:
             if lane.stopped:
                 self._give_up(lane, lane.stopped, self.tally.stopped)
             may_start = not blocked and now_s >= lane.paused_until_s
-            while lane.queue and may_start and self._engine.offer(lane.step.name):
+            while lane.queue and may_start and self._engine.offer(lane.step.name, lane.n_calls(self.load.cpus)):
                 batch = self._take(lane, now_s)
                 if not batch:
                     break
                 lane.running.update({w.task.unit_id: w for w in batch})
                 self._engine.submit(lane.step.name, [w.task for w in batch])
-            blocked = blocked or len(lane.queue) >= QUEUE_BOUND
+            blocked = blocked or len(lane.queue) >= lane.bound
 
     def _take(self, lane: Lane, now_s: float) -> list[Waiting]:
         batch: list[Waiting] = []
+        size = lane.batch(self.load.cpus)
         for _ in range(len(lane.queue)):
-            waiting = lane.queue.popleft()
+            waiting = lane.take()
             if waiting.limit and not self._goes_out(lane, waiting, waiting.limit, now_s):
                 continue
             batch.append(waiting)
-            if waiting.alone or len(batch) >= lane.stage.resources.batch or (lane.queue and lane.queue[0].alone):
+            if waiting.alone or waiting.limit or len(batch) >= size or (lane.queue and lane.queue[0].alone):
                 break
         return batch
 
@@ -285,7 +272,8 @@ class Runner:
 
     def _abandon(self, lane: Lane, waiting: Waiting) -> None:
         """This run does not work on a queued unit after all: it stays as it was."""
-        self._count_live(waiting.unit, -1)
+        self.buckets.count_live(waiting.unit, -1)
+        self.trees.closed(waiting.unit)
         if waiting.last is not None:
             self._settle(waiting.unit, waiting.last)
         else:
@@ -319,10 +307,13 @@ class Runner:
             self._lost(lane, waiting, result)
             return
         for w, entry in zip(waiting, result.entries, strict=True):
+            lane.timed(entry)
             self._judge(lane, w, stamped(entry, w, lane))
 
     def _judge(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
         """Try a unit again or record how it ended; learn from it about its host and its stage."""
+        if self.observer is not None:
+            self.observer.unit(waiting.unit, entry)
         now_s = self.clock.monotonic_s()
         lines = [lane.learn(entry, self.settings.run, now_s)]
         if waiting.limit:
@@ -336,11 +327,11 @@ class Runner:
         entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
         for artifact in (a for row in entry.outputs for a in artifacts(row)):
-            self._exists(artifact.key)
-            self._existing[artifact.key.partition("/")[0]].add(artifact.key)
+            self._files.add(artifact.key)
         self.tally.worked_on(lane.step.name, entry)
         self._settle(waiting.unit, entry)
-        self._count_live(waiting.unit, -1)
+        self.buckets.count_live(waiting.unit, -1)
+        self.trees.closed(waiting.unit)
 
     def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
         """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
@@ -359,23 +350,32 @@ class Runner:
 
     def _shards_when_quiet(self) -> bool:
         """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
-        lane = self.lanes["shards"]
         growing = self._feeding or not self.lanes["download"].is_idle
         queued = False
-        for bucket in sorted(self._changed):
-            recent = self.clock.monotonic_s() - self._written_at.get(bucket, -PUBLISH_S) < PUBLISH_S
-            if self._live[bucket] or (growing and recent) or lane.queue or lane.running:
-                continue
-            self._changed.remove(bucket)
-            row = Bucket(bucket, self.publisher.n_buckets, tuple(self.clips.kept(bucket)))
-            if row.clips and self._arrive(Unit("shards", row)):
-                self._written_at[bucket] = self.clock.monotonic_s()
-                queued = True
+        for bucket in sorted(self.buckets.changed):
+            queued = self._shard_when_quiet(bucket, growing=growing) or queued
         return queued
 
-    def _publish(self, entry: Entry) -> None:
-        for shard in (row for row in entry.outputs if isinstance(row, Shard)):
-            self.publisher.add(shard, write=self._engine is not None)
+    def _shard_when_quiet(self, bucket: int, *, growing: bool) -> bool:
+        lane, now_s = self.lanes["shards"], self.clock.monotonic_s()
+        if lane.queue or lane.running or not self.buckets.is_due(bucket, now_s, growing=growing):
+            return False
+        if self.trees.holds(bucket):
+            self.buckets.changed.remove(bucket)
+            self.trees.intact.add(bucket)
+            return False
+        for source in self.trees.in_bucket(bucket):
+            self._arrive(Unit("download", source))
+        if self.buckets.live[bucket]:
+            return True
+        self.buckets.changed.remove(bucket)
+        row = Bucket(bucket, self.publisher.n_buckets, self.buckets.rows(bucket))
+        if not row.clips:
+            self.trees.emptied(bucket)
+        elif self._arrive(Unit("shards", row)):
+            self.buckets.written(bucket, now_s)
+            return True
+        return False
 
     def _housekeeping(self) -> None:
         now = self.clock.monotonic_s()
@@ -384,10 +384,16 @@ class Runner:
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)
             self._space_checked_at = now
+        if self.observer is not None:
+            self.observer.state(self)
         self._on_progress(self)
 
     def _flush(self) -> None:
+        self.trees.before_the_ledger()
         for lane in self.lanes.values():
             lane.ledger.append(lane.finished, run_id=self.run_id)
             lane.finished = []
+            if lane.ledger.is_crowded:
+                lane.ledger.compact(self.run_id, self.trees.merged)
         self._flushed_at = self.clock.monotonic_s()
+        self.trees.after_the_ledger(self._flushed_at)

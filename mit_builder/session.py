@@ -2,135 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
-from manifests.ledger import read_parquet
-from manifests.rows import Source
-from manifests.sources import SourceListError, expand, file_source, read_list, url_source
 from mit_builder import config
 from mit_builder.config import Section, Settings
 from mit_builder.errors import ConfigError
 from mit_builder.models import devices, weights
-from mit_builder.tombstones import Tombstones
+from mit_builder.source_book import DEMO, SourceBook, SourceList
 from mit_builder.workspace import Workspace
 
 SETTINGS_KEY = "mit-build.yaml"
-SOURCES_KEY = "manifests/sources/sources.parquet"
 REBUILT = "rebuilt.json"
 """In a workspace whose dataset was rebuilt from a manifest: it has no sources to run over."""
-DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
-
-_BOOK = pa.schema(
-    [
-        pa.field("address", pa.string(), nullable=False),
-        pa.field("source_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("n_bytes", pa.int64()),
-        pa.field("mtime_ns", pa.int64()),
-    ]
-)
 
 
 def new_run_id() -> str:
     """Name of a run: sorts by time, unique."""
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
-
-
-@dataclass(frozen=True)
-class _Known:
-    source: Source
-    n_bytes: int | None
-    mtime_ns: int | None
-
-
-class SourceBook:
-    """All sources that were ever given to a workspace; a run without sources goes on with these."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
-        self._known: dict[str, _Known] = {}
-        try:
-            rows = read_parquet(workspace.read(SOURCES_KEY)).cast(_BOOK).to_pylist()
-        except FileNotFoundError:
-            rows = []
-        except (pa.ArrowException, OSError) as error:
-            advice = "delete it and give the sources again; nothing that is done is done again"
-            raise ConfigError(f"{SOURCES_KEY} in the workspace is damaged: {advice}") from error
-        for row in rows:
-            source = Source(source_id=row["source_id"], address=row["address"], kind=row["kind"])
-            self._known[row["address"]] = _Known(source, row["n_bytes"], row["mtime_ns"])
-
-    def add(self, addresses: Iterable[str], lists: Iterable[Path] = ()) -> int:
-        """Take in addresses and source lists; how many sources they hold.
-
-        The bundled demo leaves as soon as there are sources of the user's own.
-
-        Raises:
-            ConfigError: an address or a list cannot be used.
-        """
-        found: dict[str, _Known] = {}
-        try:
-            for address in addresses:
-                found.update(self._expand(address, None))
-            for path in lists:
-                for address in read_list(path):
-                    found.update(self._expand(address, path.resolve().parent))
-        except (SourceListError, OSError) as error:
-            raise ConfigError(str(error)) from error
-        if found and str(DEMO) not in found:
-            self._known.pop(str(DEMO), None)
-        self._known.update(found)
-        return len(found)
-
-    def _expand(self, address: str, base: Path | None) -> Iterator[tuple[str, _Known]]:
-        if "://" in address:
-            source = url_source(address)
-            yield source.address, _Known(source, None, None)
-            return
-        path = (base or Path.cwd()) / Path(address).expanduser()
-        if path.is_file():
-            yield self._file(path.resolve())
-            return
-        for source in expand([address], base=base):
-            yield self._file(Path(source.address))
-
-    def _file(self, path: Path) -> tuple[str, _Known]:
-        stat = path.stat()
-        known = self._known.get(str(path))
-        if known is None or (known.n_bytes, known.mtime_ns) != (stat.st_size, stat.st_mtime_ns):
-            known = _Known(file_source(path), stat.st_size, stat.st_mtime_ns)
-        return str(path), known
-
-    def sources(self, limit: int | None = None) -> list[Source]:
-        """The sources in the order they were given; of files with equal content, the one with the smallest path."""
-        unique: dict[str, Source] = {}
-        for known in self._known.values():
-            other = unique.get(known.source.source_id, known.source)
-            unique[known.source.source_id] = min(other, known.source, key=lambda s: s.address)
-        return list(unique.values())[:limit]
-
-    def save(self) -> None:
-        """Write the book into the workspace, without what was taken down."""
-        stones = Tombstones.of(self._workspace)
-        rows = [
-            {**vars(k.source), "address": address, "n_bytes": k.n_bytes, "mtime_ns": k.mtime_ns}
-            for address, k in self._known.items()
-            if not stones.bars("source", k.source.source_id)
-        ]
-        buffer = io.BytesIO()
-        pq.write_table(pa.Table.from_pylist(rows, _BOOK), buffer, compression="zstd")
-        self._workspace.write(SOURCES_KEY, buffer.getvalue())
 
 
 def last_settings(workspace: Workspace) -> Settings | None:
@@ -239,7 +134,7 @@ def _embedded(section: str) -> tuple[str, str]:
 
 def open_sources(
     book: SourceBook, addresses: list[str], lists: list[Path], limit: int | None
-) -> tuple[list[Source], str]:
+) -> tuple[SourceList, str]:
     """The sources of a run, and one line that says which they are.
 
     Raises:
@@ -255,7 +150,7 @@ def open_sources(
         known = book.sources(limit)
         return known, f"{n_given} sources given, {len(book.sources())} in this workspace"
     known = book.sources(limit)
-    if known and [s.address for s in known] != [str(DEMO)]:
+    if known and not (len(known) == 1 and known[0].address == str(DEMO)):
         return known, f"no sources given: going on with the {len(known)} of this workspace"
     book.add([os.fspath(DEMO)])
     return book.sources(limit), "no sources given: running the bundled demo (a synthetic video of 2 talking portraits)"

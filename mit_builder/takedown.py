@@ -26,7 +26,7 @@ from mit_builder.export.make import ExportRequest, forget, known_exports, make_e
 from mit_builder.lease import lease
 from mit_builder.publish import INDEX_KEY
 from mit_builder.purge import purge
-from mit_builder.session import SourceBook
+from mit_builder.source_book import SourceBook
 from mit_builder.tombstones import KEY, Kind, Tombstone, Tombstones, clip_span, digest
 from mit_builder.workspace import Workspace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,31 @@ NEAR = 0.2
 """A candidate within this share of a threshold is a near miss."""
 N_BORDERLINE = 100
 """Rejected candidates kept for each reason: those nearest to their threshold."""
+
+
+@dataclass
+class NearMisses:
+    """Values that missed one threshold narrowly: how many, and the outermost."""
+
+    n: int = 0
+    lowest: float = math.inf
+    highest: float = -math.inf
+
+    def add(self, other: NearMisses) -> None:
+        """Take in others."""
+        self.n += other.n
+        self.lowest, self.highest = min(self.lowest, other.lowest), max(self.highest, other.highest)
+
+
+@dataclass(frozen=True)
+class Count:
+    """One figure of a tally by its name, so that tallies can be stored and added up as columns."""
+
+    what: str
+    n: int
+    seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass
@@ -58,7 +84,7 @@ class Tally:
     kept_s: float = 0.0
     candidates: Counter[str] = field(default_factory=Counter)
     candidate_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    near_misses: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    near_misses: dict[tuple[str, str], NearMisses] = field(default_factory=lambda: defaultdict(NearMisses))
     margins: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By reason and setting: measured value / threshold of every rejected candidate that has one."""
     borderline: dict[str, list[tuple[float, int, Candidate]]] = field(default_factory=lambda: defaultdict(list))
@@ -125,11 +151,52 @@ class Tally:
             return
         self.margins[missed.reason, missed.setting].append(missed.ratio)
         if missed.is_near:
-            self.near_misses[missed.reason, missed.setting].append(missed.value)
+            self.near_misses[missed.reason, missed.setting].add(NearMisses(1, missed.value, missed.value))
         nearest = self.borderline[missed.reason]
         heapq.heappush(nearest, (-missed.distance, next(self._numbers), row))
         if len(nearest) > N_BORDERLINE:
             heapq.heappop(nearest)
+
+    def counts(self) -> Iterator[Count]:
+        """The figures about units and footage, without those of this run alone."""
+        for step, tally in self.steps.items():
+            if tally.done:
+                yield Count(f"done/{step}", tally.done)
+            yield from (Count(f"rejected/{step}/{reason}", n) for reason, n in tally.rejected.items())
+            yield from (Count(f"failed/{step}/{name}", n) for name, n in tally.failed.items())
+        if self.n_videos:
+            yield Count("videos", self.n_videos, self.video_s)
+        if self.n_shots:
+            yield Count("shots", self.n_shots, self.shot_s)
+        if self.n_clips:
+            yield Count("clips", self.n_clips)
+        yield from (Count(f"candidates/{name}", n, self.candidate_s[name]) for name, n in self.candidates.items())
+        yield from (Count(f"left_out/{reason}", n) for reason, n in self.left_out.items())
+        for (reason, setting), missed in self.near_misses.items():
+            yield Count(f"near/{reason}/{setting}", missed.n, None, missed.lowest, missed.highest)
+
+    def add(self, count: Count) -> None:
+        """Take in a figure of another tally."""
+        what, _, rest = count.what.partition("/")
+        step, _, name = rest.partition("/")
+        if what == "done":
+            self.steps[step].done += count.n
+        elif what in ("rejected", "failed"):
+            getattr(self.steps[step], what)[name] += count.n
+        elif what == "videos":
+            self.n_videos, self.video_s = self.n_videos + count.n, self.video_s + (count.seconds or 0.0)
+        elif what == "shots":
+            self.n_shots, self.shot_s = self.n_shots + count.n, self.shot_s + (count.seconds or 0.0)
+        elif what == "clips":
+            self.n_clips += count.n
+        elif what == "left_out":
+            self.left_out[rest] += count.n
+        elif what == "candidates":
+            self.candidates[rest] += count.n
+            self.candidate_s[rest] += count.seconds or 0.0
+            self.kept_s += (count.seconds or 0.0) if rest == "kept" else 0.0
+        elif count.low is not None and count.high is not None:
+            self.near_misses[step, name].add(NearMisses(count.n, count.low, count.high))
 
     @property
     def failed(self) -> int:

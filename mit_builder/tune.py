@@ -21,7 +21,8 @@ from mit_builder.lease import lease
 from mit_builder.pipeline import LEFT_OUT_BY
 from mit_builder.progress import funnel
 from mit_builder.runner import Choice, Runner
-from mit_builder.session import SETTINGS_KEY, SourceBook, last_settings, new_run_id, save_settings
+from mit_builder.session import SETTINGS_KEY, last_settings, new_run_id, save_settings
+from mit_builder.source_book import SourceBook
 from mit_builder.workspace import Workspace, existing
 
 STEPS_AROUND = (0.5, 0.75, 1.25, 1.5, 2.0)

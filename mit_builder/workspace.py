@@ -228,6 +228,18 @@ class Workspace:
         with self._reading(folder):
             return persistently(listed)
 
+    def stamps(self, folder: str) -> dict[str, str]:
+        """What changes when the bytes of an object do, by key: its size and its entity tag."""
+        found = (meta for batch in obstore.list(self.store, prefix=folder) for meta in batch)
+        return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+
+    def folder_time_ns(self, folder: str) -> int | None:
+        """When a file came into a folder or left it; None where storage has no folders."""
+        if self.root is None:
+            return None
+        path = self.root / folder
+        return path.stat().st_mtime_ns if path.is_dir() else 0
+
     def exists(self, key: str) -> bool:
         """Whether there is an object of this name."""
         try:

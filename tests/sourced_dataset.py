@@ -34,7 +34,8 @@ from manifests.sources import url_source
 from mit_builder import config
 from mit_builder.media.cut import cut_native
 from mit_builder.media.write import write_video
-from mit_builder.session import SourceBook, save_settings
+from mit_builder.session import save_settings
+from mit_builder.source_book import SourceBook
 from mit_builder.workspace import Workspace, sha256_of
 
 SECRETS = ("A very readable title of video {}", "Uploader number {}", "UC-channel-{}", "Words said in video {}")

@@ -436,11 +436,11 @@ def test_a_bug_of_ours_is_one_line_unless_asked_for_more(tmp_path: Path) -> None
     # A table that is no part of a ledger: nobody but us writes there.
     (tmp_path / "ws" / "manifests" / "pose").mkdir(parents=True)
     pq.write_table(pa.table({"x": [1]}), tmp_path / "ws" / "manifests" / "pose" / "part-x.parquet")
-    done = program("status", "-w", "ws", folder=tmp_path)
+    done = program("why", "x", "-w", "ws", folder=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("mit-build: internal error: TypeError: ")
+    assert done.stderr.startswith("mit-build: internal error: KeyError: ")
     assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" in program("--debug", "status", "-w", "ws", folder=tmp_path).stderr
+    assert "Traceback" in program("--debug", "why", "x", "-w", "ws", folder=tmp_path).stderr
 
 
 def test_a_users_folder_named_stages_is_reported_not_imported(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from mit_builder.engine import RayEngine, Result, SerialEngine, _Slot
 from mit_builder.engine_nodes import _Suspect
 from mit_builder.errors import CannotContinue
 from mit_builder.lanes import worker_specs
+from mit_builder.metrics import METRICS
+from mit_builder.observe import Observer
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.stage import Resources
@@ -64,6 +67,7 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
         folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
         engine = RayEngine(specs, fakes.resources(specs), scratch=workspace.scratch("run"), cpus=2)
         runner = Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS)
+        runner.observer = Observer(workspace, "run", meter=engine.meter())
         runner.run(map(fakes.source, SOURCES))
         yield OnRay(engine, runner, workspace, folder, on_terminate)
         engine.close()
@@ -119,6 +123,20 @@ def test_a_stage_that_cannot_be_set_up_is_reported_with_one_line(on_ray: OnRay, 
         on_ray.engine.wait(1.0)
     assert on_ray.engine.unavailable()[kind] == message
     assert not on_ray.engine.offer(kind)
+
+
+def test_ray_exports_the_figures_of_a_run_under_the_names_that_the_dashboard_asks_for(on_ray: OnRay) -> None:
+    import ray
+
+    (node,) = ray.nodes()  # type: ignore[no-untyped-call]
+    wanted, deadline = {name for metric in METRICS for name in metric.exported}, time.monotonic() + 60
+    found: set[str] = set()
+    while not wanted <= found and time.monotonic() < deadline:
+        time.sleep(1)
+        with urllib.request.urlopen(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=10) as answer:
+            found = {line.partition("{")[0] for line in answer.read().decode().splitlines() if "mit_builder" in line}
+    assert wanted <= found
+    assert {name for name in found if name.startswith("ray_mit_builder_")} == wanted
 
 
 def test_the_driver_keeps_its_folder_and_its_way_to_end(on_ray: OnRay) -> None:
@@ -178,19 +196,6 @@ def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     with pytest.raises(CannotContinue, match=r"^Ray does not start: The current node .* try --engine serial$"):
         RayEngine({}, {}, scratch=tmp_path)._start()
-
-
-def test_stages_that_wait_do_not_take_the_place_of_stages_that_compute(tmp_path: Path) -> None:
-    engine = RayEngine(
-        {name: WorkerSpec("fakes:FakePose", SETTINGS.pose, "memory://none", "run") for name in "abc"},
-        {"a": Resources(cpus=2), "b": Resources(cpus=1), "c": Resources(cpus=0.25)},
-        scratch=tmp_path,
-        cpus=2,
-    )
-    assert [engine._fits(name) for name in "abc"] == [True, True, True]
-    busy = engine._slots["b"]
-    busy.append(type("Slot", (), {"call": object(), "starting": None})())
-    assert [engine._fits(name) for name in "abc"] == [False, True, True]
 
 
 DRIVER = """

@@ -112,7 +112,8 @@ def test_of_verdicts_on_a_clip_the_latest_counts_also_of_two_programs() -> None:
     workspace = Workspace("memory://verdicts")
     first, second = Reviews(workspace), Reviews(workspace)
     first.save([REVIEW])
-    second.save([replace(REVIEW, verdict="reject", reason="dark")])
+    for reason in ("late", "loud", "dark"):
+        second.save([replace(REVIEW, verdict="reject", reason=reason)])
     seen = Reviews(workspace)
     assert seen.find(NAME) == replace(REVIEW, verdict="reject", reason="dark")
     assert seen.left_out(NAME) == "rejected_by_reviewer"

@@ -246,5 +246,6 @@ def test_a_sample_is_shown_in_its_order_and_the_report_states_what_came_of_it(br
     words = page.inner_text("#overview")
     page.close()
     assert "3 of 4" in words
+    assert "rejected_by_reviewer\t1\t0.0017" in words.replace("\t\t", "\t"), words
     assert "66.7 %\t20.8 % to 93.9 %" in words, words
     assert "nothing reviewed" not in words

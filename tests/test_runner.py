@@ -8,7 +8,8 @@ import fakes
 import pytest
 from walks import dataset, failed, index, look, tree, walk, worked
 
-from mit_builder.runner import Runner
+from mit_builder.config import Settings
+from mit_builder.lanes import Lane
 from mit_builder.session import new_run_id
 from mit_builder.workspace import Workspace
 
@@ -297,13 +298,13 @@ def test_walking_over_settled_work_takes_time_in_proportion_to_it(
     sources = [f"video-{i}?lengths=150" for i in range(40)]
     walk(workspace, sources)
     calls: Counter[str] = Counter()
-    original = Runner._key
+    original = Lane.key
 
-    def counted(self: Runner, lane: Any, row: Any) -> str:
-        calls[lane.step.name] += 1
-        return original(self, lane, row)
+    def counted(self: Lane, row: Any, settings: Settings) -> str:
+        calls[self.step.name] += 1
+        return original(self, row, settings)
 
-    monkeypatch.setattr(Runner, "_key", counted)
+    monkeypatch.setattr(Lane, "key", counted)
     assert worked(walk(workspace, [*sources, "new?lengths=150"]))["pose"] == 1
     assert calls["pose"] == len(sources) + 1
     assert calls["shards"] <= 4

@@ -45,7 +45,7 @@ def test_a_shard_is_written_when_its_bucket_is_quiet_not_after_each_clip(workspa
 def test_while_sources_arrive_a_shard_is_written_at_once_and_then_now_and_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publish_s: float, written: list[int]
 ) -> None:
-    monkeypatch.setattr("mit_builder.runner.PUBLISH_S", publish_s)
+    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", publish_s)
 
     _, engine = walk_with(Recording, workspace, ["a", "b", "c"])
     assert [len(task.row.clips) for stage, tasks in engine.calls if stage == "shards" for task in tasks] == written

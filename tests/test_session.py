@@ -6,17 +6,14 @@ from pathlib import Path
 
 import pytest
 
-import mit_builder.session
+import mit_builder.source_book
 from manifests.sources import file_source
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.errors import ConfigError
 from mit_builder.models import devices, weights
 from mit_builder.session import (
-    DEMO,
     SETTINGS_KEY,
-    SOURCES_KEY,
-    SourceBook,
     changed_settings,
     last_settings,
     new_run_id,
@@ -24,6 +21,7 @@ from mit_builder.session import (
     resolve,
     save_settings,
 )
+from mit_builder.source_book import DEMO, SOURCES_KEY, SourceBook
 from mit_builder.workspace import Workspace
 
 
@@ -74,7 +72,7 @@ def test_an_unchanged_file_is_not_read_again(
     book.add([str(path)])
     book.save()
     before = book.sources()
-    monkeypatch.setattr(mit_builder.session, "file_source", None)
+    monkeypatch.setattr(mit_builder.source_book, "file_source", None)
     again = SourceBook(workspace)
     again.add([str(path)])
     assert again.sources() == before

@@ -33,7 +33,7 @@ from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
 from mit_builder.lease import lease
 from mit_builder.review.store import Reviews
-from mit_builder.session import SourceBook
+from mit_builder.source_book import SourceBook
 from mit_builder.stage import Reject
 from mit_builder.takedown import bar_sources, finish_pending, take_down
 from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest

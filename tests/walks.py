@@ -100,9 +100,9 @@ class Wide(Recording):
         super().__init__(specs)
         self.most_at_once: Counter[str] = Counter()
 
-    def offer(self, stage: str) -> bool:
+    def offer(self, stage: str, n_calls: int = 1) -> bool:
         waiting, self._results = self._results, []
-        fits = super().offer(stage)
+        fits = super().offer(stage, n_calls)
         self._results = waiting
         return fits
 

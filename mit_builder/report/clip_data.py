@@ -51,7 +51,7 @@ class Shown:
 
     Attributes:
         row: the clip with its labels.
-        name: of its data: another one whenever what models and media say of it differs.
+        name: of its data: another one whenever something in them differs.
         state: another one whenever its data or its corrections differ, so whatever is measured of it.
     """
 
@@ -61,8 +61,11 @@ class Shown:
 
 
 def shown(row: Labelled) -> Shown:
-    """A clip with its names, which are hashes of everything about it."""
-    name = f"{row.clip.clip_id}.{content_hash(FORMAT, row.clip, row.pose, row.speech)[:8]}"
+    """A clip with its names, which are hashes of all that is encoded; a report of thousands asks for each of them."""
+    clip, speech = row.clip, row.speech
+    read = [artifact.sha256 for artifact in (clip.people, row.pose.poses, speech.speech, speech.voice)]
+    what = (clip.n_frames, clip.width_px, clip.height_px, speech.min_voice_activity)
+    name = f"{clip.clip_id}.{content_hash(FORMAT, read, what)[:8]}"
     return Shown(row, name, content_hash(name, row.corrections)[:16])
 
 

@@ -37,7 +37,12 @@ class _Drawing:
 
 
 def report_clips(
-    workspace: Workspace, labelled: Sequence[Labelled], *, n_overlays: int, n_processes: int | None
+    workspace: Workspace,
+    labelled: Sequence[Labelled],
+    *,
+    n_overlays: int,
+    n_processes: int | None,
+    these_alone: bool = False,
 ) -> list[str]:
     """Draw what is new and remove pictures of clips that are gone.
 
@@ -46,6 +51,7 @@ def report_clips(
         labelled: the dataset's clips in order.
         n_overlays: the first so many clips get an overlay video besides their contact sheet.
         n_processes: None = one a core.
+        these_alone: the dataset has more clips than these; pictures of others stay.
 
     Returns:
         Keys of all pictures: overlays first.
@@ -56,7 +62,8 @@ def report_clips(
     overlays = [_key(row, "mp4") for row in labelled[:n_overlays]]
     wanted = {_key(row, "png"): row for row in labelled} | dict(zip(overlays, labelled, strict=False))
     drawn = {key for key in workspace.names(REPORT) if key.endswith((".png", ".mp4"))}
-    workspace.delete(sorted(drawn - wanted.keys()))
+    if not these_alone:
+        workspace.delete(sorted(drawn - wanted.keys()))
     due = [_Drawing(workspace.uri, wanted[key], key) for key in sorted(wanted.keys() - drawn)]
     if due:
         # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.

@@ -42,7 +42,7 @@ def figures(runner: Runner, clips: Sequence[Listed]) -> Figures:
         "hours": seconds / 3600,
         "videos": len({clip["id"].partition("_")[0] for clip in dataset}),
         "funnel": _funnel(runner.tally, len(clips), seconds),
-        "drops": _drops(runner),
+        "drops": _drops(runner, clips),
         "margins": _margins(runner.tally),
         "distributions": distributions(dataset),
         "averages": _averages(dataset),
@@ -72,7 +72,7 @@ def _funnel(tally: Tally, n_labelled: int, seconds: float) -> list[dict[str, Any
     return [{"name": name, "count": n, "hours": None if s is None else s / 3600} for name, n, s in steps]
 
 
-def _drops(runner: Runner) -> list[dict[str, Any]]:
+def _drops(runner: Runner, clips: Sequence[Listed]) -> list[dict[str, Any]]:
     """Every reason for which something is not in the dataset, with how near to the threshold it was."""
     tally, rows = runner.tally, []
     for step, counted in tally.steps.items():
@@ -93,7 +93,9 @@ def _drops(runner: Runner) -> list[dict[str, Any]]:
                 "close": [int((np.abs(found - 1) <= share).sum()) for share in CLOSE],
             }
         rows.append(row)
-    rows += [_drop("shards", reason, n) for reason, n in sorted(tally.left_out.items())]
+    for reason, n in sorted(tally.left_out.items()):
+        frames = sum(clip["frames"] for clip in clips if clip["leftOut"] == reason)
+        rows.append(_drop("shards", reason, n, frames / TIMELINE_FPS / 3600))
     return rows
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from manifests.rows import Artifact, Labelled
+from manifests.rows import Labelled
 from mit_builder.errors import CannotContinue
 from mit_builder.report.clip_data import Measured, Shown, encode_clip, facts, shown
 from mit_builder.review.corrections import DIGEST_DIGITS
@@ -122,16 +120,10 @@ def _merged(parts: Iterable[dict[str, Measured]]) -> dict[str, Measured]:
 
 def _encode(task: _Task) -> dict[str, Measured]:
     workspace = Workspace(task.workspace_uri)
-
-    @contextmanager
-    def local(artifact: Artifact) -> Iterator[Path]:
-        with workspace.local(artifact.key) as path:
-            yield path
-
     found, writes = {}, []
     with ThreadPoolExecutor(N_WRITERS) as writers:
         for clip in task.clips:
-            script, found[clip.state] = encode_clip(clip, local)
+            script, found[clip.state] = encode_clip(clip, workspace.artifact)
             writes.append(writers.submit(workspace.write, f"{CLIPS}/{clip.name}.js", script.encode()))
         for write in writes:
             write.result()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -107,7 +105,7 @@ def _draw(workspace: Workspace, reject: _Reject, video: Video | None) -> bool:
         return False
     frame = (reject.row.start_frame + reject.row.end_frame) // 2
     try:
-        with workspace.local(video.media.key) as path:
+        with workspace.artifact(video.media) as path:
             shown = next(iter(read_frames(path, frame, frame + 1, timeline=read_timeline(path))))
         image = _with_faces(np.array(shown.image), workspace, reject.row, frame)
     except (MediaError, FileNotFoundError):
@@ -120,17 +118,12 @@ def _draw(workspace: Workspace, reject: _Reject, video: Video | None) -> bool:
 
 
 def _with_faces(image: Any, workspace: Workspace, row: Candidate, frame: int) -> Any:
-    with _tracks(workspace, row) as tracks:
-        width_px = max(2, image.shape[1] // 240)
-        for person, track in enumerate(t for t in tracks if t["track_id"] in row.track_ids):
-            at = frame - track["start_frame"]
-            if 0 <= at < len(track["face_boxes_xyxy"]):
-                x0, y0, x1, y1 = (round(float(v)) for v in track["face_boxes_xyxy"][at])
-                cv2.rectangle(image, (x0, y0), (x1, y1), person_colour(person), width_px)
+    with workspace.artifact(row.tracks) as path:
+        tracks = [track for track in read_arrays(path) if track["track_id"] in row.track_ids]
+    width_px = max(2, image.shape[1] // 240)
+    for person, track in enumerate(tracks):
+        at = frame - track["start_frame"]
+        if 0 <= at < len(track["face_boxes_xyxy"]):
+            x0, y0, x1, y1 = (round(float(v)) for v in track["face_boxes_xyxy"][at])
+            cv2.rectangle(image, (x0, y0), (x1, y1), person_colour(person), width_px)
     return image
-
-
-@contextmanager
-def _tracks(workspace: Workspace, row: Candidate) -> Iterator[list[dict[str, Any]]]:
-    with workspace.local(row.tracks.key) as path:
-        yield read_arrays(Path(path))

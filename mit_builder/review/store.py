@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Artifact, Labelled, Review, Sample
+from manifests.rows import Labelled, Review, Sample
 from manifests.schema import content_hash
 from mit_builder.review.corrections import fitting
 from mit_builder.session import new_run_id
@@ -61,14 +59,9 @@ class Reviews:
         review = self.find(row.clip.clip_id)
         if review is None or not review.corrections:
             return row
-        kept, dropped = fitting(review, row.clip, self._local)
+        kept, dropped = fitting(review, row.clip, self._workspace.artifact)
         self.lines += [line for line in dropped if line not in self.lines]
         return replace(row, corrections=kept)
-
-    @contextmanager
-    def _local(self, artifact: Artifact) -> Iterator[Path]:
-        with self._workspace.local(artifact.key) as path:
-            yield path
 
     def save(self, reviews: Iterable[Review]) -> None:
         """Keep verdicts; they count from now on."""

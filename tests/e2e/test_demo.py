@@ -6,6 +6,8 @@ Another demo, built with other lines and another order of shots (scripts/build_d
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import demo_truth as dt
 from tune_check import compare
 
 from mit_builder.explain import look
-from mit_builder.session import DEMO
+from mit_builder.source_book import DEMO
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
 
@@ -72,6 +74,44 @@ def test_shots_are_within_a_frame_of_the_truth(demo: Outcome, truth: tuple[dt.Tr
 
 def test_exactly_the_steady_two_shots_are_kept(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:
     assert dt.wrong_verdicts(demo.candidates, truth) == []
+
+
+def test_a_verdict_on_labels_reaches_the_dataset_and_survives_another_run(demo: Outcome, tmp_path: Path) -> None:
+    place = tmp_path / "workspace"
+    shutil.copytree(demo.place, place)
+    listed = (place / "report" / "gallery.js").read_text().removeprefix("mitGallery(").removesuffix(");\n")
+    clip = json.loads(f"[{listed}]")[0][0]
+    silence = {
+        "person_id": 0,
+        "start_frame": 25,
+        "end_frame": 75,
+        "speaking": False,
+        "face_x_px": 0.0,
+        "face_y_px": 0.0,
+    }
+    verdict = {
+        "clip_id": clip["id"],
+        "verdict": "accept",
+        "reason": "",
+        "corrections": [silence, {**silence, "person_id": 1, "speaking": True}],
+        "labels_checked": False,
+        "people": clip["peopleKey"],
+        "labels": clip["labelsKey"],
+    }
+    export = tmp_path / "verdicts.json"
+    export.write_text(json.dumps({"format": "mit-builder-reviews", "version": 1, "reviews": [verdict]}))
+    program = [sys.executable, "-m", "mit_builder.cli"]
+    subprocess.run([*program, "review", "-w", str(place), "--import", str(export)], check=True)
+    for expected in ("1 units worked on", "0 units worked on"):
+        again = [*program, "run", "--engine", "serial", "--workspace", str(place)]
+        done = subprocess.run(again, capture_output=True, text=True, check=True)
+        assert expected in done.stdout
+        rows = ds.dataset(sorted((place / "dataset").glob("*.parquet"))).to_table().to_pylist()
+        people = next(row["people"] for row in rows if row["clip_id"] == clip["id"])
+        assert [person["human_periods"] for person in people] == [[[25, 75]], [[25, 75]]]
+        assert not any(people[0]["speaking"][25:75])
+        assert all(people[1]["speaking"][25:75])
+    assert validate(place) == []
 
 
 def test_two_people_in_every_frame(demo: Outcome, truth: tuple[dt.TrueShot, ...]) -> None:

@@ -32,7 +32,7 @@ from mit_builder.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parents[1] / "manifests" / "demo" / "demo.mp4"
-FAKES = (*(f"v{i}?lengths=150,150&pose=slow" for i in range(12)), "bug?shots=bug", "refused?shots=reject")
+FAKES = (*(f"v{i}?lengths=150,150&pose=slow" for i in range(8)), "bug?shots=bug", "refused?shots=reject")
 FAKE_SETTINGS = ("shards.n_buckets=2", "download.host_interval_s=0")
 REAL_SETTINGS = ("run.overlays=0",)
 HEALTH = {"period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "5", "initial_delay_ms": "0"}

@@ -1,0 +1,269 @@
+"""`mit-build plan`: work on a sample of the sources, and say what all of them will take."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from manifests.ledger import Entry, Ledger
+from manifests.rows import Source, Video
+from manifests.schema import artifacts
+from mit_builder import config
+from mit_builder.config import Settings
+from mit_builder.errors import ConfigError, MediaError
+from mit_builder.forecast import Estimate, draw, predict
+from mit_builder.lanes import worker_specs
+from mit_builder.media.probe import probe
+from mit_builder.models.devices import n_gpus as n_gpus_there
+from mit_builder.pipeline import STEPS
+from mit_builder.retries import PASSES_BY_ITSELF
+from mit_builder.session import last_settings
+from mit_builder.source_book import SourceBook
+from mit_builder.stage import Resources
+from mit_builder.workspace import Workspace
+
+FORECAST_KEY = "report/forecast.json"
+PROBED = 10_000
+"""So many files at most are opened for their length; the sizes of more are their bytes."""
+KINDS = ("work_s", "core_s", "cpu_s", "gpu_s", "disk_bytes", "traffic_bytes")
+SHOWN = tuple(kind for kind in KINDS if kind != "core_s")
+
+
+@dataclass
+class Work:
+    """What a stage took."""
+
+    work_s: float = 0.0
+    """Of workers."""
+    core_s: float = 0.0
+    """Workers' seconds times the share of a core that each counts for."""
+    cpu_s: float = 0.0
+    gpu_s: float = 0.0
+    """Workers' seconds times the share of a GPU that each reserves."""
+    disk_bytes: float = 0.0
+    traffic_bytes: float = 0.0
+    """From other machines."""
+
+    def add(self, entry: Entry, needs: Resources, *, remote: bool) -> None:
+        """Take in a unit."""
+        n_bytes = sum(artifact.n_bytes for row in entry.outputs for artifact in artifacts(row))
+        self.work_s += entry.duration_s
+        self.cpu_s += entry.cpu_s
+        self.core_s += entry.duration_s * needs.cpus
+        self.gpu_s += entry.duration_s * needs.gpus
+        self.disk_bytes += n_bytes
+        self.traffic_bytes += n_bytes if remote else 0.0
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a whole list will take.
+
+    Attributes:
+        n_sources: of the list.
+        sample: sources that were measured.
+        by: what predicts the work: length of the footage, bytes, or the number of sources alone.
+        stages: by stage and kind (`KINDS`).
+        total: by kind.
+    """
+
+    n_sources: int
+    sample: tuple[str, ...]
+    by: str
+    stages: dict[str, dict[str, Estimate]] = field(default_factory=dict)
+    total: dict[str, Estimate] = field(default_factory=dict)
+
+
+def plan(
+    addresses: Annotated[list[str] | None, typer.Argument(help="URLs, files or folders.")] = None,
+    sources: Annotated[list[Path] | None, typer.Option(help="List: txt, csv, tsv, jsonl, parquet or yaml.")] = None,
+    probe_n: Annotated[int, typer.Option("--probe", min=2, help="Sources to work on.")] = 20,
+    seed: Annotated[int, typer.Option(help="Another one draws other sources.")] = 0,
+    stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Keeps what is made.")] = "mit-workspace",
+    settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
+    engine: Annotated[str, typer.Option(help="ray, or serial for debugging.")] = "ray",
+    check: Annotated[bool, typer.Option(help="Compare the last forecast with what was done since.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """Work on a sample and forecast what all sources will take; `run` goes on from there."""
+    from mit_builder.run import RunRequest, run_pipeline
+
+    place = Workspace(workspace)
+    if check:
+        compare(place, as_json=as_json)
+        return
+    request = RunRequest(
+        addresses=addresses or [],
+        lists=sources or [],
+        workspace=workspace,
+        settings=config.load(settings, overrides or []),
+        stages=[name for text in stage for name in text.split(",")],
+        forced=[],
+        limit=None,
+        retry=PASSES_BY_ITSELF,
+        at_once=False,
+        engine=engine,
+        as_json=as_json,
+        sample=lambda found: sample(found, probe_n, seed)[0],
+    )
+    run_pipeline(request, Console())
+    found = SourceBook(place).sources()
+    chosen, sizes, by = sample(found, probe_n, seed)
+    made = forecast(place, [s.source_id for s in found], {s.source_id for s in chosen}, sizes, by)
+    place.write(FORECAST_KEY, json.dumps(asdict(made)).encode())
+    _say(made, as_json=as_json)
+
+
+def sample(sources: Sequence[Source], n: int, seed: int) -> tuple[list[Source], np.ndarray[Any, Any], str]:
+    """The sources to work on, the size of every source, and what the sizes are."""
+    sizes, by = sizes_of(sources)
+    return [sources[i] for i in draw(sizes, n, seed)], sizes, by
+
+
+def sizes_of(sources: Sequence[Source]) -> tuple[np.ndarray[Any, Any], str]:
+    """(n,) size of each source, above 0, and what it is.
+
+    Files are opened for their length. Of addresses on the net nothing is known before they are asked, so that in a list
+    with any of them all sources count alike.
+    """
+    if any(source.kind == "url" for source in sources):
+        return np.ones(len(sources)), "sources"
+    paths = [Path(source.address) for source in sources]
+    if len(paths) > PROBED:
+        return np.array([max(1, _n_bytes(path)) for path in paths], float), "bytes"
+    return np.array([_length_s(path) for path in paths]), "seconds of footage"
+
+
+def _n_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _length_s(path: Path) -> float:
+    """Seconds of a file; a small number where it cannot be read, as it will not take long."""
+    try:
+        return max(0.1, float(probe(path).duration_s or 0.0))
+    except (MediaError, OSError):
+        return 0.1
+
+
+def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Work]]:
+    """What the latest attempt at each unit took, by source and stage.
+
+    Units of what several sources share count for the source whose download names the video last.
+    """
+    source_of: dict[str, str] = {}
+    remote: set[str] = set()
+    found: dict[str, dict[str, Work]] = defaultdict(lambda: defaultdict(Work))
+    for step in STEPS[:-1]:
+        stage = worker_specs(settings, workspace, "plan")[step.name].load()
+        latest: dict[str, Entry] = {}
+        for entry in Ledger(workspace, step.name, stage.emits).entries():
+            known = latest.get(entry.unit_id)
+            latest[entry.unit_id] = entry if known is None or entry.seq > known.seq else known
+        for entry in latest.values():
+            if step.name == "download":
+                videos = [row for row in entry.outputs if isinstance(row, Video)]
+                source_of |= {video.video_id: entry.unit_id for video in videos}
+                remote |= {entry.unit_id for video in videos if not video.source_url.startswith("file:")}
+            source = entry.unit_id if step.name == "download" else source_of.get(entry.unit_id.partition("_")[0])
+            if source is not None:
+                away = step.name == "download" and source in remote
+                found[source][step.name].add(entry, stage.resources, remote=away)
+    return found
+
+
+def forecast(
+    workspace: Workspace, sources: Sequence[str], chosen: set[str], sizes: np.ndarray[Any, Any], by: str
+) -> Forecast:
+    """Predict what all sources take from what the chosen ones took.
+
+    Raises:
+        ConfigError: fewer than two of them were worked on.
+    """
+    took = measure(workspace, last_settings(workspace) or Settings())
+    size_of = dict(zip(sources, sizes.tolist(), strict=True))
+    known = sorted(source for source in chosen if source in took)
+    if len(known) < 2:
+        raise ConfigError("fewer than two sources of the sample were worked on: nothing can be forecast from them")
+    rest = [size for source, size in size_of.items() if source not in known]
+    mine = [size_of[source] for source in known]
+
+    def estimate(kind: str, names: Iterable[str]) -> Estimate:
+        amounts = [sum(getattr(took[source][name], kind) for name in names) for source in known]
+        return predict(mine, amounts, rest)
+
+    steps = [step.name for step in STEPS if any(step.name in took[source] for source in known)]
+    stages = {name: {kind: estimate(kind, [name]) for kind in KINDS} for name in steps}
+    return Forecast(len(sources), tuple(known), by, stages, {kind: estimate(kind, steps) for kind in KINDS})
+
+
+def _say(made: Forecast, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"event": "forecast", **asdict(made)}))
+        return
+    print(
+        f"\nforecast for {made.n_sources} sources from {len(made.sample)} of them, by {made.by}; 9 of 10 times within:"
+    )
+    print(f"  {'stage':14} {'worker hours':>24} {'CPU hours':>24} {'GPU hours':>24} {'disk GB':>24} {'traffic GB':>24}")
+    for name, kinds in {**made.stages, "all": made.total}.items():
+        print(f"  {name:14} " + " ".join(f"{_shown(kind, kinds[kind]):>24}" for kind in SHOWN))
+    n_cores, n_gpus = os.cpu_count() or 1, n_gpus_there()
+    print(
+        f"time: at least {_shown('core_s', made.total['core_s'].scaled(1 / n_cores))} h on {n_cores} cores like these"
+    )
+    if n_gpus:
+        print(f"time: at least {_shown('gpu_s', made.total['gpu_s'].scaled(1 / n_gpus))} h on {n_gpus} GPUs like these")
+    print("the work is kept: mit-build run goes on from there; mit-build plan --check compares when it is done")
+
+
+def _shown(kind: str, estimate: Estimate) -> str:
+    unit = estimate.scaled(1 / 3600 if kind.endswith("_s") else 1e-9)
+    return f"{unit.value:.3g} ({unit.low:.3g}-{unit.high:.3g})" if unit.high else "-"
+
+
+def load_forecast(workspace: Workspace) -> Forecast:
+    """The last forecast that was made here.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    try:
+        values = json.loads(workspace.read(FORECAST_KEY))
+        stages = {n: {k: Estimate(**e) for k, e in kinds.items()} for n, kinds in values["stages"].items()}
+        total = {kind: Estimate(**estimate) for kind, estimate in values["total"].items()}
+        return Forecast(values["n_sources"], tuple(values["sample"]), values["by"], stages, total)
+    except FileNotFoundError as error:
+        raise ConfigError(f"no forecast in {workspace.uri} yet: mit-build plan --probe 20") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{FORECAST_KEY} in the workspace is damaged: make another with mit-build plan") from error
+
+
+def compare(workspace: Workspace, *, as_json: bool = False) -> dict[str, bool]:
+    """Print the last forecast beside what was done; by kind, whether it lies in the interval."""
+    made = load_forecast(workspace)
+    took = measure(workspace, last_settings(workspace) or Settings())
+    actual = {kind: sum(getattr(w, kind) for stages in took.values() for w in stages.values()) for kind in KINDS}
+    inside = {kind: made.total[kind].contains(actual[kind]) for kind in KINDS}
+    if as_json:
+        print(json.dumps({"actual": actual, "forecast": asdict(made)["total"], "inside": inside}))
+        return inside
+    print(f"{len(took)} of {made.n_sources} sources worked on")
+    for kind in (kind for kind in SHOWN if made.total[kind].high or actual[kind]):
+        now = _shown(kind, Estimate(actual[kind], actual[kind], actual[kind])).partition(" ")[0]
+        verdict = "inside" if inside[kind] else "outside"
+        print(f"  {kind.partition('_')[0]:8} {_shown(kind, made.total[kind])} forecast, {now} so far: {verdict}")
+    return inside

@@ -1,0 +1,264 @@
+"""Sources whose whole tree is settled: a run passes over them without looking at their units.
+
+A walk costs about 0.4 ms a unit (measured on fakes), and a unit costs memory; ten million clips are fifty million
+units. So the end of a run writes a row for every source of which nothing is due: what its tree adds to the tally, the
+files that it names, and a digest of its clips. The next run with the same plan (settings, versions, backends, and what
+people decided) joins these rows with its list of sources and walks over the others alone. Rows are a shortcut, and
+count only
+
+- while every part of the ledger that was there when they were written is still there with the same bytes (a part whose
+  file has changed since is read and its digest compared);
+- while the files that they name are there (the folders have not changed since, or else their contents are listed);
+- for a video that several sources have, only when all of these are asked for, and no source that is walked over has it;
+- until a unit of the tree is worked on again (forced, or a failure that is retried): that is written down before the
+  ledger learns what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests.ids import id_of
+from manifests.rows import Source
+from mit_builder.settled_rows import NUMBERS, Head, Row, Store
+from mit_builder.source_book import SourceList
+from mit_builder.tally import Count, Tally
+from mit_builder.workspace import FOLDERS, Workspace
+
+FROM_SOURCES = 1000
+"""Runs over fewer sources walk over all of them: it takes seconds."""
+CHECK_BELOW = 1_000_000
+"""Files that are looked for by listing, on storage whose folders have no time; more are taken to be there."""
+ARTIFACT_FOLDERS = tuple(folder for folder in FOLDERS if folder != "dataset")
+
+Array = np.ndarray[Any, Any]
+
+
+class Settled:
+    """The settled sources of a workspace, and which of them this run passes over.
+
+    Args:
+        plan: hash of all that the keys of units depend on besides their rows.
+        ledgers: folders of the ledgers.
+
+    Attributes:
+        chosen: (n,) bool, the rows that stand for their sources in this run.
+    """
+
+    def __init__(self, workspace: Workspace, plan: str, ledgers: Collection[str]) -> None:
+        self._workspace = workspace
+        self.plan = id_of(plan)
+        self._store = Store(workspace, ledgers)
+        self.trusted = frozenset(self._store.head.parts)
+        """Parts of ledgers that were seen whole and have not changed since."""
+        self.published = dict(self._store.head.buckets) if self._store.head.plan == self.plan else {}
+        """By shard: sum of the digests of the clips in it, and its file."""
+        every = {name: self._store.column(name).to_numpy() for name in NUMBERS}
+        self._next_seq = int(every["seq"].max(initial=-1)) + 1
+        self._ever = np.unique(every["source"][~every["gone"]])
+        self._added: set[int] = set()
+        self._touched: set[int] = set()
+        self._at = _live(every, self.plan)
+        self._is = {name: column[self._at] for name, column in every.items()}
+        self._may = np.zeros(len(self._at), bool)
+        self.chosen = np.zeros(len(self._at), bool)
+        self._sorted: dict[str, tuple[Array, Array]] = {}
+        self._waiting: list[Row] = []
+        self.n_listed = 0
+
+    def choose(self, sources: SourceList, avoid: Collection[str]) -> SourceList:
+        """Pass over what is settled; the sources that are left to walk over.
+
+        Args:
+            sources: all sources of the run.
+            avoid: classes of failures that are due again.
+        """
+        if not len(self._at):
+            return sources
+        self._may = ~self._failed_of(avoid) & ~self._without_files()
+        ids = sources.ids()
+        self.chosen = self._may & np.isin(self._is["source"], ids)
+        shared = np.flatnonzero(self.chosen & (self._is["n_group"] > 1))
+        _, group, n = np.unique(self._is["keeper"][shared], return_inverse=True, return_counts=True)
+        self.chosen[shared[n[group] != self._is["n_group"][shared]]] = False
+        self.n_listed = int(self.chosen.sum())
+        return sources.where(~np.isin(ids, self._is["source"][self.chosen]))
+
+    def _failed_of(self, classes: Collection[str]) -> Array:
+        failed = self._store.column("failed").take(pa.array(self._at))
+        bad = np.zeros(len(self._at), bool)
+        for name in classes:
+            bad |= pc.match_substring(failed, name).to_numpy()
+        return bad
+
+    def _without_files(self) -> Array:
+        """Rows that name a file that is gone."""
+        missing = np.zeros(len(self._at), bool)
+        now = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS}
+        if now == self._store.head.folders and None not in now.values():
+            return missing
+        if None in now.values() and self._n_files() > CHECK_BELOW:
+            return missing
+        there = pa.array([key for f in ARTIFACT_FOLDERS for key in self._workspace.names(f"{f}/")], pa.string())
+        lost: list[Array] = []
+        for table in self._store.artifacts():
+            column = table["artifacts"].combine_chunks()
+            absent = pc.invert(pc.is_in(column.flatten(), value_set=there))
+            rows = pc.list_parent_indices(column).filter(absent)
+            lost.append(table["seq"].take(pc.unique(rows)).to_numpy())
+        return np.isin(self._is["seq"], np.concatenate(lost)) if lost else missing
+
+    def _n_files(self) -> int:
+        return sum(int(pc.sum(pc.list_value_length(t["artifacts"])).as_py() or 0) for t in self._store.artifacts())
+
+    def arrives(self, source_id: str) -> int | None:
+        """Pass over a source that a playlist holds, if it is settled: the shard with its clips, -1 for none.
+
+        None where it has to be walked over.
+        """
+        for row in self._rows("source", id_of(source_id)):
+            if self.chosen[row] or (self._may[row] and self._is["n_group"][row] == 1):
+                self.chosen[row] = True
+                return int(self._is["bucket"][row])
+        return None
+
+    def same_video(self, video_id: str, sha256: str) -> list[Source]:
+        """Sources passed over so far that have a video which a walk has met: they are walked over as well now."""
+        rows = [*self._rows("video", id_of(video_id)), *self._rows("media", id_of(sha256))]
+        return self._recall([row for row in rows if self.chosen[row]])
+
+    def in_bucket(self, bucket: int) -> list[Source]:
+        """Sources passed over so far with clips in a shard: they are walked over as well now."""
+        return self._recall([row for row in self._rows("bucket", bucket) if self.chosen[row]])
+
+    def _recall(self, rows: Sequence[int]) -> list[Source]:
+        keepers = {int(self._is["keeper"][row]) for row in rows} - {0}
+        whole = {r for keeper in keepers for r in self._rows("keeper", keeper) if self.chosen[r]} | set(rows)
+        self.chosen[list(whole)] = self._may[list(whole)] = False
+        return self._sources(sorted(whole))
+
+    def _sources(self, rows: list[int]) -> list[Source]:
+        names = ["source_id", "address", "kind"]
+        wanted, start, found = np.sort(self._at[rows]), 0, []
+        if not rows:
+            return []
+        for table in self._store.batches(names):
+            here = wanted[(wanted >= start) & (wanted < start + table.num_rows)] - start
+            found += [Source(**row) for row in table.take(here).to_pylist()] if len(here) else []
+            start += table.num_rows
+        return found
+
+    def _rows(self, name: str, value: int) -> list[int]:
+        if name not in self._sorted:
+            order = np.argsort(self._is[name], kind="stable")
+            self._sorted[name] = order, self._is[name][order]
+        order, values = self._sorted[name]
+        wanted = values.dtype.type(value)
+        low, high = np.searchsorted(values, wanted, "left"), np.searchsorted(values, wanted, "right")
+        found: list[int] = order[low:high].tolist()
+        return found
+
+    def has_part_in(self, bucket: int) -> bool:
+        """Whether a source passed over has clips in a shard."""
+        return any(self.chosen[row] for row in self._rows("bucket", bucket))
+
+    def total(self, bucket: int) -> int:
+        """Sum of the digests of the clips that sources passed over have in a shard."""
+        return sum(int(self._is["digest"][row]) for row in self._rows("bucket", bucket) if self.chosen[row]) % 2**64
+
+    def totals(self) -> dict[int, int]:
+        """`total` of every shard with any such clip."""
+        mine = self.chosen & (self._is["bucket"] >= 0)
+        buckets, place = np.unique(self._is["bucket"][mine], return_inverse=True)
+        sums = np.zeros(len(buckets), np.uint64)
+        np.add.at(sums, place, self._is["digest"][mine])
+        return dict(zip(buckets.tolist(), sums.tolist(), strict=True))
+
+    def add_to(self, tally: Tally) -> None:
+        """Count what is passed over."""
+        start, chosen = 0, np.zeros(int(self._at.max(initial=-1)) + 1, bool)
+        chosen[self._at[self.chosen]] = True
+        for table in self._store.batches(["counts"]):
+            mine = chosen[start : start + table.num_rows]
+            mine = np.pad(mine, (0, table.num_rows - len(mine)))
+            start += table.num_rows
+            for count in _summed(table["counts"].filter(pa.array(mine))):
+                tally.add(count)
+
+    def touch(self, source_id: str) -> None:
+        """A unit of this source's tree is worked on again: what was written about it no longer holds."""
+        number = id_of(source_id)
+        at = int(np.searchsorted(self._ever, np.uint64(number)))
+        written = at < len(self._ever) and int(self._ever[at]) == number
+        if (written or number in self._added) and number not in self._touched:
+            self._touched.add(number)
+            self._waiting = [row for row in self._waiting if row.source.source_id != source_id]
+            self._waiting.append(Row(Source(source_id, "", "url"), gone=True))
+
+    def add(self, row: Row) -> None:
+        """Take note of a settled source; `write` puts it down."""
+        self._waiting.append(row)
+        self._added.add(id_of(row.source.source_id))
+        self._touched.discard(id_of(row.source.source_id))
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows not yet written."""
+        return len(self._waiting)
+
+    def write_gone(self) -> None:
+        """Put down which rows no longer hold; before the ledger learns why."""
+        gone = [row for row in self._waiting if row.gone]
+        if gone:
+            self._waiting = [row for row in self._waiting if not row.gone]
+            self._put(gone)
+
+    def _put(self, rows: list[Row]) -> None:
+        self._store.write(rows, self.plan, self._next_seq)
+        self._next_seq += len(rows)
+
+    def write(self, *, at_rest: bool) -> None:
+        """Put down what is new, and what it rests on.
+
+        Args:
+            at_rest: nothing is being worked on, so that folders change no more.
+        """
+        rows, self._waiting = self._waiting, []
+        if rows:
+            self._put(rows)
+        folders = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS} if at_rest else {}
+        self._store.settle(Head(self.plan, {}, folders, dict(self.published)))
+
+    def merged(self, old: list[str], new: list[str]) -> None:
+        """Parts of a ledger were merged and are about to go."""
+        head = self._store.head
+        if head.parts.keys() & set(old):
+            stamps = self._store.stamps()
+            parts = {k: s for k, s in head.parts.items() if k not in old} | {k: stamps[k] for k in new}
+            self._store.write_head(Head(head.plan, parts, head.folders, head.buckets))
+
+
+def _live(every: dict[str, Array], plan: int) -> Array:
+    """Indices of the rows that count: the last of their source under this plan, and none later says it is gone."""
+    mine = np.flatnonzero((every["plan"] == plan) | every["gone"])
+    order = mine[np.lexsort((every["seq"][mine], every["source"][mine]))]
+    sources = every["source"][order]
+    last = order[np.append(sources[1:] != sources[:-1], True)] if len(order) else order
+    return np.sort(last[~every["gone"][last]])
+
+
+def _summed(counts: pa.ChunkedArray) -> list[Count]:
+    flat = counts.combine_chunks().flatten()
+    if not len(flat):
+        return []
+    table = pa.Table.from_arrays(flat.flatten(), names=[f.name for f in flat.type])
+    summed = table.group_by("what").aggregate([("n", "sum"), ("seconds", "sum"), ("low", "min"), ("high", "max")])
+    return [
+        Count(row["what"], row["n_sum"], row["seconds_sum"], row["low_min"], row["high_max"])
+        for row in summed.to_pylist()
+    ]

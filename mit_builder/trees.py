@@ -1,0 +1,304 @@
+"""What a walk learns about whole trees: a source, its video, and all units that descend from it.
+
+Where nothing in a tree is due any more, it becomes a row that lets later runs pass over its source
+(mit_builder/settled.py).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from manifests.ids import id_of
+from manifests.ledger import Entry
+from manifests.rows import Bucket, Labelled, Shard, Source, Video
+from manifests.schema import artifacts, content, content_hash
+from mit_builder import __version__
+from mit_builder.buckets import Buckets
+from mit_builder.config import Section, Settings
+from mit_builder.duplicates import Duplicates
+from mit_builder.lanes import Lane
+from mit_builder.pipeline import Unit
+from mit_builder.settled import Settled
+from mit_builder.settled_rows import Row
+from mit_builder.source_book import SourceList
+from mit_builder.tally import Count, Tally
+from mit_builder.tombstones import REMOVED
+from mit_builder.workspace import Workspace
+
+LASTING = frozenset(("permanent", "poison"))
+"""Failures that are tried again only when somebody asks for it."""
+WRITE_ROWS, WRITE_S = 4096, 60.0
+"""Rows are written after so many sources or seconds, and at the end."""
+
+
+@dataclass
+class _Tree:
+    """What descends from one video."""
+
+    tally: Tally = field(default_factory=Tally)
+    artifacts: list[str] = field(default_factory=list)
+    clips: list[str] = field(default_factory=list)
+    n_open: int = 0
+    is_due: bool = False
+    """Whether something is left to another run."""
+
+
+def clip_digest(row: Labelled) -> int:
+    """64 bits over everything that the dataset's row of a clip is made from."""
+    return id_of(content_hash(content(row, everything=True)))
+
+
+class Trees:
+    """The trees of one walk.
+
+    Args:
+        settled: None = every source is walked over and nothing is written about it.
+    """
+
+    def __init__(self, settings: Settings, duplicates: Duplicates, buckets: Buckets, settled: Settled | None) -> None:
+        self._settings = settings
+        self._duplicates = duplicates
+        self._buckets = buckets
+        self._settled = settled
+        self._trees: dict[str, _Tree] = {}
+        self._downloads: dict[str, tuple[Source, Entry]] = {}
+        self._written_at_s = 0.0
+        self.intact: set[int] = set()
+        """Shards that are as they should be, and of which not all clips were walked over."""
+
+    def _tree(self, unit: Unit) -> _Tree | None:
+        if self._settled is None or unit.trail.video is None or unit.step == "shards":
+            return None
+        return self._trees.setdefault(unit.trail.video.video_id, _Tree())
+
+    def pass_over(self, sources: SourceList, avoid: Collection[str]) -> SourceList:
+        """The sources that are left to walk over."""
+        if self._settled is None:
+            return sources
+        left = self._settled.choose(sources, avoid)
+        published, totals = self._settled.published, self._settled.totals()
+        key = self._buckets.publisher.key
+        self.intact = {b for b, total in totals.items() if published.get(b) == (total, key(b))}
+        self._buckets.changed |= (published.keys() | totals.keys()) - self.intact
+        return left
+
+    def passes_over(self, source: Source) -> bool:
+        """Whether a source that a playlist holds need not be walked over."""
+        bucket = self._settled.arrives(source.source_id) if self._settled else None
+        if bucket is not None and bucket >= 0:
+            self.changed(bucket)
+        return bucket is not None
+
+    def same_video(self, entry: Entry) -> list[Source]:
+        """Sources passed over so far that have the video of a download: they have to be walked over as well."""
+        video = next((row for row in entry.outputs if isinstance(row, Video)), None)
+        if self._settled is None or video is None:
+            return []
+        return self._settled.same_video(video.video_id, video.media.sha256)
+
+    def in_bucket(self, bucket: int) -> list[Source]:
+        """Sources passed over so far with clips in a shard that has to be written: they are walked over as well."""
+        return [] if self._settled is None else self._settled.in_bucket(bucket)
+
+    def holds(self, bucket: int) -> bool:
+        """Whether a shard holds just the clips that it should, some of them passed over."""
+        known = self._settled.published.get(bucket) if self._settled else None
+        if self._settled is None or known is None or not self._settled.has_part_in(bucket):
+            return False
+        if self._buckets.publisher.key(bucket) != known[1]:
+            return False
+        walked = sum(clip_digest(row) for row in self._buckets.rows(bucket))
+        return (self._settled.total(bucket) + walked) % 2**64 == known[0]
+
+    def changed(self, bucket: int) -> None:
+        """A clip has come into a shard, or left it."""
+        self._buckets.changed.add(bucket)
+        self.intact.discard(bucket)
+
+    def opened(self, unit: Unit, *, again: bool) -> None:
+        """A unit is due; `again` where the ledger had an answer to it."""
+        tree = self._tree(unit)
+        if tree is not None:
+            tree.n_open += 1
+        if self._settled is not None and again and unit.step != "shards":
+            video = unit.trail.video
+            self._settled.touch(unit.row.source_id if video is None else video.source_id)
+
+    def closed(self, unit: Unit) -> None:
+        """A unit that was due is no longer."""
+        tree = self._tree(unit)
+        if tree is not None:
+            tree.n_open -= 1
+
+    def left(self, unit: Unit) -> None:
+        """A unit is left to another run."""
+        tree = self._tree(unit)
+        if tree is not None:
+            tree.is_due = True
+
+    def removed(self, unit: Unit, tally: Tally) -> None:
+        """A unit is of what was taken down."""
+        tally.steps[unit.step].rejected[REMOVED] += 1
+        tree = self._tree(unit)
+        if tree is not None:
+            tree.tally.steps[unit.step].rejected[REMOVED] += 1
+
+    def labelled(self, row: Labelled) -> None:
+        """A clip has all its labels."""
+        if self._settled is not None:
+            self._trees[row.video.video_id].clips.append(row.clip.clip_id)
+
+    def count(self, unit: Unit, entry: Entry) -> None:
+        """A unit is settled."""
+        if self._settled is None:
+            return
+        if unit.step == "download":
+            self._downloads[entry.unit_id] = (unit.row, entry)
+        elif unit.step == "shards":
+            self._published(unit.row, entry)
+        elif (tree := self._tree(unit)) is not None:
+            tree.tally.settle(unit.step, entry, self._settings.filter)
+            tree.artifacts += _files(entry)
+            tree.is_due |= entry.status == "failed" and entry.failure_class not in LASTING
+
+    def _published(self, bucket: Bucket, entry: Entry) -> None:
+        assert self._settled is not None
+        for shard in (row for row in entry.outputs if isinstance(row, Shard)):
+            total = sum(map(clip_digest, bucket.clips)) % 2**64
+            self._settled.published[bucket.bucket] = (total, shard.parquet.key)
+
+    def emptied(self, bucket: int) -> None:
+        """A shard has no clips any more."""
+        if self._settled is not None:
+            self._settled.published.pop(bucket, None)
+
+    def merged(self, old: list[str], new: list[str]) -> None:
+        """Parts of a ledger were merged and are about to go."""
+        if self._settled is not None:
+            self._settled.merged(old, new)
+
+    def before_the_ledger(self) -> None:
+        """Called when entries are about to be written."""
+        if self._settled is not None:
+            self._settled.write_gone()
+
+    def after_the_ledger(self, now_s: float) -> None:
+        """Called when entries were written: trees that are settled by now may be put down."""
+        if self._settled is None or now_s - self._written_at_s < WRITE_S:
+            return
+        self._written_at_s = now_s
+        self._collect()
+        if self._settled.n_waiting >= WRITE_ROWS:
+            self._settled.write(at_rest=False)
+
+    def at_the_end(self) -> None:
+        """Put down every settled tree, when nothing is worked on any more and all is reported."""
+        if self._settled is not None:
+            self._collect()
+            self._settled.write(at_rest=True)
+
+    def add_to(self, tally: Tally) -> None:
+        """Count what was passed over."""
+        if self._settled is not None:
+            self._settled.add_to(tally)
+            tally.n_sources += self._settled.n_listed
+            self.intact = {bucket for bucket in self.intact if not self._buckets.live[bucket]}
+            tally.steps["shards"].done += len(self.intact)
+
+    @property
+    def n_passed_over(self) -> int:
+        """Sources that stand for their trees."""
+        return 0 if self._settled is None else int(self._settled.chosen.sum())
+
+    def _collect(self) -> None:
+        assert self._settled is not None
+        for source_id in list(self._downloads):
+            for row in self._rows(source_id):
+                self._settled.add(row)
+
+    def _rows(self, source_id: str) -> Iterator[Row]:
+        """The rows of a source, and of all others with its video, where all of them are settled; once."""
+        if source_id not in self._downloads:
+            return
+        source, entry = self._downloads[source_id]
+        video = next((row for row in entry.outputs if isinstance(row, Video)), None)
+        if video is not None:
+            yield from self._group(video)
+        elif entry.status == "rejected" or (entry.status == "failed" and entry.failure_class in LASTING):
+            del self._downloads[source_id]
+            tally = Tally()
+            tally.settle("download", entry, self._settings.filter)
+            yield Row(source, failed=_classes(tally), counts=tuple(tally.counts()))
+
+    def _group(self, video: Video) -> Iterator[Row]:
+        assert self._settled is not None
+        entries = self._duplicates.group(video)
+        members = [entry.unit_id for entry in entries]
+        if not all(member in self._downloads for member in members):
+            # One of them was put down before another source turned out to have the same video.
+            for member in members:
+                self._settled.touch(member)
+                self._downloads.pop(member, None)
+            return
+        tree = self._trees.get(video.video_id, _Tree())
+        videos = [next(row for row in entry.outputs if isinstance(row, Video)) for entry in entries]
+        alike = {(v.video_id, v.media.sha256) for v in videos}
+        if tree.n_open or tree.is_due or len(alike) > 1:
+            return
+        self._trees.pop(video.video_id, None)
+        keeper = min(members)
+        for entry, own in zip(entries, videos, strict=True):
+            source, _ = self._downloads.pop(entry.unit_id)
+            yield self._row(source, own, entry, keeper, len(entries), tree)
+
+    def _row(self, source: Source, video: Video, entry: Entry, keeper: str, n: int, tree: _Tree) -> Row:
+        plain = Row(source, id_of(video.video_id), id_of(video.media.sha256), id_of(keeper), n)
+        if source.source_id != keeper:
+            count = Count("rejected/download/duplicate", 1)
+            return replace(plain, counts=(count,), artifacts=tuple(_files(entry)))
+        bucket = self._buckets.publisher.bucket(video.video_id)
+        clips = list(self._buckets.clips.some(bucket, tree.clips))
+        kept = [row for row, reason in clips if reason is None]
+        counts = [Count("done/download", 1), Count("videos", 1, video.duration_s), *tree.tally.counts()]
+        reasons = Counter(reason for _, reason in clips if reason is not None)
+        counts += [Count(f"left_out/{reason}", n) for reason, n in reasons.items()]
+        return replace(
+            plain,
+            bucket=bucket if kept else -1,
+            digest=sum(map(clip_digest, kept)) % 2**64,
+            failed=_classes(tree.tally),
+            counts=tuple(counts),
+            artifacts=(*_files(entry), *tree.artifacts),
+        )
+
+
+def open_settled(
+    workspace: Workspace, settings: Settings, lanes: Sequence[Lane], n_buckets: int, people_said: str = ""
+) -> Settled:
+    """What earlier runs settled with what these lanes would do now; their ledgers learn which parts are whole.
+
+    Args:
+        workspace: where to look.
+        settings: of this run.
+        lanes: its steps.
+        n_buckets: shards of the dataset.
+        people_said: hash of what people decided about clips and videos.
+    """
+    said = {name: getattr(settings, name) for name in type(settings).model_fields}
+    read = {name: section.key_values() for name, section in said.items() if isinstance(section, Section)}
+    made = [(lane.step.name, lane.step.stage, lane.stage.version, lane.backend) for lane in lanes]
+    plan = content_hash(__version__, made, read, settings.filter.run_s, n_buckets, people_said)
+    settled = Settled(workspace, plan, [lane.ledger.folder for lane in lanes])
+    for lane in lanes:
+        lane.ledger.trusted = settled.trusted
+    return settled
+
+
+def _files(entry: Entry) -> list[str]:
+    return [artifact.key for row in entry.outputs for artifact in artifacts(row)]
+
+
+def _classes(tally: Tally) -> tuple[str, ...]:
+    return tuple(sorted({name for step in tally.steps.values() for name in step.failed}))

@@ -1,0 +1,20 @@
+"""Short forms of benchmarks/scheduling.py, with limits that a busy machine keeps too."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+
+import scheduling
+
+
+def test_stages_overlap() -> None:
+    found = scheduling.pipeline(10, scale=0.3)
+    assert found["overlapping"] > 0.4
+    assert found["overlapping"] > found["one after another"]
+
+
+def test_small_items_cost_the_engine_little() -> None:
+    assert scheduling.small(500) < 10.0

@@ -1,0 +1,253 @@
+"""Runs that pass over what is settled, against the same runs that walk over everything.
+
+`SETTLED_SEEDS=40` has more histories played.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import fakes
+import pyarrow as pa
+import pytest
+from walks import dataset, settings_with
+
+from mit_builder.engine import SerialEngine
+from mit_builder.lanes import worker_specs
+from mit_builder.retries import ALL_CLASSES
+from mit_builder.runner import Choice, Runner
+from mit_builder.session import new_run_id
+from mit_builder.source_book import SourceList
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
+from mit_builder.workspace import Workspace
+
+BUCKETS = "shards.n_buckets=6"
+RUNS = count()
+"""Names of runs sort by time, so that the same parts come first in both workspaces of a pair."""
+
+
+def listed(names: Sequence[str]) -> SourceList:
+    sources = [vars(fakes.source(name)) for name in names]
+    schema = pa.schema([(name, pa.string()) for name in ("source_id", "address", "kind")])
+    return SourceList(pa.Table.from_pylist(sources, schema))
+
+
+def run(
+    workspace: Workspace,
+    names: Sequence[str],
+    *overrides: str,
+    passing_over: bool = True,
+    working: bool = True,
+    to_the_end: bool = True,
+    due_again: Any = None,
+    **choice: Any,
+) -> Runner:
+    settings, run_id = settings_with(BUCKETS, "run.max_attempts=1", *overrides), f"run-{next(RUNS):06d}"
+    engine = SerialEngine(worker_specs(settings, workspace, run_id, fakes.steps())) if working else None
+    chosen = Choice(steps=frozenset(choice.pop("only", fakes.CLASSES)), at_once=True, **choice)
+    runner = Runner(workspace, settings, run_id=run_id, choice=chosen, engine=engine, steps=fakes.steps())
+    if passing_over:
+        runner.pass_over_settled()
+    runner.run(listed(names), due_again=due_again)
+    if working and to_the_end:
+        runner.trees.at_the_end()
+    return runner
+
+
+def worked(runner: Runner) -> dict[str, int]:
+    return {name: tally.worked_on for name, tally in runner.tally.steps.items() if tally.worked_on}
+
+
+def figures(runner: Runner) -> dict[str, Any]:
+    """What a run found, without how long it took."""
+    found = runner.tally.as_dict()
+    empty = {"done": 0, "rejected": {}, "failed": {}, "pending": 0, "worked_on": 0}
+    stages = {
+        name: {key: stage[key] for key in empty}
+        for name, stage in found["stages"].items()
+        if any(stage[key] != nothing for key, nothing in empty.items())
+    }
+    near = {key: vars(value) for key, value in runner.tally.near_misses.items()}
+    return {**found, "stages": stages, "near": near}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "ws")
+
+
+NAMES = ["a", "b?lengths=200", "c?video=x", "d?video=x", "e?pose=fail", "f?shots=reject", "g?download=reject", "h"]
+
+
+def test_a_finished_run_is_passed_over_whole(workspace: Workspace) -> None:
+    run(workspace, NAMES)
+    again = run(workspace, NAMES)
+    assert again.trees.n_passed_over == len(NAMES)
+    assert worked(again) == {}
+    slow = run(workspace, NAMES, passing_over=False)
+    assert figures(again) == figures(slow)
+
+
+def test_a_finished_run_reads_no_ledger_and_writes_nothing(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(workspace, NAMES)
+    before = {key: workspace.read(key) for key in workspace.names("")}
+    read: list[str] = []
+    original = Workspace.read
+
+    def reading(self: Workspace, key: str) -> bytes:
+        read.append(key)
+        return original(self, key)
+
+    monkeypatch.setattr(Workspace, "read", reading)
+    run(workspace, NAMES)
+    folders = {key.split("/")[1] for key in read if key.startswith("manifests/")}
+    assert folders == {"settled", "tombstones.json"}
+    monkeypatch.undo()
+    assert {key: workspace.read(key) for key in workspace.names("")} == before
+
+
+def test_one_new_source_calls_back_only_those_that_share_its_shard(workspace: Workspace) -> None:
+    names = [f"v{i}?lengths=200" for i in range(40)]
+    run(workspace, names)
+    grown = run(workspace, [*names, "new?lengths=200"])
+    buckets = grown.publisher
+    (new,) = {row.video.video_id for row in grown.labelled() if row.video.title == "new"}
+    same = [row for row in grown.labelled() if buckets.bucket(row.video.video_id) == buckets.bucket(new)]
+    assert len(same) == len(grown.labelled()) < 20
+    assert worked(grown)["shards"] == 1
+    assert worked(run(workspace, [*names, "new?lengths=200"])) == {}
+
+
+def test_looking_counts_what_is_passed_over_and_lists_failures_when_asked(workspace: Workspace) -> None:
+    run(workspace, NAMES)
+    seen = run(workspace, NAMES, working=False, due_again=())
+    assert figures(seen) == figures(run(workspace, NAMES, working=False, passing_over=False))
+    assert (seen.trees.n_passed_over, seen.failures) == (len(NAMES), [])
+    asked = run(workspace, NAMES, working=False, due_again=ALL_CLASSES)
+    assert [step for step, _ in asked.failures] == ["pose", "pose"]
+
+
+def test_a_unit_that_is_worked_on_again_is_forgotten_before_the_ledger_knows(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    names = ["a", f"b?pose=fail&while={flag}"]
+    run(workspace, names)
+    flag.unlink()
+    # The run ends like one that is killed: the ledger has what was done, but no row says so.
+    run(workspace, names, only=["pose"], retry=ALL_CLASSES, to_the_end=False)
+    after = run(workspace, names)
+    assert worked(after) == {"speech": 2, "shards": 1}
+    assert len(dataset(workspace)) == 4
+
+
+class Pair:
+    """One history in two workspaces: one passes over what is settled, the other never does."""
+
+    def __init__(self, place: Path | str, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.spaces = [Workspace(f"{place}/{name}") for name in ("fast", "slow")]
+        self.flag = Path("/nonexistent")
+        self.names: list[str] = []
+
+    def grow(self) -> None:
+        for _ in range(self.chance.randint(1, 6)):
+            name = f"n{self.chance.randrange(40)}"
+            options = [f"lengths={self.chance.choice(['200', '50,150', '40', '130,130,20'])}"]
+            if self.chance.random() < 0.3:
+                options = [f"video=v{self.chance.randrange(4)}", "lengths=150,150"]
+            elif self.chance.random() < 0.15:
+                options = ["list=" + ",".join(f"n{self.chance.randrange(40)}x" for _ in range(3))]
+            elif self.chance.random() < 0.35:
+                step = self.chance.choice(["download", "shots", "filter.detect", "filter.select", "pose", "speech"])
+                options.append(f"{step}={self.chance.choice(['fail', 'reject', 'transient', 'auth', 'bug'])}")
+            self.names.append(f"{name}?{'&'.join(options)}")
+        self.names = list(dict.fromkeys(self.names))
+
+    def change(self) -> tuple[list[str], list[str], dict[str, Any]]:
+        """Names, settings and choice of the next run, after something may have happened to the workspace."""
+        names, overrides, choice = list(self.names), list[str](), dict[str, Any]()
+        what = self.chance.randrange(12)
+        if what in (0, 1, 2):
+            self.grow()
+            names = list(self.names)
+        elif what == 3:
+            self.chance.shuffle(names)
+            names = names[: self.chance.randint(1, len(names))]
+        elif what == 4:
+            overrides = [self.chance.choice(["filter.min_clip_s=7", "shards.min_body_visible=0.5", "pose.stride=2"])]
+        elif what == 5:
+            choice = {"forced": frozenset([self.chance.choice(list(fakes.CLASSES))])}
+        elif what == 6:
+            choice = {"retry": ALL_CLASSES}
+        elif what == 7:
+            choice = {"only": self.chance.sample(list(fakes.CLASSES), 4)}
+        elif what == 8:
+            self.lose(self.chance.choice(["videos", "tracks", "clips", "poses", "speech", "dataset"]))
+        elif what == 9:
+            self.lose(f"manifests/{self.chance.choice(list(fakes.CLASSES))}")
+        elif what == 10:
+            self.damage()
+        else:
+            self.take_down()
+        return names, overrides, choice
+
+    def take_down(self) -> None:
+        rows = dataset(self.spaces[0])
+        if rows:
+            video, start, end = clip_span(self.chance.choice(rows)["clip_id"]) or ("", 0, 0)
+            stone = Tombstone("span", digest("span", video), start, end)
+            for space in self.spaces:
+                space.write(KEY, (Tombstones.of(space) + Tombstones([stone])).dump())
+
+    def lose(self, folder: str) -> None:
+        n = self.chance.random()
+        for space in self.spaces:
+            keys = sorted(key for key in space.names(folder) if "/settled/" not in key)
+            if keys:
+                space.delete([keys[int(n * len(keys))]] if "manifests" not in folder else keys)
+
+    def damage(self) -> None:
+        kind = self.chance.choice([*fakes.CLASSES, "settled"])
+        for space in self.spaces:
+            for key in sorted(space.names(f"manifests/{kind}"))[:1]:
+                space.write(key, space.read(key)[:-1] + b"?")
+
+    def step(self) -> None:
+        names, overrides, choice = self.change()
+        found = []
+        dies = self.chance.random() < 0.15
+        for space, fast in zip(self.spaces, (True, False), strict=True):
+            found.append(run(space, names, *overrides, passing_over=fast, to_the_end=not dies, **choice))
+        fast, slow = map(figures, found)
+        for figure in (fast, slow):  # how often a shard is written depends on what arrives first
+            figure["stages"].pop("shards", None)
+        differing = {key: (fast[key], slow[key]) for key in fast if fast[key] != slow[key]}
+        assert not differing, (differing, names, overrides, choice)
+        seen = [run(s, names, *overrides, working=False, passing_over=s is self.spaces[0]) for s in self.spaces]
+        fast, slow = map(figures, seen)
+        assert {k: (fast[k], slow[k]) for k in fast if fast[k] != slow[k]} == {}, ("looking", names, overrides, choice)
+        first, second = (dataset(space) for space in self.spaces)
+        assert first == second
+        assert self.files(0) == self.files(1)
+
+    def files(self, which: int) -> set[str]:
+        return {key for key in self.spaces[which].names("dataset") if key.endswith(".parquet")}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SETTLED_SEEDS", "2"))))
+@pytest.mark.parametrize("kind", ["folder", "memory"])
+def test_passing_over_finds_and_does_what_walking_does(kind: str, seed: int, tmp_path: Path) -> None:
+    place = tmp_path if kind == "folder" else f"memory://{new_run_id()}"
+    pair = Pair(place, seed)
+    pair.grow()
+    for _ in range(8):
+        pair.step()
