@@ -145,10 +145,6 @@ class _ObjectLease:
             tag = obstore.put(self._store, KEY, self._body(), mode=mode)["e_tag"]
         except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
             found = self._look()
-        except obstore.exceptions.GenericError:
-            found = self._look()
-            if found is None or found.nonce != self._nonce:
-                raise
         else:
             return _Found(self._nonce, _holder(), tag)
         if found is None:

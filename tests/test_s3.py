@@ -18,6 +18,7 @@ from tiny_dataset import build
 
 import mit_builder.lease
 import mit_builder.scratch
+import mit_builder.workspace
 from manifests.rows import Artifact
 from mit_builder import config
 from mit_builder.dataset import parse_index
@@ -107,10 +108,11 @@ def test_a_large_file_goes_up_in_parts_and_comes_down_whole_whatever_fails(
         assert workspace.read(artifact.key) == data
 
 
-def test_many_objects_are_listed_and_deleted_a_thousand_a_request(
+def test_many_objects_are_listed_and_deleted_by_few_requests(
     s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = [f"clips/{i:04d}" for i in range(1001)]
+    monkeypatch.setattr(mit_builder.workspace, "LONGEST_LIST", 150)
+    keys = [f"clips/{i:04d}" for i in range(200)]
     workspace = Workspace(uri)
     for key in keys:
         workspace.write(key, b"1")
@@ -118,7 +120,7 @@ def test_many_objects_are_listed_and_deleted_a_thousand_a_request(
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         workspace = Workspace(uri)
         assert workspace.names("clips") == set(keys)
-        assert proxy.count("GET") == 2
+        assert proxy.count("GET") == 1  # a thousand, whatever we want
         workspace.delete([*keys, "clips/none"])
         assert (proxy.count("DELETE"), proxy.count("POST")) == (0, 2)
         assert workspace.names("clips") == set()
