@@ -41,7 +41,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/mit-build run --stage all --workspace $(WORKSPACE)
 	@echo
 	@echo 'dataset:  $(WORKSPACE)/dataset   (start with README.md, the dataset card)'
-	@echo 'report:   $(WORKSPACE)/report    (contact sheets and overlay videos)'
+	@echo 'report:   $(WORKSPACE)/report/index.html   (contact sheets and overlay videos lie beside it)'
 	@echo 'your own: $(VENV)/bin/mit-build run --stage all --workspace NAME VIDEO...'
 
 test: $(VENV)/.installed

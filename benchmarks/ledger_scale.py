@@ -39,7 +39,6 @@ from mit_builder.runner import Runner
 from mit_builder.session import resolve, save_settings
 from mit_builder.settled_rows import COUNT, FILES, ROWS, Head, Store
 from mit_builder.source_book import SOURCES_KEY
-from mit_builder.trees import open_settled
 from mit_builder.workspace import Workspace
 
 DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -153,8 +152,8 @@ def make(workspace: Workspace, size: Size) -> None:
     digests = random.integers(1, 2**63, size.n_sources, dtype=np.uint64)
     shards = publish(workspace, bucket, size)
     runner = Runner(workspace, settings, run_id="made")
-    settled = open_settled(workspace, settings, list(runner.lanes.values()), size.n_buckets)
-    plan = settled.plan
+    runner.pass_over_settled()
+    plan = runner.trees.plan
     store = Store(workspace, [f"manifests/{step.name}" for step in STEPS])
     for first in range(0, size.n_sources, PART_ROWS):
         part = slice(first, min(first + PART_ROWS, size.n_sources))

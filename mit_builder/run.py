@@ -218,10 +218,8 @@ def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> 
         lines.append(f"{n_units} units worked on; slowest stage: {slowest} ({worked[slowest]:.0f} s of work)")
     else:
         lines.append("0 units worked on: everything was done already")
-    if drawn:
-        lines += ["", f"dataset: {place}/dataset   report: {place}/report, begin with {drawn[0]}"]
-    elif tally.n_dataset:
-        lines += ["", f"dataset: {place}/dataset"]
+    if drawn or tally.n_dataset:
+        lines += ["", f"dataset: {place}/dataset   report: {place}/report/index.html"]
     return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, place, drawn))]
 
 

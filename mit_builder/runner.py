@@ -82,14 +82,13 @@ class Runner:
         self.buckets = Buckets(self.publisher, self.clips)
         self.trees = Trees(settings, self._duplicates, self.buckets, None)
         self._feeding, self._files = True, Files(workspace)
-        self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
         self.failures: list[tuple[str, Entry]] = []
+        self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
 
     def pass_over_settled(self) -> None:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
-        lanes, n_buckets = list(self.lanes.values()), self.publisher.n_buckets
-        settled = open_settled(self.workspace, self.settings, lanes, n_buckets, said)
+        settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher.n_buckets, said)
         self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
 
     def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
@@ -132,7 +131,7 @@ class Runner:
     @property
     def has_changed(self) -> bool:
         """Whether anything was worked on, or another dataset published."""
-        return self.publisher.has_written or any(tally.worked_on for tally in self.tally.steps.values())
+        return self.publisher.has_written or any(t.worked_on for t in self.tally.steps.values())
 
     @property
     def load(self) -> Load:

@@ -7,7 +7,7 @@ Where nothing in a tree is due any more, it becomes a row that lets later runs p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from manifests.ids import id_of
@@ -212,6 +212,11 @@ class Trees:
         """Sources that stand for their trees."""
         return 0 if self._settled is None else int(self._settled.chosen.sum())
 
+    @property
+    def plan(self) -> int:
+        """Hash of all that the keys of units depend on besides their rows; 0 where nothing is passed over."""
+        return 0 if self._settled is None else self._settled.plan
+
     def _collect(self) -> None:
         assert self._settled is not None
         for source_id in list(self._downloads):
@@ -275,7 +280,7 @@ class Trees:
 
 
 def open_settled(
-    workspace: Workspace, settings: Settings, lanes: Sequence[Lane], n_buckets: int, people_said: str = ""
+    workspace: Workspace, settings: Settings, lanes: Mapping[str, Lane], n_buckets: int, people_said: str = ""
 ) -> Settled:
     """What earlier runs settled with what these lanes would do now; their ledgers learn which parts are whole.
 
@@ -288,10 +293,10 @@ def open_settled(
     """
     said = {name: getattr(settings, name) for name in type(settings).model_fields}
     read = {name: section.key_values() for name, section in said.items() if isinstance(section, Section)}
-    made = [(lane.step.name, lane.step.stage, lane.stage.version, lane.backend) for lane in lanes]
+    made = [(lane.step.name, lane.step.stage, lane.stage.version, lane.backend) for lane in lanes.values()]
     plan = content_hash(__version__, made, read, settings.filter.run_s, n_buckets, people_said)
-    settled = Settled(workspace, plan, [lane.ledger.folder for lane in lanes])
-    for lane in lanes:
+    settled = Settled(workspace, plan, [lane.ledger.folder for lane in lanes.values()])
+    for lane in lanes.values():
         lane.ledger.trusted = settled.trusted
     return settled
 
