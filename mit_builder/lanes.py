@@ -125,7 +125,7 @@ class Lane:
 
     def timed(self, entry: Entry) -> None:
         """Learn how long a unit took."""
-        if entry.status == "done":
+        if entry.status != "failed":
             known = entry.duration_s if self.mean_s is None else self.mean_s
             self.mean_s = known + (entry.duration_s - known) * LEARN
 

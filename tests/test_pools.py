@@ -121,7 +121,7 @@ def test_units_that_fail_say_nothing_about_how_long_they_take_and_go_one_by_one_
     failing.queue.extend(waiting(i) for i in range(50))
     failing.timed(Entry("u", "k", "failed", duration_s=0.001))
     assert failing.mean_s is None
-    failing.timed(done(0.001))
+    failing.timed(Entry("u", "k", "rejected", duration_s=0.001))
     assert failing.batch(1) > 1
     failing.n_short = 1
     assert failing.batch(1) == 1
