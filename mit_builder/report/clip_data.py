@@ -129,7 +129,7 @@ def _script(clip: Shown, people: People, voice_activity: npt.NDArray[np.float32]
         _pixels(_held(keypoints)),
         _steps(_stacked(people, "speaking_score_smoothed")),
     )
-    seen = np.isfinite(keypoints).all(axis=-1) & (keypoints[..., 2] >= SEEN_SCORE)
+    seen = keypoints[..., 2] >= SEEN_SCORE  # a point without an estimate has score 0
     flags = (
         np.packbits(seen, axis=-1, bitorder="little"),
         _stacked(people, "speaking").astype(np.uint8),
