@@ -30,6 +30,7 @@ import sleepers
 
 from mit_builder import config
 from mit_builder.engine import RayEngine
+from mit_builder.engine_connect import only_here
 from mit_builder.lanes import worker_specs
 from mit_builder.pipeline import Step
 from mit_builder.runner import Choice, Runner
@@ -81,6 +82,7 @@ def main() -> None:
 @contextmanager
 def running(classes: dict[str, str], costs_s: dict[str, float], n_cores: int, n_gpus: int = 0) -> Iterator[Bench]:
     """A workspace and an engine that runs sleeping stages."""
+    only_here()
     import ray
 
     steps = tuple(replace(s, stage=f"sleepers:{classes[s.name]}") if s.name in classes else s for s in fakes.steps())

@@ -67,7 +67,7 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:
-        _only_here()
+        only_here()
     # A checkout that is not installed works as well: the workers find what the driver runs.
     home = str(Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
@@ -145,7 +145,8 @@ def check_nodes(problem_there: Callable[..., str | None], *arguments: Any) -> No
             raise CannotContinue(f"node {calls[call]['NodeManagerAddress']} of the cluster: {problem}")
 
 
-def _only_here() -> None:
+def only_here() -> None:
+    """Prepare the environment for a Ray of our own; Ray reads it when it is imported."""
     # Every actor starts a process of its own; the idle ones that Ray keeps ready would never have work.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     os.environ.setdefault("RAY_enable_worker_prestart", "0")

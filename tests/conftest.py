@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from object_storage import ENVIRONMENT, S3Server, s3_server
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_lies_about() -> Iterator[None]:
+    """What a module leaves to the garbage collector is found here, not in the middle of another module's tests."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -144,18 +144,19 @@ def test_the_driver_keeps_its_folder_and_its_way_to_end(on_ray: OnRay) -> None:
     assert signal.getsignal(signal.SIGTERM) == on_ray.on_terminate_before
 
 
-def listening(pids: set[int]) -> set[str]:
-    """Addresses that processes accept connections on, as the kernel writes them."""
-    sockets: set[str] = set()
+def listening(pids: set[int]) -> dict[str, str]:
+    """Addresses that processes accept connections on, as the kernel writes them, each with a command line."""
+    sockets: dict[str, str] = {}
     for pid in pids:
         with contextlib.suppress(OSError):  # a process that is gone by now
-            sockets |= {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
-    found: set[str] = set()
+            command = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            sockets |= {os.readlink(descriptor): command for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    found: dict[str, str] = {}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                found.add(fields[1].partition(":")[0])
+                found[fields[1].partition(":")[0]] = sockets[f"socket:[{fields[9]}]"]
     return found
 
 
@@ -171,8 +172,9 @@ def family(pid: int) -> set[int]:
 
 def test_ray_listens_on_loopback_only(on_ray: OnRay) -> None:
     addresses = listening(family(os.getpid()))
+    loopback = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
     assert addresses
-    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+    assert {address: command for address, command in addresses.items() if address not in loopback} == {}
 
 
 def test_ray_is_not_started_for_a_run_with_nothing_to_do(tmp_path: Path) -> None:

@@ -190,11 +190,12 @@ def test_verdicts_are_made_in_the_static_page_exported_and_taken_in(browser: Any
     page.click("#tab-gallery")
     page.click("#reviewing")
     open_clip(page, name)
-    strip = page.locator(".strips canvas").first.bounding_box()
+    strip = page.locator(".strips canvas").first
+    width = strip.evaluate("canvas => canvas.getBoundingClientRect().width")
     page.keyboard.down("Shift")
-    page.mouse.move(strip["x"] + strip["width"] * 10.5 / 150, strip["y"] + 10)
+    strip.hover(position={"x": width * 10.5 / 150, "y": 10})  # waits until nothing moves any more
     page.mouse.down()
-    page.mouse.move(strip["x"] + strip["width"] * 20.5 / 150, strip["y"] + 10, steps=4)
+    strip.hover(position={"x": width * 20.5 / 150, "y": 10})
     page.mouse.up()
     page.keyboard.up("Shift")
     page.keyboard.press("q")
