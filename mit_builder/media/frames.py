@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
 
 from mit_builder.errors import MediaError
 from mit_builder.media.probe import Geometry, decoded_video, open_media, video_stream
@@ -149,14 +151,29 @@ def _ranked(path: Path, timeline: Timeline, entry: Entry | None) -> Generator[tu
     """Decode from an entry point on. What is shown before its keyframe may lack references and is passed over."""
     with open_media(path) as container:
         stream = video_stream(container, path)
-        if entry is not None:
-            container.seek(entry[1], stream=stream)
+        frames = decoded_video(container, stream) if entry is None else _frames_from(container, stream, entry)
         last = -1 if entry is None else _rank_of(timeline, entry[0]) - 1
-        for n, frame in enumerate(decoded_video(container, stream)):
+        for n, frame in enumerate(frames):
             rank = n if timeline.is_counted or frame.pts is None else _rank_of(timeline, frame.pts)
             if rank > last:
                 last = rank
                 yield rank, frame
+
+
+def _frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
+    """Decoded frames from a keyframe on, or from before it.
+
+    libavformat seeks in MP4 and Matroska by presentation times: a decoding time, which is smaller, leads a whole group
+    of pictures too early. In MPEG-TS it seeks by decoding times, and a presentation time leads past the keyframe.
+    """
+    shown_at, decoded_at = entry
+    container.seek(shown_at, stream=stream)
+    frames = decoded_video(container, stream)
+    first = next(frames, None)
+    if first is not None and first.pts is not None and first.pts <= shown_at:
+        return chain((first,), frames)
+    container.seek(decoded_at, stream=stream)
+    return decoded_video(container, stream)
 
 
 def _rank_of(timeline: Timeline, pts: int) -> int:

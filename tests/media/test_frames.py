@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numbered_video import number_in, write_numbered
 
 from mit_builder.errors import MediaError
 from mit_builder.media.frames import RgbConverter, read_frames
-from mit_builder.media.probe import Geometry
+from mit_builder.media.probe import Geometry, decoded_video
 from mit_builder.media.timeline import read_timeline
 
 
@@ -57,6 +58,27 @@ def test_ranges_outside_the_timeline_are_refused(start: int, end: int, slow_vide
 
 def test_an_empty_range_gives_nothing(slow_video: Path) -> None:
     assert list(read_frames(slow_video, 7, 7)) == []
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov", "a.ts"])
+def test_reading_from_a_keyframe_decodes_nothing_before_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_numbered(tmp_path / name, [i * 40 for i in range(90)], Fraction(1, 1000))
+    timeline = read_timeline(path)
+    decoded: list[VideoFrame] = []
+
+    def noting(*arguments: Any) -> Iterator[VideoFrame]:
+        for frame in decoded_video(*arguments):
+            decoded.append(frame)
+            yield frame
+
+    monkeypatch.setattr("mit_builder.media.frames.decoded_video", noting)
+    for start in (12, 24, 60, 67):
+        decoded.clear()
+        assert number_in(next(read_frames(path, start, timeline=timeline)).image) == start
+        # One more shows that the frame is no longer due; in MPEG-TS another has said that the seek went too far.
+        assert len(decoded) <= start % 12 + (3 if name == "a.ts" else 2)
 
 
 def test_a_damaged_stretch_shows_earlier_frames_and_every_run_the_same(tmp_path: Path) -> None:
