@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.arrays import to_numpy
-from manifests.rows import TIMELINE_FPS, Artifact, DatasetRow, Shard
+from manifests.dataset_row import DatasetRow
+from manifests.rows import TIMELINE_FPS, Artifact, Shard
 from manifests.schema import arrow_schema
 from mit_builder.errors import ConfigError
 from mit_builder.models.coco_wholebody import KEYPOINT_NAMES, SKELETON

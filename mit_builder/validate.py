@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, DatasetRow, Person, clip_id
+from manifests.dataset_row import DatasetRow, Person
+from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, clip_id
 from mit_builder.dataset import IndexedShard, dataset_schema, read_rows, stale_shards
 from mit_builder.dataset_files import DatasetFiles
 from mit_builder.media.captions import MAX_CHARACTERS

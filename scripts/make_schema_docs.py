@@ -1,4 +1,4 @@
-"""Write docs/SCHEMA.md from manifests/rows.py: `python scripts/make_schema_docs.py`."""
+"""Write docs/SCHEMA.md from manifests/rows.py and dataset_row.py: `python scripts/make_schema_docs.py`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from manifests import rows
+from manifests.dataset_row import DatasetRow, Person
 from manifests.schema import arrow_schema
 from mit_builder.dataset import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASET_ROWS = (rows.DatasetRow, rows.Person, rows.Caption)
+DATASET_ROWS = (DatasetRow, Person, rows.Caption)
 HAND_OFFS = (
     rows.Source,
     rows.Video,
@@ -39,7 +40,8 @@ ARTIFACTS = ("TRACK", "SIGNALS", "PEOPLE", "POSES", "SPEECH", "VOICE")
 
 INTRODUCTION = f"""# Schema
 
-Generated from `manifests/rows.py` by `scripts/make_schema_docs.py`; change the fields there.
+Generated from `manifests/rows.py` and `manifests/dataset_row.py` by `scripts/make_schema_docs.py`; change the fields
+there.
 Schema version {SCHEMA_VERSION}.
 
 Conventions: times are seconds (`_s`), sizes pixels (`_px`), intervals half-open, frames 0-based on the clip timeline of

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.arrays import read_arrays, to_arrow
-from manifests.rows import TIMELINE_FPS, Artifact, Bucket, Caption, DatasetRow, Labelled, Person, Shard, Video
+from manifests.dataset_row import DatasetRow, Person
+from manifests.rows import TIMELINE_FPS, Artifact, Bucket, Caption, Labelled, Shard, Video
 from mit_builder import __version__
 from mit_builder.config import ShardsSettings
 from mit_builder.dataset import FOLDER, dataset_schema

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pytest
 
 import manifests.rows
+from manifests.dataset_row import DatasetRow
 from manifests.rows import (
     Artifact,
     Bucket,
     Candidate,
     CutJob,
-    DatasetRow,
     Shot,
     ShotRun,
     Source,

@@ -4,7 +4,7 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from manifests.rows import DatasetRow, Person
+from manifests.dataset_row import DatasetRow, Person
 
 ROOT = Path(__file__).resolve().parents[1]
 

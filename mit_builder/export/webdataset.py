@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from manifests.rows import PERIODS, Person
+from manifests.dataset_row import Person
+from manifests.rows import PERIODS
 from mit_builder.export.job import MEDIA, ExportedClip, Job
 
 TAR_BYTES = 512 << 20

@@ -242,7 +242,7 @@ def is_script(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
     except (zipfile.BadZipFile, NotImplementedError):
-        return False
+        return False  # read as tensors then, which runs nothing and says what is wrong with it
 
 
 def _shapes(path: Path, *, script: bool) -> dict[str, tuple[int, ...]]:
