@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -111,24 +111,31 @@ def measure(place: Path, size: Size) -> dict[str, Measured]:
     return found
 
 
+# A process begins with the peak of the one that started it, so that a small one stands between.
+IN_BETWEEN = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT).returncode
+usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+sys.exit(code)
+"""
+
+
 def timed(arguments: list[str]) -> Measured:
     """Run `mit-build` to its end."""
-    with tempfile.TemporaryFile("w+") as said:
-        started = time.monotonic()
-        program = [sys.executable, "-m", "mit_builder.cli", *arguments]
-        pid = os.posix_spawn(
-            sys.executable,
-            program,
-            os.environ,
-            file_actions=[(os.POSIX_SPAWN_DUP2, said.fileno(), 1), (os.POSIX_SPAWN_DUP2, said.fileno(), 2)],
-        )
-        _, status, usage = os.wait4(pid, 0)
-        wall_s = time.monotonic() - started
-        said.seek(0)
-        output = said.read()
-    if os.waitstatus_to_exitcode(status) != 0 or ("worked on" in output and "0 units worked on" not in output):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", IN_BETWEEN, sys.executable, "-m", "mit_builder.cli", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    wall_s = time.monotonic() - started
+    output, _, usage = done.stdout.rstrip().rpartition("\n")
+    if done.returncode != 0 or ("worked on" in output and "0 units worked on" not in output):
         raise SystemExit(f"{' '.join(arguments)} failed:\n{output}")
-    return Measured(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, output)
+    cpu_s, peak_kb = usage.split()
+    return Measured(wall_s, float(cpu_s), float(peak_kb) / 1024, output)
 
 
 def address(i: int) -> str:

@@ -73,6 +73,8 @@ def connect(address: str | None, *, cpus: int | None, scratch: Path) -> Connecte
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
     import ray
 
+    if address is None:
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # where somebody imported it before
     if address and ray.is_initialized():
         return _there(address)
     # On standard output, where our lines and JSON go, and no setting keeps it from there.

@@ -14,6 +14,7 @@ from typing import Any
 
 import fakes
 import pytest
+import ray  # before the engine tells it what to listen on
 
 from mit_builder import config
 from mit_builder.dataset import parse_index
@@ -126,8 +127,6 @@ def test_a_stage_that_cannot_be_set_up_is_reported_with_one_line(on_ray: OnRay, 
 
 
 def test_ray_exports_the_figures_of_a_run_under_the_names_that_the_dashboard_asks_for(on_ray: OnRay) -> None:
-    import ray
-
     (node,) = ray.nodes()  # type: ignore[no-untyped-call]
     wanted, deadline = {name for metric in METRICS for name in metric.exported}, time.monotonic() + 60
     found: set[str] = set()
@@ -189,8 +188,6 @@ def test_ray_is_not_started_for_a_run_with_nothing_to_do(tmp_path: Path) -> None
 
 
 def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import ray
-
     def init(**settings: Any) -> None:
         raise Exception("The current node timed out during startup.\nmore")
 
