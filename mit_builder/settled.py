@@ -63,10 +63,11 @@ class Settled:
         self._ever = np.unique(every["source"][~every["gone"]])
         self._added: set[int] = set()
         self._touched: set[int] = set()
-        self._at = _live(every, self.plan)
-        self._is = {name: column[self._at] for name, column in every.items()}
-        self._may = np.zeros(len(self._at), bool)
-        self.chosen = np.zeros(len(self._at), bool)
+        live = _live(every, self.plan)
+        self._is = {name: column[live] for name, column in every.items()}
+        """By column the rows that count. Where they lie in the store changes when its parts are merged; `seq` stays."""
+        self._may = np.zeros(len(live), bool)
+        self.chosen = np.zeros(len(live), bool)
         self._sorted: dict[str, tuple[Array, Array]] = {}
         self._waiting: list[Row] = []
         self.n_listed = 0
@@ -78,7 +79,7 @@ class Settled:
             sources: all sources of the run.
             avoid: classes of failures that are due again.
         """
-        if not len(self._at):
+        if not len(self._may):
             return sources
         self._may = ~self._failed_of(avoid) & ~self._without_files()
         ids = sources.ids()
@@ -90,15 +91,15 @@ class Settled:
         return sources.where(~np.isin(ids, self._is["source"][self.chosen]))
 
     def _failed_of(self, classes: Collection[str]) -> Array:
-        failed = self._store.column("failed").take(pa.array(self._at))
-        bad = np.zeros(len(self._at), bool)
+        failed, seqs = self._store.column("failed"), self._store.column("seq").to_numpy()
+        bad = np.zeros(len(seqs), bool)
         for name in classes:
             bad |= pc.match_substring(failed, name).to_numpy()
-        return bad
+        return np.isin(self._is["seq"], seqs[bad])
 
     def _without_files(self) -> Array:
         """Rows that name a file that is gone."""
-        missing = np.zeros(len(self._at), bool)
+        missing = np.zeros(len(self._may), bool)
         now = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS}
         if now == self._store.head.folders and None not in now.values():
             return missing
@@ -143,15 +144,8 @@ class Settled:
         return self._sources(sorted(whole))
 
     def _sources(self, rows: list[int]) -> list[Source]:
-        names = ["source_id", "address", "kind"]
-        wanted, start, found = np.sort(self._at[rows]), 0, []
-        if not rows:
-            return []
-        for table in self._store.batches(names):
-            here = wanted[(wanted >= start) & (wanted < start + table.num_rows)] - start
-            found += [Source(**row) for row in table.take(here).to_pylist()] if len(here) else []
-            start += table.num_rows
-        return found
+        found = self._store.some(["source_id", "address", "kind"], self._is["seq"][rows])
+        return [Source(**row) for table in found for row in table.to_pylist()]
 
     def _rows(self, name: str, value: int) -> list[int]:
         if name not in self._sorted:
@@ -181,13 +175,8 @@ class Settled:
 
     def add_to(self, tally: Tally) -> None:
         """Count what is passed over."""
-        start, chosen = 0, np.zeros(int(self._at.max(initial=-1)) + 1, bool)
-        chosen[self._at[self.chosen]] = True
-        for table in self._store.batches(["counts"]):
-            mine = chosen[start : start + table.num_rows]
-            mine = np.pad(mine, (0, table.num_rows - len(mine)))
-            start += table.num_rows
-            for count in _summed(table["counts"].filter(pa.array(mine))):
+        for table in self._store.some(["counts"], self._is["seq"][self.chosen]):
+            for count in _summed(table["counts"]):
                 tally.add(count)
 
     def touch(self, source_id: str) -> None:

@@ -195,11 +195,15 @@ class Store:
         found = [file.read(columns=[name], use_threads=False)[name] for file in self._rows.values()]
         return pa.chunked_array([c for column in found for c in column.chunks], ROWS.field(name).type)
 
-    def batches(self, names: list[str]) -> Iterator[pa.Table]:
-        """Columns of all rows, a row group at a time."""
+    def some(self, names: list[str], seqs: Array) -> Iterator[pa.Table]:
+        """Columns of the rows with these sequence numbers, those of a row group at a time, wherever they lie by now."""
+        wanted = np.sort(seqs)
         for file in self._rows.values():
             for group in range(file.metadata.num_row_groups):
-                yield file.read_row_group(group, columns=names, use_threads=False)
+                there = file.read_row_group(group, columns=["seq"], use_threads=False)["seq"].to_numpy()
+                here = np.searchsorted(wanted, there, "left") < np.searchsorted(wanted, there, "right")
+                if here.any():
+                    yield file.read_row_group(group, columns=names, use_threads=False).filter(pa.array(here))
 
     def artifacts(self) -> Iterator[pa.Table]:
         """Tables of `FILES`, a row group at a time."""

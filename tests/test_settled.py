@@ -17,12 +17,17 @@ import pyarrow as pa
 import pytest
 from walks import dataset, settings_with
 
+from manifests.ids import id_of
+from mit_builder import settled_rows
 from mit_builder.engine import SerialEngine
 from mit_builder.lanes import worker_specs
 from mit_builder.retries import ALL_CLASSES
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
+from mit_builder.settled import Settled
+from mit_builder.settled_rows import Head, Row, Store
 from mit_builder.source_book import SourceList
+from mit_builder.tally import Count, Tally
 from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
 from mit_builder.workspace import Workspace
 
@@ -251,3 +256,28 @@ def test_passing_over_finds_and_does_what_walking_does(kind: str, seed: int, tmp
     pair.grow()
     for _ in range(8):
         pair.step()
+
+
+def test_rows_are_found_also_when_their_parts_were_merged_meanwhile(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settled_rows, "MERGE_ABOVE_PARTS", 3)
+    monkeypatch.setattr(settled_rows, "PART_ROWS", 10)
+
+    def rows(*names: str) -> list[Row]:
+        return [Row(fakes.source(name), bucket=0, counts=(Count(f"done/{name}", 1),)) for name in names]
+
+    store = Store(workspace, [])
+    for first_seq, names in enumerate([["a"], [f"big{i}" for i in range(20)], ["b"], ["c"]]):
+        store.write(rows(*names), id_of("plan"), 100 * first_seq)
+    store.settle(Head(plan=id_of("plan")))
+
+    settled = Settled(workspace, "plan", [])
+    settled.choose(listed(["a", "b", "c"]), ())
+    settled.touch(fakes.source("big3").source_id)
+    settled.write_gone()  # the small parts become one, which comes after the large one
+    assert sum("/rows-" in key for key in workspace.names("manifests/settled")) == 2
+    tally = Tally()
+    settled.add_to(tally)
+    assert {step: counted.done for step, counted in tally.steps.items()} == {"a": 1, "b": 1, "c": 1}
+    assert sorted(source.address for source in settled.in_bucket(0)) == [fakes.source(x).address for x in "abc"]
