@@ -9,7 +9,8 @@ count only
 - while every part of the ledger that was there when they were written is still there with the same bytes (a part whose
   file has changed since is read and its digest compared);
 - while the files that they name are there (the folders have not changed since, or else their contents are listed);
-- for a video that several sources have, only when all of these are asked for, and no source that is walked over has it;
+- for a video that several sources have, only when just these are asked for, all together, and no source that is walked
+  over has it;
 - until a unit of the tree is worked on again (forced, or a failure that is retried): that is written down before the
   ledger learns what came of it.
 """
@@ -84,11 +85,18 @@ class Settled:
         self._may = ~self._failed_of(avoid) & ~self._without_files()
         ids = sources.ids()
         self.chosen = self._may & np.isin(self._is["source"], ids)
-        shared = np.flatnonzero(self.chosen & (self._is["n_group"] > 1))
-        _, group, n = np.unique(self._is["keeper"][shared], return_inverse=True, return_counts=True)
-        self.chosen[shared[n[group] != self._is["n_group"][shared]]] = False
+        torn = self._torn(np.flatnonzero(self.chosen & (self._is["video"] != 0)))
+        self.chosen[torn] = self._may[torn] = False
         self.n_listed = int(self.chosen.sum())
         return sources.where(~np.isin(ids, self._is["source"][self.chosen]))
+
+    def _torn(self, rows: Array) -> Array:
+        """Of rows with a video those that are not, with some of the others, just the sources that had it together."""
+        torn = np.zeros(len(rows), bool)
+        for name in ("keeper", "video", "media"):
+            _, group, n = np.unique(self._is[name][rows], return_inverse=True, return_counts=True)
+            torn |= n[group] != self._is["n_group"][rows]
+        return rows[torn]
 
     def _failed_of(self, classes: Collection[str]) -> Array:
         failed, seqs = self._store.column("failed"), self._store.column("seq").to_numpy()
@@ -123,14 +131,23 @@ class Settled:
         None where it has to be walked over.
         """
         for row in self._rows("source", id_of(source_id)):
-            if self.chosen[row] or (self._may[row] and self._is["n_group"][row] == 1):
+            if self.chosen[row] or (self._may[row] and self._is["n_group"][row] == 1 and not self._is_shared(row)):
                 self.chosen[row] = True
                 return int(self._is["bucket"][row])
         return None
 
+    def _is_shared(self, row: int) -> bool:
+        """Whether a source that is passed over has the same video."""
+        video, media = int(self._is["video"][row]), int(self._is["media"][row])
+        return video != 0 and any(self.chosen[r] for r in self._with_video(video, media))
+
+    def _with_video(self, video: int, media: int) -> list[int]:
+        return [*self._rows("video", video), *self._rows("media", media)]
+
     def same_video(self, video_id: str, sha256: str) -> list[Source]:
         """Sources passed over so far that have a video which a walk has met: they are walked over as well now."""
-        rows = [*self._rows("video", id_of(video_id)), *self._rows("media", id_of(sha256))]
+        rows = self._with_video(id_of(video_id), id_of(sha256))
+        self._may[rows] = False
         return self._recall([row for row in rows if self.chosen[row]])
 
     def in_bucket(self, bucket: int) -> list[Source]:

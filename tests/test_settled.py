@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import fakes
 import pyarrow as pa
@@ -170,7 +171,8 @@ class Pair:
             if self.chance.random() < 0.3:
                 options = [f"video=v{self.chance.randrange(4)}", "lengths=150,150"]
             elif self.chance.random() < 0.15:
-                options = ["list=" + ",".join(f"n{self.chance.randrange(40)}x" for _ in range(3))]
+                entries = [f"n{self.chance.randrange(40)}x", f"n{self.chance.randrange(40)}?video=w&lengths=40"]
+                options = ["list=" + ",".join(map(quote, self.chance.choices(entries + self.names, k=3)))]
             elif self.chance.random() < 0.35:
                 step = self.chance.choice(["download", "shots", "filter.detect", "filter.select", "pose", "speech"])
                 options.append(f"{step}={self.chance.choice(['fail', 'reject', 'transient', 'auth', 'bug'])}")
@@ -281,3 +283,35 @@ def test_rows_are_found_also_when_their_parts_were_merged_meanwhile(
     settled.add_to(tally)
     assert {step: counted.done for step, counted in tally.steps.items()} == {"a": 1, "b": 1, "c": 1}
     assert sorted(source.address for source in settled.in_bucket(0)) == [fakes.source(x).address for x in "abc"]
+
+
+def same_as_a_walk(workspace: Workspace, names: Sequence[str]) -> Runner:
+    """A run over sources, after which a walk over all of them finds just the same."""
+    found = run(workspace, names)
+    there = dataset(workspace)
+    slow = run(workspace, names, passing_over=False)
+    assert worked(slow) == {}
+    for step in found.tally.steps.values():
+        step.worked_on = 0
+    assert figures(found) == figures(slow)
+    assert there == dataset(workspace)
+    return found
+
+
+@pytest.mark.parametrize("video", ["x", "x&lengths=50"])
+def test_sources_of_one_video_that_were_settled_apart_are_one_video(workspace: Workspace, video: str) -> None:
+    names = [f"c?video={video}", f"d?video={video}", "e"]
+    for name in names:
+        run(workspace, [name])
+    assert same_as_a_walk(workspace, names).tally.n_videos == 2
+    assert run(workspace, names).trees.n_passed_over == 3
+
+
+@pytest.mark.parametrize("others", [("c",), ("c", "d"), ("d", "c", "c")])
+def test_a_playlist_holds_a_video_that_other_sources_have(workspace: Workspace, others: Sequence[str]) -> None:
+    address = {name: f"{name}?video=x%26lengths=50" for name in "cd"}
+    for name in address.values():
+        run(workspace, [unquote(name)])
+    lists = [f"list{i}?list={quote(unquote(address[name]))}" for i, name in enumerate(others)]
+    for names in (["c?video=x&lengths=50", *lists], [*lists, "d?video=x&lengths=50"], lists):
+        assert same_as_a_walk(workspace, names).tally.n_videos == 1
