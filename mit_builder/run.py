@@ -36,6 +36,7 @@ from mit_builder.session import (
     save_settings,
 )
 from mit_builder.settled import FROM_SOURCES
+from mit_builder.settled_rows import HEAD_KEY
 from mit_builder.source_book import SourceBook, SourceList
 from mit_builder.stop import Stop, drain_s
 from mit_builder.takedown import bar_sources, finish_pending
@@ -110,7 +111,8 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             on_note=note,
         )
         runner.observer = observer
-        if len(sources) >= FROM_SOURCES:
+        are_many = len(sources) >= FROM_SOURCES
+        if are_many or workspace.exists(HEAD_KEY):  # what is worked on again among a few is settled no more
             runner.pass_over_settled()
         for lane in runner.lanes.values():
             for part in lane.ledger.set_aside():
@@ -118,7 +120,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             lane.ledger.compact(run_id, runner.trees.merged)
         runner.stop = Stop(drain_s(settings.run.drain_s), note)
         with runner.stop.listening():
-            tally = runner.run(sources)
+            tally = runner.run(sources if are_many else list(sources))
         engine.close()
         bar_sources(workspace, tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []

@@ -20,7 +20,7 @@ from yt_dlp.globals import supported_js_runtimes
 
 import mit_builder.run
 from manifests.rows import clip_id, short_id
-from mit_builder import __version__, doctor
+from mit_builder import __version__, doctor, explain
 from mit_builder.cli import main
 from mit_builder.config import Settings
 from mit_builder.dataset import parse_index
@@ -301,6 +301,23 @@ def test_retry_failed_does_the_failed_units_of_the_chosen_stage_again(cli: Cli) 
     _, out, _ = run(cli, "--stage", "pose", "--retry-failed")
     assert "2 units worked on" in out
     assert run(cli)[0] == 0
+
+
+def test_a_run_over_a_few_sources_keeps_what_is_known_of_settled_ones_true(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (mit_builder.run, explain):
+        monkeypatch.setattr(module, "FROM_SOURCES", 2)
+    Path("flag").touch()
+    bad = f"http://fake.test/bad?pose=fail&while={Path('flag').absolute()}"
+    assert run(cli, bad, A, E)[0] == 1
+    Path("flag").unlink()
+    few = ("--limit", "1", "--retry-failed", "--stage", "pose")
+    code, out, _ = run(cli, *few)
+    assert (code, "2 units worked on" in out) == (0, True)
+    assert run(cli)[0] == 0
+    assert json.loads(cli("status", "-w", "ws", "--json")[1])["dataset_clips"] == 6
+    assert "0 units worked on" in run(cli)[1]
 
 
 def test_retry_takes_one_class_and_the_settings_of_the_last_run(cli: Cli) -> None:
