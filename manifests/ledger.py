@@ -170,27 +170,49 @@ class Ledger:
         found: list[str] = self._parts().names()["unit_id"].to_pylist()
         return found
 
-    def columns(self, names: list[str]) -> pa.Table:
-        """Some of the plain columns of every row that was written, also of those that later rows replace."""
-        return self._parts().columns(names)
+    def attempts(self, names: list[str]) -> pa.Table:
+        """Some of the plain columns of every attempt that was written, each once.
+
+        Where the verdict of an attempt was written again (a duplicate, or one that is none any more), the first counts.
+        """
+        columns = list(dict.fromkeys(["unit_id", "started_at_s", "seq", *names]))
+        table = self._again(lambda: self._parts().columns(columns)).sort_by("seq")
+        rows = table.append_column("row", pa.array(np.arange(table.num_rows)))
+        first = rows.group_by(["unit_id", "started_at_s"]).aggregate([("row", "min")])["row_min"]
+        return table.select(names).take(np.sort(first.to_numpy()))
 
     def entries(self) -> Iterator[Entry]:
         """The latest entry of every unit and input."""
-        parts = self._parts()
-        names = parts.names()
-        last: dict[tuple[str, str | None], int] = {}
-        pairs = list(zip(names["unit_id"].to_pylist(), names["input_key"].to_pylist(), strict=True))
-        for row in np.argsort(parts.seqs, kind="stable").tolist():
-            last[pairs[row]] = row
-        yield from (self._row(row) for pair, row in last.items() if pair not in self._new)
-        yield from list(self._new.values())
+        yield from self._latest_of(["unit_id", "input_key"])
+
+    def newest(self, wanted: Callable[[str], bool] = lambda unit_id: True) -> Iterator[Entry]:
+        """The latest entry of every unit that is wanted, whatever its input was."""
+        yield from self._latest_of(["unit_id"], wanted)
+
+    def _latest_of(self, names: Sequence[str], wanted: Callable[[str], bool] = lambda unit_id: True) -> Iterator[Entry]:
+        """Of the entries with equal values the latest, as they are now: the older first."""
+        by_number = sorted(self._new.values(), key=lambda entry: entry.seq)
+        new = {tuple(getattr(entry, name) for name in names): entry for entry in by_number}
+        end, told = self.next_seq, -1
+        while told < end:
+            try:
+                parts = self._parts()
+                for row in _last_rows(parts, names, told, end, wanted):
+                    entry = self._row(row)
+                    if tuple(getattr(entry, name) for name in names) not in new:
+                        yield entry
+                    told = entry.seq
+                told = end
+            except FileNotFoundError:  # a run has merged the parts meanwhile
+                self._loaded = None
+        yield from (entry for entry in new.values() if wanted(entry.unit_id))
 
     def work(self) -> Iterator[tuple[str, float, float, float]]:
         """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded.
 
         An attempt whose verdict was written again (a duplicate that is none any more) comes once.
         """
-        written = self.columns(["unit_id", "started_at_s", "duration_s", "cpu_s"])
+        written = self.attempts(["unit_id", "started_at_s", "duration_s", "cpu_s"])
         columns = (column.to_pylist() for column in written.columns)
         done = itertools.chain(zip(*columns, strict=True), self._appended)
         yield from {attempt[:2]: attempt for attempt in done}.values()
@@ -294,3 +316,21 @@ def _batches(parts: Parts, keys: list[str]) -> Iterator[list[pa.Table]]:
             done = []
     if waiting or done:
         yield [*done, *([pa.concat_tables(waiting).combine_chunks()] if waiting else [])]
+
+
+def _last_rows(
+    parts: Parts, names: Sequence[str], after: int, end: int, wanted: Callable[[str], bool]
+) -> Iterator[int]:
+    """Of rows numbered below `end`, with equal values in some columns, the last; those after `after`, by number."""
+    table, group = parts.names(), np.zeros(len(parts.seqs), np.int64)
+    for name in names:
+        values = table[name].combine_chunks().dictionary_encode()
+        n = len(values.dictionary)
+        group = group * (n + 1) + values.indices.fill_null(n).to_numpy()
+    order = np.lexsort((-parts.seqs, group))
+    order = order[parts.seqs[order] < end]
+    last = order[np.unique(group[order], return_index=True)[1]]
+    last = last[parts.seqs[last] > after]
+    last = last[np.argsort(parts.seqs[last], kind="stable")]
+    ids = table["unit_id"].take(pa.array(last)).to_pylist()
+    return (row for row, unit_id in zip(last.tolist(), ids, strict=True) if wanted(unit_id))

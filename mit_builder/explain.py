@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -138,12 +138,11 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
     for step in STEPS:
         stage = worker_specs(config.Settings(), workspace, "why")[step.name].load()
         ledger = Ledger(workspace, step.name, stage.emits)
-        for unit_id in ledger.ids():
-            entry = ledger.latest(unit_id)
-            if entry is None or not (unit_id in names or _about(unit_id, entry, names)):
+        for entry in ledger.newest(_may_be_about(step.name, names)):
+            if not (entry.unit_id in names or _about(entry.unit_id, entry, names)):
                 continue
             found = True
-            if unit_id in names:
+            if entry.unit_id in names:
                 names |= {row.video_id for row in entry.outputs if isinstance(row, Video)}
             _tell(step.name, entry, names, tracebacks=tracebacks)
             for row in entry.outputs:
@@ -157,6 +156,12 @@ def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
         print(f"{wanted}: removed: taken down, so it is neither fetched nor built again")
     elif not found:
         raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
+
+
+def _may_be_about(step: str, names: Collection[str]) -> Callable[[str], bool]:
+    """Whether a unit of a step is worth a look; after download, what is of a video is named after it."""
+    videos = {name.partition("_")[0] for name in names}
+    return lambda unit_id: step == "download" or unit_id.partition("_")[0] in videos
 
 
 def _about(unit_id: str, entry: Entry, names: set[str]) -> bool:

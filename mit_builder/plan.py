@@ -170,11 +170,7 @@ def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Wor
     found: dict[str, dict[str, Work]] = defaultdict(lambda: defaultdict(Work))
     for step in STEPS[:-1]:
         stage = worker_specs(settings, workspace, "plan")[step.name].load()
-        latest: dict[str, Entry] = {}
-        for entry in Ledger(workspace, step.name, stage.emits).entries():
-            known = latest.get(entry.unit_id)
-            latest[entry.unit_id] = entry if known is None or entry.seq > known.seq else known
-        for entry in latest.values():
+        for entry in Ledger(workspace, step.name, stage.emits).newest():
             if step.name == "download":
                 videos = [row for row in entry.outputs if isinstance(row, Video)]
                 source_of |= {video.video_id: entry.unit_id for video in videos}

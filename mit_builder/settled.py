@@ -96,7 +96,8 @@ class Settled:
         for name in ("keeper", "video", "media"):
             _, group, n = np.unique(self._is[name][rows], return_inverse=True, return_counts=True)
             torn |= n[group] != self._is["n_group"][rows]
-        return rows[torn]
+        found: Array = rows[torn]
+        return found
 
     def _failed_of(self, classes: Collection[str]) -> Array:
         failed, seqs = self._store.column("failed"), self._store.column("seq").to_numpy()

@@ -44,10 +44,10 @@ def trace(
 
 
 def read(workspace: Workspace) -> dict[str, pa.Table]:
-    """The columns of every stage's ledger that say what ran when."""
+    """What every stage's ledger says about what ran when."""
     tables = {}
     for name, spec in worker_specs(Settings(), workspace, "trace").items():
-        tables[name] = Ledger(workspace, name, spec.load().emits).columns(COLUMNS)
+        tables[name] = Ledger(workspace, name, spec.load().emits).attempts(COLUMNS)
     return tables
 
 

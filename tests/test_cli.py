@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import types
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +20,8 @@ import yaml
 from yt_dlp.globals import supported_js_runtimes
 
 import mit_builder.run
-from manifests.rows import clip_id, short_id
+from manifests.ledger import Entry, Ledger
+from manifests.rows import Shot, clip_id, short_id
 from mit_builder import __version__, doctor, explain
 from mit_builder.cli import main
 from mit_builder.config import Settings
@@ -372,6 +374,15 @@ def test_why_tells_the_story_of_a_source_a_video_or_a_clip(cli: Cli, by: str) ->
     assert short_id("content", "a") not in out
     assert "Traceback" not in out
     assert "Traceback" in cli("--debug", "why", wanted[by], "-w", "ws")[1]
+
+
+def test_why_goes_once_over_the_ledger(cli: Cli) -> None:
+    run(cli, A)
+    ledger = Ledger(Workspace("ws"), "shots", (Shot,))
+    ledger.append([Entry(short_id("content", str(i)), "k", "done") for i in range(10_000)], run_id="large")
+    before_s = time.process_time()
+    assert "shots" in cli("why", A, "-w", "ws")[1]
+    assert time.process_time() - before_s < 3  # with a look at all rows for each of them it takes 12 s
 
 
 def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: Cli) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import manifests.ledger
+import manifests.parts
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Shot
 from manifests.schema import content_hash
@@ -161,6 +162,8 @@ class LedgerMachine(RuleBasedStateMachine):
             found = {(e.unit_id, e.input_key): (e.seq, e.outputs[0].end_frame - 1) for e in ledger.entries()}
             assert found == {key: (row[0], row[3]) for key, row in expected.items()}
             assert sorted(ledger.ids()) == sorted(latest)
+            assert {e.unit_id: e.input_key for e in ledger.newest()} == {unit: row[2] for unit, row in latest.items()}
+            assert [e.unit_id for e in ledger.newest("w".__eq__)] == [unit for unit in latest if unit == "w"]
             for unit in "vwx":
                 newest = ledger.latest(unit)
                 assert (newest.input_key if newest else None) == (latest[unit][2] if unit in latest else None)
@@ -194,3 +197,20 @@ def test_parts_that_vanish_while_somebody_looks_are_found_where_they_went() -> N
             return names
 
     assert Ledger(Reader(), "shots", (Shot,)).ids() == ["v0", "v1", "v2", "v3"]
+
+
+@pytest.mark.parametrize("n_told", range(4))
+def test_who_reads_all_entries_has_each_once_also_where_parts_are_merged_meanwhile(
+    n_told: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests.parts, "KEEP_BYTES", 0)
+    storage = Storage()
+    ledger = Ledger(storage, "shots", (Shot,))
+    for i in range(4):
+        ledger.append([Entry(f"v{i}", "k", "done", (Shot("v", 0, 9),))], run_id=f"r{i}")
+    entries = Ledger(storage, "shots", (Shot,)).entries()
+    told = [next(entries).unit_id for _ in range(n_told)]
+    ledger.append([Entry(name, "k", "done") for name in ("v0", "v3", "later")], run_id="r4")
+    ledger.compact("r9")
+    told += [entry.unit_id for entry in entries]
+    assert sorted(set(told) - {"later"}) == sorted(name for name in told if name != "later") == ["v0", "v1", "v2", "v3"]

@@ -131,6 +131,16 @@ def test_a_trace_has_every_unit_once_and_nothing_overlaps_in_a_row(workspace: Wo
         ends[row] = event["ts"] + event["dur"]
 
 
+def test_a_trace_has_an_attempt_once_in_its_own_run_also_where_its_verdict_changed(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    names = [f"{name}?video=x" for name in "abcd"]
+    runners = [walk(workspace, given) for given in (names[1:], names)]
+    for runner in runners:
+        worked = sum(tally.worked_on for tally in runner.tally.steps.values())
+        assert write(read(workspace), runner.run_id, tmp_path / "trace.json") == worked
+
+
 def test_units_that_ran_at_once_lie_in_rows_of_their_own(tmp_path: Path) -> None:
     import pyarrow as pa
 

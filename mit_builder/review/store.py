@@ -31,8 +31,7 @@ class Reviews:
         self._ledger = Ledger(workspace, STAGE, (Review, Sample))
         self._run_id = new_run_id()
         self.lines = [f"{part} is damaged: verdicts that only it held do not count" for part in self._ledger.damaged]
-        latest = (self._ledger.latest(name) for name in self._ledger.ids())
-        rows = [row for entry in latest if entry for row in entry.outputs]
+        rows = [row for entry in self._ledger.newest() for row in entry.outputs]
         self._reviews = {row.clip_id: row for row in rows if isinstance(row, Review)}
         self._samples = [row for row in rows if isinstance(row, Sample)]
 
