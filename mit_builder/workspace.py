@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,17 @@ class Workspace:
         return self.root is None or (self.root / SCRATCH / run_id).is_dir()
 
     def scratch(self, run_id: str) -> Path:
-        """A folder on local disk for the unfinished files of a run; workers make subfolders `<pid>-…` of their own."""
+        """A folder on local disk for the unfinished files of a run; see `own` for those of one process."""
         with self._writing(run_id):
             return self._scratch.run(run_id)
+
+    @contextmanager
+    def own(self, run_id: str) -> Iterator[Path]:
+        """An empty folder on local disk for unfinished files of this process, removed afterwards."""
+        with ExitStack() as stack:
+            with self._writing(run_id):
+                folder = stack.enter_context(self._scratch.own(run_id))
+            yield folder
 
     def partial(self, name: str) -> Path:
         """A folder on local disk that outlives a run, for the unfinished files of one unit."""
@@ -230,8 +238,13 @@ class Workspace:
 
     def stamps(self, folder: str) -> dict[str, str]:
         """What changes when the bytes of an object do, by key: its size and its entity tag."""
-        found = (meta for batch in obstore.list(self.store, prefix=folder) for meta in batch)
-        return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+
+        def listed() -> dict[str, str]:
+            found = (meta for page in obstore.list(self.store, prefix=folder) for meta in page)
+            return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+
+        with self._reading(folder):
+            return persistently(listed)
 
     def folder_time_ns(self, folder: str) -> int | None:
         """When a file came into a folder or left it; None where storage has no folders."""

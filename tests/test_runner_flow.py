@@ -236,7 +236,7 @@ def test_a_damaged_ledger_part_costs_its_own_units_alone(
         (OSError(errno.EMFILE, "Too many open files"), "resource"),
         (OSError(errno.EROFS, "Read-only file system"), "resource"),
         (WorkspaceError("cannot write clips/a"), "resource"),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "permanent"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "transient"),
     ],
 )
 def test_a_worker_that_finds_no_room_for_its_files_says_so(
@@ -245,7 +245,7 @@ def test_a_worker_that_finds_no_room_for_its_files_says_so(
     def no_room(self: Workspace, run_id: str) -> Path:
         raise error
 
-    monkeypatch.setattr(Workspace, "scratch", no_room)
+    monkeypatch.setattr(Workspace, "own", no_room)
     assert failed(walk(workspace, ["a"])) == {"download": {failure_class: 1}}
 
 
@@ -255,6 +255,14 @@ def test_a_worker_that_finds_no_room_for_its_files_says_so(
         (MemoryError(), "resource"),
         (ConnectionResetError(), "transient"),
         (TimeoutError(), "transient"),
+        (FileNotFoundError("videos/a.mp4"), "transient"),
+        (OSError(errno.EIO, "Input/output error"), "transient"),
+        (OSError("cannot identify the picture"), "permanent"),
+        (ImportError("a library is gone"), "resource"),
+        (CannotContinue("no weights"), "resource"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "resource"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "resource"),
+        (RuntimeError("shapes do not fit"), "permanent"),
         (KeyError("x"), "permanent"),
         (MediaError("x"), "permanent"),
         (SourceError("x", failure_class="auth"), "auth"),
@@ -267,6 +275,12 @@ def test_an_exception_of_a_stage_has_a_failure_class(error: Exception, failure_c
 def test_a_file_that_could_not_be_opened_for_lack_of_descriptors_is_not_to_blame() -> None:
     error = MediaError("cannot read a.mp4")
     error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert classify(error) == "resource"
+
+
+def test_media_on_a_disk_that_went_away_are_not_to_blame() -> None:
+    error = MediaError("cannot read a.mp4")
+    error.__cause__ = OSError(errno.ESTALE, "Stale file handle")
     assert classify(error) == "resource"
 
 
