@@ -202,6 +202,7 @@ def test_on_a_cluster_its_gpus_are_planned_with_though_the_driver_has_none(monke
     monkeypatch.setattr(devices, "n_gpus_here", lambda: 0)
     assert devices.gpu_resources("auto", share=0.5).gpus == 0
     devices.count_on_cluster(3)
+    monkeypatch.delattr(devices, "n_gpus_here")  # it imports torch, for nothing
     needs = devices.gpu_resources("auto", share=0.5)
     assert (needs.gpus, needs.max_workers) == (0.5, 3)
 
