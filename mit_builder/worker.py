@@ -119,7 +119,7 @@ class Worker:
         return None
 
     def _open(self, *, elsewhere: bool) -> Workspace:
-        problem = problem_here(self._spec, __version__) if elsewhere else None
+        problem = problem_here(self._spec, __version__, patient=True) if elsewhere else None
         if problem:
             raise StageUnavailable(problem)
         workspace = Workspace(self._spec.workspace_uri, create=not elsewhere, scratch_gb=self._spec.scratch_gb)
@@ -166,19 +166,20 @@ class Worker:
         return {"status": "done", "outputs": outputs}
 
 
-def problem_here(spec: WorkerSpec, version: str) -> str | None:
+def problem_here(spec: WorkerSpec, version: str, *, patient: bool = False) -> str | None:
     """Why workers of a run cannot work on this machine, which may not be the driver's; None where they can.
 
     Args:
         spec: of any of its workers.
         version: of the driver's program.
+        patient: storage may be away for minutes.
     """
     here = socket.gethostname()
     if version != __version__:
         return f"mit-builder {__version__} on {here}, {version} where the run was started: install the same"
     try:
         workspace = Workspace(spec.workspace_uri, create=False)
-        workspace.check_reachable()
+        workspace.check_reachable(patient=patient)
     except (ConfigError, WorkspaceError) as error:
         return f"on {here}: {error}"
     if not workspace.is_there(spec.run_id):

@@ -21,7 +21,7 @@ from obstore.store import LocalStore, MemoryStore
 
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
-from mit_builder.object_store import first_line, is_remote, open_store, persistently
+from mit_builder.object_store import ATTEMPTS, first_line, is_remote, open_store, persistently
 from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL, SCRATCH, Scratch, sha256_of
 
 __all__ = ["FOLDERS", "KEEP_PARTIAL_S", "PARTIAL", "SCRATCH", "Workspace", "existing", "sha256_of"]
@@ -63,16 +63,22 @@ class Workspace:
         self.uri = text if self.root is None else str(self.root)
         self._scratch = Scratch(self.uri, self.root, scratch_gb)
 
-    def check_reachable(self) -> None:
-        """Look at the storage once, without the patience of a run.
+    def check_reachable(self, *, patient: bool = False) -> None:
+        """Look at the storage once.
+
+        Args:
+            patient: as requests of a run are, which an outage of minutes does not end; else with an answer in seconds.
 
         Raises:
             WorkspaceError: it does not answer, or there is no such bucket.
         """
         if self.root is not None:
             return
+        store, attempts = (self.store, ATTEMPTS) if patient else (self.impatient_store(), 2)
         try:
-            next(iter(obstore.list(self.impatient_store(), prefix="dataset", chunk_size=1)), None)
+            persistently(
+                lambda: next(iter(obstore.list(store, prefix="dataset", chunk_size=1)), None), attempts=attempts
+            )
         except (OSError, obstore.exceptions.BaseError) as error:
             raise WorkspaceError(f"cannot reach workspace {self.uri}: {first_line(error)}") from error
 

@@ -31,6 +31,7 @@ from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
 from mit_builder.validate import validate
+from mit_builder.worker import Worker, WorkerSpec
 from mit_builder.workspace import Workspace
 
 SETTINGS = config.load(None, ["shards.n_buckets=2"])
@@ -273,6 +274,18 @@ def test_storage_that_is_not_there_is_one_line_at_once(s3: S3Server, monkeypatch
         Workspace("s3://b/a").check_reachable()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 30
+
+
+def test_a_worker_on_a_cluster_waits_for_storage_that_is_away_for_a_moment(
+    s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.object_store, "PAUSE_S", 0.01)
+    spec = WorkerSpec("fakes:FakePose", SETTINGS.pose, uri, "run")
+    with flaky_proxy(s3.endpoint, share=1.0, only=("cut inside", "error")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        fate, proxy.fate = proxy.fate, lambda *asked: fate(*asked) if len(proxy.requests) < 8 else "passed"  # type: ignore[method-assign]
+        assert Worker(spec).ready(elsewhere=True) is None
+        assert proxy.count("GET") == 8
 
 
 def test_the_address_may_name_its_endpoint(s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
