@@ -19,7 +19,7 @@ from mit_builder import __version__
 from mit_builder.engine_calls import Engine, Load, Result
 from mit_builder.engine_connect import check_nodes, connect
 from mit_builder.engine_metrics import RayMeter
-from mit_builder.engine_nodes import Suspects, node_of
+from mit_builder.engine_nodes import Suspects, ask_node, is_node_loss, node_known
 from mit_builder.errors import CannotContinue
 from mit_builder.models.devices import n_gpus
 from mit_builder.pools import Crew, Pools, Room
@@ -96,8 +96,8 @@ class _Slot:
     deadline: float = 0.0
     timed_out: bool = False
     idle_since_s: float = 0.0
-    node_id: str | None = None
-    """Where it is, on a cluster."""
+    where: Any = None
+    """Answers with the node that it is on, on a cluster, before its models are loaded."""
 
 
 class RayEngine:
@@ -199,8 +199,9 @@ class RayEngine:
             self._start()
         assert self._make is not None
         actor = self._make(stage)
+        where = ask_node(actor) if self._elsewhere else None
         ready = actor.ready.remote(elsewhere=self._elsewhere)
-        self._slots[stage].append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S))
+        self._slots[stage].append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S, where=where))
 
     def _idle(self, longer_than_s: float) -> Iterator[tuple[str, _Slot]]:
         """Workers without work, the longest first."""
@@ -272,48 +273,50 @@ class RayEngine:
             if value is not None:
                 self._drop(stage, slot)
                 self._set_aside(stage, value)
-            elif self._elsewhere:
-                self._place(stage, slot)
             return None
         result = Result(stage, slot.tasks, entries=value)
         slot.call, slot.tasks = None, []
+        if any(entry.failure_class == "resource" for entry in value):
+            self._drop(stage, slot)  # what it ran out of, or a GPU's error, may be its process's for good
         return result
-
-    def _place(self, stage: str, slot: _Slot) -> None:
-        import ray
-
-        try:
-            slot.node_id = node_of(slot.actor)
-        except ray.exceptions.RayError:  # gone again
-            self._drop(stage, slot)
 
     def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
         import ray
 
-        text = " ".join(str(error).split())
-        if slot.starting is not None:
-            if not _is_node_loss(text):
-                self._set_aside(stage, f"the worker died while it was set up: {text[:300]}")
+        text = " ".join(str(error).split())[:300]
+        node_id = node_known(slot.where) if slot.where is not None else None
+        if slot.starting is not None and node_id is None and not is_node_loss(error):
+            self._set_aside(stage, _while_set_up(text), is_sure=False)
             return None
         lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
             lost, text = "timeout", f"took longer than {self._resources[stage].timeout_s:g} s"
         elif isinstance(error, ray.exceptions.OutOfMemoryError):
             lost = "memory"
-        elif _is_node_loss(text):
+        elif is_node_loss(error):
             lost = "node"
         else:
             lost = "crash"
-        result = Result(stage, slot.tasks, lost=lost, message=text[:300])
-        if lost == "crash" and slot.node_id:
-            self._suspects.add(result, slot.node_id)
+        result = Result(stage, slot.tasks, lost=lost, message=text)
+        if lost in ("crash", "timeout") and node_id is not None:
+            self._suspects.add(result, node_id)
             return None
-        return result
+        return self._known(result)
 
     def _cleared(self) -> Iterator[Result]:
-        """Calls whose workers crashed, once it is known whether with their nodes."""
+        """Calls whose workers died, once it is known whether with their nodes."""
         for result, is_node_lost in self._suspects.settled():
-            yield replace(result, lost="node") if is_node_lost else result
+            known = self._known(replace(result, lost="node") if is_node_lost else result)
+            if known is not None:
+                yield known
+
+    def _known(self, result: Result) -> Result | None:
+        """A loss that is understood; where nothing was being worked on, the worker died while it was set up."""
+        if result.tasks:
+            return result
+        if result.lost != "node":
+            self._set_aside(result.stage, _while_set_up(result.message))
+        return None
 
     def _kill_overdue(self) -> None:
         import ray
@@ -332,10 +335,11 @@ class RayEngine:
         gpus = self._resources[stage].gpus
         return f"it needs a node with {gpus:g} GPU free" if gpus else "is there a node with room?"
 
-    def _set_aside(self, stage: str, problem: str) -> None:
-        """A worker cannot be set up; where others of its stage work on a cluster, one node is ill, not the stage."""
+    def _set_aside(self, stage: str, problem: str, *, is_sure: bool = True) -> None:
+        """A worker cannot be set up; on a cluster its node may be ill, or lost where nothing is sure."""
         self._n_ill[stage] += 1
-        if not (self._elsewhere and self._slots[stage] and self._n_ill[stage] < MAX_ILL):
+        is_patient = self._elsewhere and (bool(self._slots[stage]) or not is_sure)
+        if not (is_patient and self._n_ill[stage] < MAX_ILL):
             self._unavailable[stage] = problem
 
     def _drop(self, stage: str, slot: _Slot) -> None:
@@ -355,9 +359,8 @@ class RayEngine:
             self._make = None
 
 
-def _is_node_loss(text: str) -> bool:
-    signs = ("node has died", "health check failed", "received SIGTERM", "Socket closed", "ActorUnavailable")
-    return any(sign in text for sign in signs)
+def _while_set_up(text: str) -> str:
+    return f"the worker died while it was set up: {text}"
 
 
 def check_layout() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,11 @@ from mit_builder.errors import CannotContinue, ConfigError
 ANSWER_S = 10.0
 _CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 STOPPED = ("SUCCEEDED", "FAILED", "STOPPED")
+OUTAGE_S, AGAIN_S = 300.0, 1.0
+"""A run goes on while its job service cannot be reached; who follows it waits for so long, and asks so often."""
+TAILS = 3
+"""How often the end of what a job has printed is asked for."""
+_AWAY = re.compile(r"status code 5\d\d")
 GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between SIGTERM and SIGKILL, read by its job supervisor; 3 s where it is not set."""
 
@@ -105,17 +111,27 @@ class Jobs:
             job_id = self._client.submit_job(entrypoint=entrypoint, runtime_env=environment, entrypoint_num_cpus=cpus)
             return str(job_id)
 
+    def _info(self, job_id: str) -> Any:
+        until_s = time.monotonic() + OUTAGE_S
+        while True:
+            try:
+                with self._asking():
+                    return self._client.get_job_info(job_id)
+            except CannotContinue as error:
+                is_away = isinstance(error.__cause__, OSError) or _AWAY.search(str(error))
+                if not is_away or time.monotonic() > until_s:
+                    raise
+            time.sleep(AGAIN_S)
+
     def status(self, job_id: str) -> tuple[str, str]:
         """State of a job, in Ray's words, and what Ray says of it."""
-        with self._asking():
-            info = self._client.get_job_info(job_id)
-            return str(info.status), " ".join((info.message or "").split())
+        info = self._info(job_id)
+        return str(info.status), " ".join((info.message or "").split())
 
     def exit_code(self, job_id: str) -> int | None:
         """What the command ended with; None where Ray does not know."""
-        with self._asking():
-            code: int | None = self._client.get_job_info(job_id).driver_exit_code
-            return code
+        code: int | None = self._info(job_id).driver_exit_code
+        return code
 
     def wait_until_begun(self, job_id: str, limit_s: float) -> None:
         """Return once a job runs or has ended.
@@ -135,18 +151,33 @@ class Jobs:
             time.sleep(0.5)
 
     def follow(self, job_id: str, say: Callable[[str], None]) -> None:
-        """Pass on what a job prints until it ends."""
+        """Pass on what a job prints until it ends, each word once, also where the connection breaks in between."""
+        n_said = 0
 
         async def tail() -> None:
+            nonlocal n_said
+            n_seen = 0  # each time it is told from the start
             async for text in self._client.tail_job_logs(job_id):
-                say(text)
+                n_seen += len(text)
+                if n_seen > n_said:
+                    say(text[n_said - n_seen :])
+                    n_said = n_seen
 
-        while True:
-            with self._asking():
-                asyncio.run(tail())
+        from aiohttp import ClientError
+
+        n_ended = 0
+        while n_ended < TAILS:
+            try:
+                with self._asking():
+                    asyncio.run(tail())
+            except (CannotContinue, ClientError):
+                is_whole = False
+            else:
+                is_whole = True
             if self.status(job_id)[0] in STOPPED:
-                return
-            time.sleep(1.0)  # the connection broke off; it goes on from the start of what is kept
+                n_ended += TAILS if is_whole else 1
+            else:
+                time.sleep(AGAIN_S)
 
     def wait(self, job_id: str, limit_s: float | None = None) -> str:
         """The state in which a job ended, or in which it is when the time is over."""

@@ -75,11 +75,20 @@ def _answer() -> None:
     """Nothing: that it was called is the answer."""
 
 
-def node_of(actor: Any) -> str:
-    """The node that a worker runs on; it must be up."""
+def ask_node(actor: Any) -> Any:
+    """Ask a worker, before anything else, which node it is on; see `node_known`."""
+    return actor.__ray_call__.remote(_own_node)
+
+
+def node_known(asked: Any) -> str | None:
+    """The node that a worker is on, or was; None where it was not yet there."""
     import ray
 
-    found: str = ray.get(actor.__ray_call__.remote(_own_node))
+    ready, _ = ray.wait([asked], timeout=0)
+    try:
+        found: str | None = ray.get(asked) if ready else None
+    except ray.exceptions.RayError:
+        return None
     return found
 
 
@@ -87,3 +96,18 @@ def _own_node(worker: Any) -> str:
     import ray
 
     return str(ray.get_runtime_context().get_node_id())
+
+
+def is_node_loss(error: Exception) -> bool:
+    """Whether an exception of Ray says by itself that a node or the way to it is lost, not only a worker."""
+    import ray
+
+    kinds = (
+        ray.exceptions.ActorUnavailableError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.ObjectLostError,
+    )
+    if isinstance(error, kinds) or getattr(error, "preempted", False):
+        return True
+    signs = ("node has died", "health check failed", "received SIGTERM", "Socket closed")
+    return isinstance(error, ray.exceptions.ActorDiedError) and any(sign in str(error) for sign in signs)

@@ -20,10 +20,10 @@ from typing import Literal
 FailureClass = Literal["transient", "permanent", "auth", "resource", "poison"]
 """Why a unit failed, which decides what happens next (mit_builder/retries.py, hosts.py):
 
-transient   network, a busy host: again in this run, with growing pauses, and in later runs
+transient   network, a busy host, a file that is not to be had: again in this run, with growing pauses, and later
 permanent   gone, private, broken, a bug: not again unless asked
 auth        a login is needed: again when the settings of its stage change; a host that keeps asking is left alone
-resource    disk or memory ran out: its stage pauses, then stops; again in later runs
+resource    disk, memory or a GPU ran out or away: its stage pauses, then stops; again in later runs
 poison      its worker died each time: set aside until asked for
 """
 

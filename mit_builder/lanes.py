@@ -16,7 +16,7 @@ from mit_builder.engine import Result
 from mit_builder.errors import FailureClass
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.pools import LIGHT_CPUS
-from mit_builder.retries import PASSES_BY_ITSELF, delay_s
+from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
 from mit_builder.stage import Stage
 from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
@@ -27,6 +27,8 @@ WAITING_S, MOST_WAITING = 4.0, 1024
 """So much work of one core may wait where units take no time, and never more units."""
 CALL_S = 0.25
 """Work of one call where units are small: a call costs the driver and Ray 5-10 ms."""
+MOST_NODES, SUSPECT_NODES = 5, 2
+"""A unit lost with so many nodes is set aside; one lost with some runs only while no other such unit does."""
 LEARN = 0.2
 """Share that a unit has in the mean of how long they take."""
 
@@ -63,6 +65,8 @@ class Waiting:
     n_failed: int = 0
     """Failed attempts of this run, those with a dead worker aside."""
     n_crashes: int = 0
+    n_nodes: int = 0
+    """Nodes of this run that were lost while it was alone with a worker there."""
     alone: bool = False
     """Shares no call with others, so that it can be blamed."""
     last: Entry | None = None
@@ -72,6 +76,11 @@ class Waiting:
     def n_attempts(self) -> int:
         """Attempts that failed, in this run and before."""
         return self.n_before + self.n_failed + self.n_crashes
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what takes nodes down."""
+        return self.n_nodes >= SUSPECT_NODES
 
 
 @dataclass
@@ -155,11 +164,11 @@ class Lane:
         return math.ceil(len(self.queue) / self.batch(cpus))
 
     def take(self) -> Waiting:
-        """The next unit: the first, or the longest where a step says how long they are."""
+        """The next unit: the first, or the longest where a step says how long they are, after those to run alone."""
         cost = self.step.cost
         if cost is None or self.queue[0].alone:
             return self.queue.popleft()
-        longest = max(range(len(self.queue)), key=lambda i: cost(self.queue[i].task.row))
+        longest = max(range(len(self.queue)), key=lambda i: (self.queue[i].alone, cost(self.queue[i].task.row)))
         waiting = self.queue[longest]
         del self.queue[longest]
         return waiting
@@ -200,6 +209,28 @@ class Lane:
         self.put_off(waiting, now_s + delay_s(entry.unit_id, waiting.n_attempts, settings))
         self.finished.append(entry)
         return True
+
+    def lost(self, waiting: Waiting, result: Result, settings: RunSettings, clock: Clock) -> Entry | None:
+        """Queue a unit again whose worker died, or the entry that it ends with.
+
+        Only a unit that was alone with its worker can be blamed, and for the loss of nodes after `MOST_NODES` alone.
+        """
+        is_alone, by_node = len(result.tasks) == 1, result.lost == "node"
+        waiting.alone = True
+        waiting.n_nodes += is_alone and by_node
+        n_lost, most = waiting.n_crashes + 1, settings.max_crashes
+        if by_node:
+            n_lost, most = waiting.n_nodes, MOST_NODES
+        if not is_alone or n_lost < most:
+            waiting.n_crashes += is_alone and not by_node
+            pause_s = delay_s(waiting.task.unit_id, waiting.n_nodes, settings) if waiting.is_suspect else 0.0
+            self.put_off(
+                waiting, clock.monotonic_s() + pause_s
+            )  # nodes that go one after another take no unit along each time
+            return None
+        entry = stamped(lost_entry(waiting.task, result, n_lost, clock.wall_s()), waiting, self)
+        waiting.n_failed = settings.max_attempts  # that many dead workers are enough
+        return entry
 
     def learn(self, entry: Entry, settings: RunSettings, now_s: float) -> str | None:
         """Pause where disk or memory ran out, and stop where pauses do not help; one line when that happens."""
@@ -253,13 +284,14 @@ def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:
     return replace(entry, attempts=waiting.n_attempts + 1, settings_key=lane.settings_key)
 
 
-def lost_entry(task: Task, result: Result, n_crashes: int, wall_s: float) -> Entry:
+def lost_entry(task: Task, result: Result, n_lost: int, wall_s: float) -> Entry:
     """The entry of a unit whose worker died for the last time; running out of memory is not the unit's poison."""
+    what = "its node was lost" if result.lost == "node" else "the worker died"
     return Entry(
         unit_id=task.unit_id,
         input_key=task.input_key,
         status="failed",
         failure_class="resource" if result.lost == "memory" else "poison",
-        message=f"the worker died {n_crashes} times: {result.message}",
+        message=f"{what} {n_lost} times: {result.message}",
         started_at_s=wall_s,
     )

@@ -33,7 +33,7 @@ PATIENCE: dict[str, Any] = {
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=15), "base": 2},
 }
 """Services ask for less and break off for minutes; above five minutes obstore's signatures are too old."""
-IMPATIENCE: dict[str, Any] = {**PATIENCE, "max_retries": 2, "retry_timeout": timedelta(seconds=15)}
+IMPATIENCE: dict[str, Any] = {**PATIENCE, "max_retries": 4, "retry_timeout": timedelta(seconds=15)}
 """For the first look, where a wrong address is likelier than a service that is away."""
 TIMES = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "2h"}
 """The whole answer may take long (a video of gigabytes); that nothing comes for a minute may not."""
@@ -75,15 +75,16 @@ def open_store(uri: str, *, patient: bool = True) -> Any:
         raise ConfigError(f"cannot use workspace {uri}: {first_line(error)}") from error
 
 
-def persistently(call: Callable[[], T], *, may_be_missing: bool = True) -> T:
+def persistently(call: Callable[[], T], *, may_be_missing: bool = True, attempts: int = ATTEMPTS) -> T:
     """The result of a request that may be repeated, which is done where obstore gives up too early.
 
     Args:
         call: makes the request.
         may_be_missing: "not found" is an answer; what is sent cannot be missing.
+        attempts: the most requests.
     """
     started_s = time.monotonic()
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(1, attempts):
         try:
             return call()
         except (OSError, obstore.exceptions.GenericError) as error:

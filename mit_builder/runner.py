@@ -20,7 +20,7 @@ from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Engine, Load, Result
 from mit_builder.hosts import Hosts
 from mit_builder.labelled import LabelledClips
-from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, lost_entry, stamped
+from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, stamped
 from mit_builder.observe import Observer
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
@@ -39,6 +39,7 @@ __all__ = ["Choice", "Runner"]
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
 CHECK_SPACE_S = 5.0
+SUSPECT_WAIT_S = 1.0
 
 
 class Runner:
@@ -245,6 +246,9 @@ class Runner:
         size = lane.batch(self.load.cpus)
         for _ in range(len(lane.queue)):
             waiting = lane.take()
+            if waiting.is_suspect and any(w.is_suspect for x in self.lanes.values() for w in x.running.values()):
+                lane.put_off(waiting, now_s + SUSPECT_WAIT_S)
+                continue
             if waiting.limit and not self._goes_out(lane, waiting, waiting.limit, now_s):
                 continue
             batch.append(waiting)
@@ -333,19 +337,13 @@ class Runner:
         self.trees.closed(waiting.unit)
 
     def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
-        """A worker died. Only a unit that was alone with it can be blamed, and not for the loss of a node."""
+        """A worker died."""
         if result.lost == "node":
             self._on_note(f"a node was lost: {lane.step.name} does {len(waiting)} units again, elsewhere")
         for w in waiting:
-            blamed = len(waiting) == 1 and result.lost != "node"
-            if not blamed or w.n_crashes + 1 < self.settings.run.max_crashes:
-                w.n_crashes += blamed
-                w.alone = True
-                lane.queue.append(w)
-                continue
-            entry = stamped(lost_entry(w.task, result, w.n_crashes + 1, self.clock.wall_s()), w, lane)
-            w.n_failed = self.settings.run.max_attempts  # that many dead workers are enough
-            self._judge(lane, w, entry)
+            entry = lane.lost(w, result, self.settings.run, self.clock)
+            if entry is not None:
+                self._judge(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
         """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""

@@ -7,10 +7,12 @@ known by the digest of its content and held by a lock on its folder, which the k
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import random
+import secrets
 import shutil
 import stat
 import tempfile
@@ -28,6 +30,7 @@ PARTIAL = ".partial"
 COPIES = ".copies"
 KEEP_PARTIAL_S = 2 * 24 * 3600
 """Older parts are not gone on with: a list that fails for days must not fill the disk."""
+MAKE_ATTEMPTS = 1000
 ROOM_WAIT_S = 120.0
 """For how long a copy waits for the copies and units of others to go."""
 
@@ -50,9 +53,7 @@ class Scratch:
     def run(self, name: str) -> Path:
         """A folder for unfinished files, made if need be."""
         self._prepare()
-        folder = self.base / SCRATCH / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return _made(self.base / SCRATCH / name)
 
     def _prepare(self) -> None:
         if self._is_remote:
@@ -92,8 +93,12 @@ class Scratch:
     @contextmanager
     def own(self, name: str) -> Iterator[Path]:
         """An empty folder of this process, removed afterwards."""
-        with tempfile.TemporaryDirectory(dir=self.run(name), prefix=f"{os.getpid()}-") as folder:
-            yield Path(folder)
+        self._prepare()
+        folder = _made(self.base / SCRATCH / name / f"{os.getpid()}-{secrets.token_hex(8)}")
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def copy(self, name: str, sha256: str, n_bytes: int, fetch: Callable[[Path], None]) -> Iterator[Path]:
@@ -124,7 +129,9 @@ class Scratch:
         try:
             fetch(part)
             if sha256_of(part) != sha256:
-                raise UnitError(f"{name} is not what the ledger promises: delete it, then run --retry-failed")
+                raise UnitError(
+                    f"{name} is not what the ledger promises: delete it, then run again", failure_class="transient"
+                )
             part.rename(path)
         finally:
             part.unlink(missing_ok=True)
@@ -170,7 +177,7 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
         BlockingIOError: others hold it, and `how` says not to wait for them.
     """
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
+        _made(folder)
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
@@ -189,6 +196,19 @@ def _is_at(folder: Path, descriptor: int) -> bool:
         return os.path.samestat(folder.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder and those above it, while others may remove them as long as they are empty."""
+    for _ in range(MAKE_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise
+        else:
+            return folder
+    raise FileNotFoundError(errno.ENOENT, "removed again and again", str(folder))
 
 
 def temporary() -> Path:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 import yaml
 
+from manifests.sources import SourceListError, read_list
 from mit_builder import config
 from mit_builder.config import Settings
 from mit_builder.errors import CannotContinue, ConfigError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from mit_builder.engine_jobs import Jobs
 
 SETTINGS_FILE = "settings.yaml"
+_LOGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\s]*@", re.IGNORECASE)
+"""An address with a login in it."""
 STOPS_WITHIN_S = 15.0
 """Beyond a job's grace, until Ray has said that it has stopped."""
 
@@ -50,11 +54,23 @@ class Submission:
             Workspace(self.workspace)  # an address with a password in it is refused
         if self.settings.run.ray_address:
             raise ConfigError("run.ray_address is given by the cluster that a run is submitted to")
-        if "@" in urlsplit(self.settings.download.proxy or "").netloc:
-            raise ConfigError("download.proxy holds a password, which would stand in the job's files: give it none")
+        try:
+            told = next((where for where, text in self._told() if _LOGIN.search(text)), None)
+        except SourceListError as error:
+            raise ConfigError(str(error)) from error
+        if told:
+            raise ConfigError(f"{told} holds a user name or password, which the job's files would tell: leave it out")
+
+    def _told(self) -> Iterator[tuple[str, str]]:
+        """What the cluster's job service and its files will hold, and where a user has put it."""
+        yield from ((f"source {n}", address) for n, address in enumerate(self.addresses, 1))
+        for name, section in self.settings.model_dump(mode="json", exclude_defaults=True).items():
+            values = section if isinstance(section, dict) else {}
+            yield from ((f"{name}.{key}", str(value)) for key, value in values.items())
         for path in self.lists:
             if not path.is_file():
                 raise ConfigError(f"no such source list: {path}")
+            yield from ((f"{path}, source {n},", address) for n, address in enumerate(read_list(path), 1))
 
     def pack(self, folder: Path) -> str:
         """Put what the run needs into a folder; the command that finds it there."""

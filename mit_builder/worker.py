@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import socket
 import time
 import traceback
@@ -30,7 +29,10 @@ from mit_builder.workspace import FOLDERS, Workspace
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 """Names are ids of ours: one that came from outside could lead out of the workspace."""
 SHORT_OF = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Errors of the system that say nothing about a unit."""
+GONE = (errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.EREMOTEIO, errno.ENOLCK)
+"""Errors of the system that say nothing about a unit: it has run out of something, or lost a disk."""
+_ON_GPU = re.compile(r"CUDA|cuDNN|CUBLAS_STATUS|HIP error")
+"""What errors of torch begin with that leave the GPU, or what this process sees of it, unusable."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Worker:
         return None
 
     def _open(self, *, elsewhere: bool) -> Workspace:
-        problem = problem_here(self._spec, __version__) if elsewhere else None
+        problem = problem_here(self._spec, __version__, patient=True) if elsewhere else None
         if problem:
             raise StageUnavailable(problem)
         workspace = Workspace(self._spec.workspace_uri, create=not elsewhere, scratch_gb=self._spec.scratch_gb)
@@ -142,19 +144,10 @@ class Worker:
             **outcome,
         )
 
-    @contextmanager
-    def _tmp(self, task: Task) -> Iterator[Path]:
-        folder = self._workspace.scratch(self._spec.run_id) / f"{os.getpid()}-{task.input_key[:16]}"
-        folder.mkdir(exist_ok=True)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     def _outcome(self, task: Task) -> dict[str, Any]:
         assert self._stage is not None, "ready() comes first"
         try:
-            with self._tmp(task) as tmp:
+            with self._workspace.own(self._spec.run_id) as tmp:
                 outputs = tuple(self._stage.process(task.row, UnitContext(self._workspace, task.input_key, tmp)))
         except Reject as verdict:
             return {
@@ -173,19 +166,20 @@ class Worker:
         return {"status": "done", "outputs": outputs}
 
 
-def problem_here(spec: WorkerSpec, version: str) -> str | None:
+def problem_here(spec: WorkerSpec, version: str, *, patient: bool = False) -> str | None:
     """Why workers of a run cannot work on this machine, which may not be the driver's; None where they can.
 
     Args:
         spec: of any of its workers.
         version: of the driver's program.
+        patient: storage may be away for minutes.
     """
     here = socket.gethostname()
     if version != __version__:
         return f"mit-builder {__version__} on {here}, {version} where the run was started: install the same"
     try:
         workspace = Workspace(spec.workspace_uri, create=False)
-        workspace.check_reachable()
+        workspace.check_reachable(patient=patient)
     except (ConfigError, WorkspaceError) as error:
         return f"on {here}: {error}"
     if not workspace.is_there(spec.run_id):
@@ -195,18 +189,25 @@ def problem_here(spec: WorkerSpec, version: str) -> str | None:
 
 
 def classify(error: BaseException) -> FailureClass:
-    """The failure class of an exception from a stage."""
-    if isinstance(error, MemoryError | WorkspaceError) or _is_short(error):
+    """The failure class of an exception from a stage; what the machine or storage did is never permanent."""
+    if isinstance(error, MemoryError | CannotContinue | ConfigError | ImportError) or _is_short(error):
         return "resource"
     if isinstance(error, UnitError):
         return error.failure_class
-    return "transient" if isinstance(error, ConnectionError | TimeoutError) else "permanent"
+    if isinstance(error, RuntimeError) and _ON_GPU.match(str(error)):
+        return "resource"
+    by_system = isinstance(error, OSError) and error.errno is not None
+    return (
+        "transient"
+        if by_system or isinstance(error, FileNotFoundError | ConnectionError | TimeoutError)
+        else "permanent"
+    )
 
 
 def _is_short(error: BaseException | None) -> bool:
     """Whether an error, or what it came from, says that this machine has run out of something."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in SHORT_OF:
+        if isinstance(error, OSError) and error.errno in SHORT_OF + GONE:
             return True
         error = error.__cause__
     return False

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from obstore.store import LocalStore, MemoryStore
 
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
-from mit_builder.object_store import first_line, is_remote, open_store, persistently
+from mit_builder.object_store import ATTEMPTS, first_line, is_remote, open_store, persistently
 from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL, SCRATCH, Scratch, sha256_of
 
 __all__ = ["FOLDERS", "KEEP_PARTIAL_S", "PARTIAL", "SCRATCH", "Workspace", "existing", "sha256_of"]
@@ -63,16 +63,22 @@ class Workspace:
         self.uri = text if self.root is None else str(self.root)
         self._scratch = Scratch(self.uri, self.root, scratch_gb)
 
-    def check_reachable(self) -> None:
-        """Look at the storage once, without the patience of a run.
+    def check_reachable(self, *, patient: bool = False) -> None:
+        """Look at the storage once.
+
+        Args:
+            patient: as requests of a run are, which an outage of minutes does not end; else with an answer in seconds.
 
         Raises:
             WorkspaceError: it does not answer, or there is no such bucket.
         """
         if self.root is not None:
             return
+        store, attempts = (self.store, ATTEMPTS) if patient else (self.impatient_store(), 2)
         try:
-            next(iter(obstore.list(self.impatient_store(), prefix="dataset", chunk_size=1)), None)
+            persistently(
+                lambda: next(iter(obstore.list(store, prefix="dataset", chunk_size=1)), None), attempts=attempts
+            )
         except (OSError, obstore.exceptions.BaseError) as error:
             raise WorkspaceError(f"cannot reach workspace {self.uri}: {first_line(error)}") from error
 
@@ -86,9 +92,17 @@ class Workspace:
         return self.root is None or (self.root / SCRATCH / run_id).is_dir()
 
     def scratch(self, run_id: str) -> Path:
-        """A folder on local disk for the unfinished files of a run; workers make subfolders `<pid>-…` of their own."""
+        """A folder on local disk for the unfinished files of a run; see `own` for those of one process."""
         with self._writing(run_id):
             return self._scratch.run(run_id)
+
+    @contextmanager
+    def own(self, run_id: str) -> Iterator[Path]:
+        """An empty folder on local disk for unfinished files of this process, removed afterwards."""
+        with ExitStack() as stack:
+            with self._writing(run_id):
+                folder = stack.enter_context(self._scratch.own(run_id))
+            yield folder
 
     def partial(self, name: str) -> Path:
         """A folder on local disk that outlives a run, for the unfinished files of one unit."""
@@ -230,8 +244,13 @@ class Workspace:
 
     def stamps(self, folder: str) -> dict[str, str]:
         """What changes when the bytes of an object do, by key: its size and its entity tag."""
-        found = (meta for batch in obstore.list(self.store, prefix=folder) for meta in batch)
-        return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+
+        def listed() -> dict[str, str]:
+            found = (meta for page in obstore.list(self.store, prefix=folder) for meta in page)
+            return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+
+        with self._reading(folder):
+            return persistently(listed)
 
     def folder_time_ns(self, folder: str) -> int | None:
         """When a file came into a folder or left it; None where storage has no folders."""

@@ -19,7 +19,7 @@ import ray  # before the engine tells it what to listen on
 from mit_builder import config
 from mit_builder.dataset import parse_index
 from mit_builder.engine import RayEngine, Result, SerialEngine, _Slot
-from mit_builder.engine_nodes import _Suspect
+from mit_builder.engine_nodes import _Suspect, is_node_loss
 from mit_builder.errors import CannotContinue
 from mit_builder.lanes import worker_specs
 from mit_builder.metrics import METRICS
@@ -27,7 +27,7 @@ from mit_builder.observe import Observer
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.stage import Resources
-from mit_builder.worker import WorkerSpec
+from mit_builder.worker import Task, WorkerSpec
 from mit_builder.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,10 +264,65 @@ def test_a_crash_on_a_node_that_is_lost_is_not_held_against_the_unit(
     answers = iter([None, True, False])
     monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect: next(answers))
     engine = RayEngine({}, {}, scratch=tmp_path)
-    crash = Result("pose", [], lost="crash", message="End of file")
+    crash = Result("pose", [Task("u", "k", None)], lost="crash", message="End of file")
     engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
     assert list(engine._cleared()) == []
     assert [result.lost for result in engine._cleared()] == ["node"]
     engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
     assert list(engine._cleared()) == [crash]
     assert not engine._suspects
+
+
+def died(why: str) -> Exception:
+    """What Ray raises for an actor that is gone."""
+    error = ray.exceptions.ActorDiedError()
+    error.error_msg = why
+    return error
+
+
+def test_a_node_that_is_lost_while_a_worker_loads_its_models_does_not_stop_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
+    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append(node))
+    crash = died("Worker exit type: SYSTEM_ERROR ... End of file")
+    engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
+    engine._elsewhere = True
+    assert engine._loss("a", _Slot(actor=None, starting=object(), where="node-1"), crash) is None
+    assert (asked, engine.unavailable()) == (["node-1"], {})
+    loading = Result("a", [], lost="crash", message="End of file")
+    for is_lost, problem in ((True, {}), (False, {"a": "the worker died while it was set up: End of file"})):
+        monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect, is_lost=is_lost: is_lost)
+        engine._suspects._waiting.append(_Suspect(loading, "node-1", None, 0.0))
+        assert list(engine._cleared()) == []
+        assert engine.unavailable() == problem
+
+
+@pytest.mark.parametrize(
+    ("error", "is_loss"),
+    [
+        (ray.exceptions.ActorUnavailableError("The connection is gone", None), True),
+        (ray.exceptions.ObjectLostError("0" * 56, None, ""), True),
+        (died("its node has died"), True),
+        (died("Worker exit type: SYSTEM_ERROR"), False),
+        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory"), False),
+    ],
+)
+def test_the_loss_of_a_node_is_known_by_the_type_of_the_error_or_what_ray_says_of_the_actor(
+    error: Exception, is_loss: bool
+) -> None:
+    assert is_node_loss(error) == is_loss
+
+
+def test_a_unit_that_takes_too_long_on_a_frozen_node_is_not_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Result] = []
+    monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
+    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append(item))
+    engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
+    task = Task("u", "k", None)
+    slot = _Slot(actor=None, call=object(), tasks=[task], where="node-1", timed_out=True)
+    assert engine._loss("a", slot, died("killed by ray.kill")) is None
+    assert [result.lost for result in asked] == ["timeout"]

@@ -143,8 +143,8 @@ def test_the_longest_of_what_waits_is_begun_first_where_a_step_says_how_long() -
     stage.step = replace(stage.step, cost=float)
     stage.queue.extend(waiting(i, row) for i, row in enumerate([3, 9, 5]))
     assert [stage.take().task.row for _ in range(3)] == [9, 5, 3]
-    stage.queue.extend(waiting(i, row) for i, row in enumerate([3, 9]))
-    stage.queue[0].alone = True
+    stage.queue.extend(waiting(i, row) for i, row in enumerate([9, 3, 5]))
+    stage.queue[1].alone = True
     assert stage.take().task.row == 3
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_units_that_shared_a_call_are_tried_one_by_one_before_any_is_blamed(work
 
 def test_the_loss_of_a_node_is_nobodys_fault(workspace: Workspace) -> None:
     class NodeLost(SerialEngine):
-        left = 5
+        left = 4
 
         def submit(self, stage: str, tasks: list[Task]) -> None:
             if stage == "pose" and self.left:
@@ -175,6 +176,34 @@ def test_the_loss_of_a_node_is_nobodys_fault(workspace: Workspace) -> None:
     assert engine.left == 0
     assert runner.tally.failed == 0
     assert runner.tally.steps["pose"].done == 2
+
+
+def test_a_unit_that_takes_its_node_down_again_and_again_is_set_aside_and_what_went_down_with_it_is_not(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OneNode(Wide, Accidents):
+        """Everything runs on one node: what takes it down takes everything down."""
+
+        n_lost = 0
+
+        def submit(self, stage: str, tasks: list[Task]) -> None:
+            assert self.n_lost < 30, "for ever"
+            super().submit(stage, tasks)
+
+        def wait(self, timeout_s: float) -> list[Result]:
+            if not any(result.lost for result in self._results):
+                return super().wait(timeout_s)
+            self.n_lost += 1
+            lost, self._results = self._results, []
+            return [replace(result, entries=None, lost="node", message="its node has died") for result in lost]
+
+    monkeypatch.setattr("mit_builder.runner.SUSPECT_WAIT_S", 0.01)
+    sources = ["a", "bad?lengths=200&lose=node", "worse?lengths=200&lose=node", *"bcde"]
+    runner, engine = walk_with(OneNode, workspace, sources, "run.max_crashes=1")
+    assert [(step, entry.failure_class) for step, entry in runner.failures] == [("pose", "poison")] * 2
+    assert {entry.message for _, entry in runner.failures} == {"its node was lost 5 times: its node has died"}
+    assert {row["title"] for row in dataset(workspace)} == set("abcde")
+    assert engine.n_lost <= 10
 
 
 def test_poison_is_retried_only_when_asked_for(workspace: Workspace) -> None:
@@ -236,7 +265,7 @@ def test_a_damaged_ledger_part_costs_its_own_units_alone(
         (OSError(errno.EMFILE, "Too many open files"), "resource"),
         (OSError(errno.EROFS, "Read-only file system"), "resource"),
         (WorkspaceError("cannot write clips/a"), "resource"),
-        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "permanent"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "transient"),
     ],
 )
 def test_a_worker_that_finds_no_room_for_its_files_says_so(
@@ -245,7 +274,7 @@ def test_a_worker_that_finds_no_room_for_its_files_says_so(
     def no_room(self: Workspace, run_id: str) -> Path:
         raise error
 
-    monkeypatch.setattr(Workspace, "scratch", no_room)
+    monkeypatch.setattr(Workspace, "own", no_room)
     assert failed(walk(workspace, ["a"])) == {"download": {failure_class: 1}}
 
 
@@ -255,6 +284,14 @@ def test_a_worker_that_finds_no_room_for_its_files_says_so(
         (MemoryError(), "resource"),
         (ConnectionResetError(), "transient"),
         (TimeoutError(), "transient"),
+        (FileNotFoundError("videos/a.mp4"), "transient"),
+        (OSError(errno.EIO, "Input/output error"), "transient"),
+        (OSError("cannot identify the picture"), "permanent"),
+        (ImportError("a library is gone"), "resource"),
+        (CannotContinue("no weights"), "resource"),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), "resource"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "resource"),
+        (RuntimeError("shapes do not fit"), "permanent"),
         (KeyError("x"), "permanent"),
         (MediaError("x"), "permanent"),
         (SourceError("x", failure_class="auth"), "auth"),
@@ -267,6 +304,12 @@ def test_an_exception_of_a_stage_has_a_failure_class(error: Exception, failure_c
 def test_a_file_that_could_not_be_opened_for_lack_of_descriptors_is_not_to_blame() -> None:
     error = MediaError("cannot read a.mp4")
     error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert classify(error) == "resource"
+
+
+def test_media_on_a_disk_that_went_away_are_not_to_blame() -> None:
+    error = MediaError("cannot read a.mp4")
+    error.__cause__ = OSError(errno.ESTALE, "Stale file handle")
     assert classify(error) == "resource"
 
 

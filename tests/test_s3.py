@@ -17,6 +17,7 @@ from object_storage import S3Server, flaky_proxy
 from tiny_dataset import build
 
 import mit_builder.lease
+import mit_builder.object_store
 import mit_builder.scratch
 import mit_builder.workspace
 from manifests.rows import Artifact
@@ -30,6 +31,7 @@ from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Runner
 from mit_builder.session import new_run_id
 from mit_builder.validate import validate
+from mit_builder.worker import Worker, WorkerSpec
 from mit_builder.workspace import Workspace
 
 SETTINGS = config.load(None, ["shards.n_buckets=2"])
@@ -126,6 +128,22 @@ def test_many_objects_are_listed_and_deleted_by_few_requests(
         assert workspace.names("clips") == set()
 
 
+def test_parts_are_listed_with_patience_and_a_listing_that_never_comes_is_one_line(
+    s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.object_store, "PAUSE_S", 0.001)
+    Workspace(uri).write("manifests/pose/part-1.parquet", b"1")
+    with flaky_proxy(s3.endpoint, seed=4, share=0.5, only=("cut inside",)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        workspace = Workspace(uri)
+        for _ in range(5):
+            assert list(workspace.stamps("manifests/")) == ["manifests/pose/part-1.parquet"]
+        assert proxy.count("GET", "cut inside") > 0
+        proxy.share = 1.0
+        with pytest.raises(WorkspaceError, match=r"^cannot read manifests/ in workspace s3://[^\n]*$"):
+            workspace.stamps("manifests/")
+
+
 def test_a_video_that_many_units_read_is_fetched_once(
     s3: S3Server, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,8 +198,9 @@ def test_an_object_that_is_not_what_the_ledger_promises_fails_its_unit(uri: str,
     workspace = Workspace(uri)
     artifact = workspace.commit(file_of(tmp_path, 1000), "videos/a.mp4")
     workspace.write("videos/a.mp4", b"another")
-    with pytest.raises(UnitError, match=r"videos/a\.mp4 is not what the ledger promises"):
+    with pytest.raises(UnitError, match=r"videos/a\.mp4 is not what the ledger promises") as caught:
         workspace.artifact(artifact).__enter__()
+    assert caught.value.failure_class == "transient"
     with pytest.raises(FileNotFoundError):
         workspace.artifact(Artifact("videos/none.mp4", "0" * 64, 1)).__enter__()
 
@@ -255,6 +274,18 @@ def test_storage_that_is_not_there_is_one_line_at_once(s3: S3Server, monkeypatch
         Workspace("s3://b/a").check_reachable()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - started < 30
+
+
+def test_a_worker_on_a_cluster_waits_for_storage_that_is_away_for_a_moment(
+    s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mit_builder.object_store, "PAUSE_S", 0.01)
+    spec = WorkerSpec("fakes:FakePose", SETTINGS.pose, uri, "run")
+    with flaky_proxy(s3.endpoint, share=1.0, only=("cut inside", "error")) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        fate, proxy.fate = proxy.fate, lambda *asked: fate(*asked) if len(proxy.requests) < 8 else "passed"  # type: ignore[method-assign]
+        assert Worker(spec).ready(elsewhere=True) is None
+        assert proxy.count("GET") == 8
 
 
 def test_the_address_may_name_its_endpoint(s3: S3Server, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

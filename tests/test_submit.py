@@ -8,19 +8,21 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fakes
 import pytest
 import yaml
 from walks import settings_with, walk, worked
 
-from mit_builder import __version__, cli, config
+from mit_builder import __version__, cli, config, engine_jobs
 from mit_builder.engine import SerialEngine
 from mit_builder.engine_connect import cluster_address
-from mit_builder.errors import ConfigError
+from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.lanes import worker_specs
 from mit_builder.models import devices
 from mit_builder.runner import Runner
@@ -31,8 +33,13 @@ from mit_builder.worker import Worker, WorkerSpec, problem_here
 from mit_builder.workspace import Workspace
 
 
-def submission(*overrides: str, workspace: str = "s3://bucket/talks", lists: tuple[Path, ...] = ()) -> Submission:
-    return Submission(workspace, config.load(None, overrides), ["http://a.test/x;y"], list(lists), ["all"], 3, True)
+def submission(
+    *overrides: str,
+    workspace: str = "s3://bucket/talks",
+    lists: tuple[Path, ...] = (),
+    addresses: Sequence[str] = ("http://a.test/x;y",),
+) -> Submission:
+    return Submission(workspace, config.load(None, overrides), list(addresses), list(lists), ["all"], 3, True)
 
 
 def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_path: Path) -> None:
@@ -55,15 +62,88 @@ def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_pa
     [
         (submission(workspace="talks"), "give s3://, gs://, az://, or a shared folder's full path"),
         (submission(workspace="s3://key:hidden@bucket"), "must hold no password"),
-        (submission("download.proxy=http://u:hidden@proxy"), "download.proxy holds a password"),
+        (submission("download.proxy=http://u:hidden@proxy"), "download.proxy holds a user name or password"),
+        (submission("shards.contact=https://u:hidden@mail.test"), "shards.contact holds a user name or password"),
+        (
+            submission(addresses=["http://a.test", "https://u:hidden@a.test/x"]),
+            "source 2 holds a user name or password",
+        ),
         (submission("run.ray_address=auto"), "run.ray_address is given by the cluster"),
         (submission(lists=(Path("/none.txt"),)), "no such source list: /none.txt"),
+        (submission(lists=(Path(__file__),)), "a source list ends in one of"),
     ],
 )
 def test_what_cannot_work_there_or_would_be_seen_there_is_refused(refused: Submission, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         refused.check()
     assert "hidden" not in str(caught.value)
+
+
+def test_a_list_with_a_password_in_it_is_not_sent(tmp_path: Path) -> None:
+    given = tmp_path / "list.csv"
+    given.write_text("url,title\nhttp://a.test/1,x\nhttp://u:hidden@a.test/2?at=me@home,y\n")
+    with pytest.raises(ConfigError, match=r"list\.csv, source 2, holds a user name or password") as caught:
+        submission(lists=(given,)).check()
+    assert "hidden" not in str(caught.value)
+    given.write_text("url\nhttp://a.test/@channel\nhttp://a.test/2?at=me@home\n")
+    submission(lists=(given,)).check()
+
+
+class Service:
+    """A job service whose connection breaks: in the middle of what a job prints, and while it is asked."""
+
+    def __init__(self, broken: list[Exception | None], states: list[str | Exception]) -> None:
+        self.broken, self.states = broken, states
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        text = "one\ntwo\nthree\nfour\n"
+        error = self.broken.pop(0)
+        for start in range(0, len(text) - 8 * len(self.broken), 4):
+            yield text[start : start + 4]
+        if error is not None:
+            raise error
+
+    def get_job_info(self, job_id: str) -> Any:
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return SimpleNamespace(status=state, message="", driver_exit_code=0)
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> engine_jobs.Jobs:
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(engine_jobs, "AGAIN_S", 0.0)
+    made = object.__new__(engine_jobs.Jobs)
+    made.address = "http://head:8265"
+    return made
+
+
+@pytest.mark.parametrize("state_at_the_break", ["RUNNING", "SUCCEEDED"])
+def test_a_follower_whose_connection_breaks_goes_on_and_says_every_word_once(
+    jobs: engine_jobs.Jobs, state_at_the_break: str
+) -> None:
+    import aiohttp
+
+    broken = [RuntimeError("WebSocket connection closed unexpectedly"), aiohttp.ServerDisconnectedError(), None]
+    away: list[str | Exception] = [ConnectionError("refused"), RuntimeError("Request failed with status code 503: x")]
+    jobs._client = Service(list(broken), [*away, state_at_the_break, "SUCCEEDED"])
+    said: list[str] = []
+    jobs.follow("job", said.append)
+    assert "".join(said) == "one\ntwo\nthree\nfour\n"
+    assert jobs.wait("job") == "SUCCEEDED"
+
+
+def test_a_job_that_there_is_not_and_a_service_that_stays_away_are_one_line(
+    jobs: engine_jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs._client = Service([], [RuntimeError("Request failed with status code 404: no such job")])
+    with pytest.raises(CannotContinue, match="no such job"):
+        jobs.wait("job")
+    monkeypatch.setattr(engine_jobs, "OUTAGE_S", 0.01)
+    jobs._client = Service([], [ConnectionError("refused")])
+    with pytest.raises(CannotContinue, match=r"^the job service at http://head:8265 says: refused$"):
+        jobs.wait("job")
 
 
 @pytest.fixture
@@ -202,6 +282,7 @@ def test_on_a_cluster_its_gpus_are_planned_with_though_the_driver_has_none(monke
     monkeypatch.setattr(devices, "n_gpus_here", lambda: 0)
     assert devices.gpu_resources("auto", share=0.5).gpus == 0
     devices.count_on_cluster(3)
+    monkeypatch.delattr(devices, "n_gpus_here")  # it imports torch, for nothing
     needs = devices.gpu_resources("auto", share=0.5)
     assert (needs.gpus, needs.max_workers) == (0.5, 3)
 

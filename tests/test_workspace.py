@@ -6,6 +6,7 @@ from pathlib import Path
 
 import obstore
 import pytest
+from walks import failed, walk
 
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
@@ -132,6 +133,24 @@ def test_unfinished_files_lie_beside_the_finished_ones_and_are_swept(tmp_path: P
     workspace.sweep()
     assert not folder.exists()
     assert workspace.exists("clips/a")
+
+
+def test_a_worker_that_starts_takes_no_folder_from_a_unit_that_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    workspace = Workspace(f"memory://{new_run_id()}")
+    make, swept = os.mkdir, []
+
+    def and_be_swept(path: Path, mode: int = 0o777) -> None:
+        make(path, mode)
+        if Path(path).parent.name == SCRATCH and len(swept) < 20:
+            swept.append(path)
+            Workspace(workspace.uri).sweep_dead()
+
+    monkeypatch.setattr(os, "mkdir", and_be_swept)
+    assert failed(walk(workspace, ["a", "b"])) == {}
+    assert len(swept) == 20
 
 
 @pytest.mark.parametrize("uri", ["nonsense://bucket/x", "s3://"])

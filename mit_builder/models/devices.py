@@ -21,7 +21,7 @@ def count_on_cluster(n: int) -> None:
 
 def n_gpus() -> int:
     """GPUs to plan with: those of the cluster that was joined, else those here."""
-    return _elsewhere.get("n_gpus", n_gpus_here())
+    return _elsewhere["n_gpus"] if "n_gpus" in _elsewhere else n_gpus_here()
 
 
 @cache

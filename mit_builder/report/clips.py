@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -116,9 +115,9 @@ def _draw(drawing: _Drawing) -> None:
     write = write_contact_sheet if drawing.key.endswith(".png") else write_overlay
     with (
         open_view(row.clip, row.pose, row.speech, local) as view,
-        tempfile.TemporaryDirectory(dir=workspace.scratch(REPORT), prefix=f"{os.getpid()}-") as folder,
+        workspace.own(REPORT) as folder,
     ):
-        path = Path(folder) / Path(drawing.key).name
+        path = folder / Path(drawing.key).name
         write(view, path)
         workspace.commit(path, drawing.key)
 

@@ -183,6 +183,7 @@ def trial(base: Path, *, fakes: bool, alone: Path | None, s3: bool, share: float
             proxy = stack.enter_context(flaky_proxy(server.endpoint, seed=seed, share=share))
             os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
         result = on_cluster(base, uri, fakes=fakes, n_nodes=n_nodes)
+        print(result.log)
         if s3:
             os.environ["AWS_ENDPOINT_URL"] = server.endpoint
         compare(contents(alone), fetch(uri, base / "fetched") if s3 else Path(uri), result)
@@ -215,7 +216,6 @@ def main() -> int:
             n_nodes=wanted.nodes,
             seed=wanted.seed,
         )
-    print(result.log)
     print(
         f"{result.took_s:.0f} s; {result.n_in_flight} calls given to the node that died; {result.n_again} units again"
     )
