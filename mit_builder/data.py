@@ -12,7 +12,6 @@ asked for; nothing is written beside the dataset.
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,21 +21,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import obstore
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from manifests.rows import AUDIO_RATE_HZ, N_KEYPOINTS, SAMPLES_PER_FRAME
-from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_folder, parse_index, row_values
+from mit_builder.dataset import INDEX_NAME, parse_index, row_values
+from mit_builder.dataset_place import DatasetPlace
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
 from mit_builder.media.frames import Frame
 from mit_builder.pose_map import pose_map
-from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
-from mit_builder.workspace import Workspace
+from mit_builder.tombstones import Tombstones
 
 Sample = dict[str, Any]
 Floats = npt.NDArray[np.float32]
@@ -60,67 +57,6 @@ class _Row:
     row: int
     clip_id: str
     n_frames: int
-
-
-class _Place:
-    """The dataset's folder, local or in object storage (there only the bytes asked for are fetched)."""
-
-    def __init__(self, uri: str | Path) -> None:
-        self.root: Path | None = None
-        self._uri, self._prefix = str(uri), ""
-        if "://" not in self._uri:
-            self.root = dataset_folder(Path(uri))
-            return
-        store = Workspace(self._uri)
-        self._prefix = f"{FOLDER}/" if store.exists(f"{FOLDER}/{INDEX_NAME}") else ""
-        if not store.exists(f"{self._prefix}{INDEX_NAME}"):
-            raise ConfigError(f"{uri} holds no {INDEX_NAME}: give a dataset's folder, or a workspace with a dataset")
-
-    def read(self, name: str) -> bytes:
-        """A small file."""
-        if self.root is not None:
-            return (self.root / name).read_bytes()
-        return Workspace(self._uri).read(f"{self._prefix}{name}")
-
-    def tombstones(self) -> Tombstones:
-        """Those beside the dataset, and those of the workspace that it lies in."""
-        stones = Tombstones()
-        names = (BESIDE_DATASET, f"../{KEY}") if self.root is not None else (BESIDE_DATASET,)
-        for name in names:
-            try:
-                stones += Tombstones.parse(self.read(name), name)
-            except FileNotFoundError:
-                continue
-        return stones
-
-    def parquet(self, name: str) -> pq.ParquetFile:
-        """A shard."""
-        if self.root is not None:
-            return pq.ParquetFile(self.root / name)
-        reader = obstore.open_reader(Workspace(self._uri).store, f"{self._prefix}{name}")
-        return pq.ParquetFile(pa.PythonFile(_Bytes(reader), mode="r"), pre_buffer=False)
-
-
-class _Bytes(io.RawIOBase):
-    """An obstore reader as Arrow wants files to be."""
-
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return bytes(self._reader.read(None if size < 0 else size))
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return int(self._reader.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._reader.tell())
 
 
 class ClipDataset(IterableDataset[Sample]):
@@ -179,9 +115,12 @@ class ClipDataset(IterableDataset[Sample]):
             raise ConfigError(
                 "n_frames, frame_step, size_hw, max_people and world_size are at least 1, rank below the last"
             )
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        """Shared, so that workers that stay alive see it change."""
-        self._place = _Place(dataset)
+        self._shared = torch.tensor([0, 0, 0, 1]).share_memory_()
+        """Epoch, how often a place to begin was named, and that place: batches, of so many samples. Shared, so that
+        workers that stay alive see them change."""
+        self._named = 0
+        """The place to begin that this process's last pass took."""
+        self._place = DatasetPlace(dataset)
         self._n_frames, self._step, self._size_hw, self._max_people = n_frames, frame_step, size_hw, max_people
         self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
         stones = self._place.tombstones() + (tombstones or Tombstones())
@@ -199,8 +138,9 @@ class ClipDataset(IterableDataset[Sample]):
         if len(self) == 0:
             raise ConfigError(f"no clip of {dataset} fits (split {split}, {n_frames * frame_step} frames or more)")
         self._done: dict[int, int] = {}
-        """Samples that each worker has given in this epoch."""
-        self._batches_done = (0, 1)
+        """Samples that each worker has given in this pass."""
+        self._loaded: dict[int, int] = {}
+        """Those of a loaded state, until the next pass begins after them."""
 
     def _plan(self, fits: Callable[[Sample], bool]) -> list[list[_Row]]:
         """The fitting rows of every row group, from the small columns."""
@@ -224,46 +164,63 @@ class ClipDataset(IterableDataset[Sample]):
     @property
     def epoch(self) -> int:
         """Which order and windows the next pass has; passes of one epoch are equal."""
-        return int(self._epoch)
+        return int(self._shared[0])
 
     def set_epoch(self, epoch: int) -> None:
         """Begin an epoch, as with torch's DistributedSampler: its order and windows follow from it and the seed."""
-        self._epoch.fill_(epoch)
-        self._done, self._batches_done = {}, (0, 1)
+        self._shared[0] = epoch
+        self._done, self._loaded = {}, {}
+        self.skip_batches(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Where this process stands: with `num_workers=0`, or per worker as torchdata's StatefulDataLoader asks."""
-        return {"epoch": self.epoch, "done": dict(self._done)}
+        return {"epoch": self.epoch, "done": dict(self._done), "skipped": self._shared[2:].tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the samples of a `state_dict`."""
+        """Let the next pass go on after the samples of a `state_dict`."""
         self.set_epoch(state["epoch"])
-        self._done = {int(worker): int(n) for worker, n in state["done"].items()}
+        self.skip_batches(*state["skipped"])
+        self._loaded = {int(worker): int(n) for worker, n in state["done"].items()}
+        self._done = dict(self._loaded)
 
     def skip_batches(self, n_batches: int, batch_size: int) -> None:
-        """Go on after so many batches of a plain DataLoader, which deals them to its workers in turn."""
-        self._batches_done = (n_batches, batch_size)
+        """Let the next pass go on after so many batches of a plain DataLoader, which its workers gave in turn."""
+        self._shared[2:] = torch.tensor([n_batches, batch_size])
+        self._shared[1] += 1
+
+    def _place_to_begin(self) -> tuple[int, int]:
+        """Batches to skip and their size; each place that is named counts for one pass."""
+        _, named, n_batches, batch_size = self._shared.tolist()
+        is_new, self._named = named != self._named, named
+        return (n_batches, batch_size) if is_new else (0, 1)
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
         worker, n_workers = (info.id, info.num_workers) if info else (0, 1)
-        n_batches, batch_size = self._batches_done
+        n_batches, batch_size = self._place_to_begin()
         worker = (worker + n_batches) % n_workers  # the first to be asked goes on where the next batch is due
-        done = self._done.get(worker, max(0, -(-(n_batches - worker) // n_workers)) * batch_size)
+        done = self._loaded.get(worker, max(0, -(-(n_batches - worker) // n_workers)) * batch_size)
+        self._done, self._loaded = {worker: done}, {}
         reader = _Reader(self._place)
         for row in self._share(worker, n_workers)[done:]:
-            sample = self._sample(reader.row(row), row)
+            try:
+                sample = self._sample(reader.row(row), row)
+            except FileNotFoundError as error:
+                raise MediaError(f"{row.shard} or its media are gone: make the ClipDataset anew") from error
             done += 1
             self._done[worker] = done
             yield sample
-        self._done, self._batches_done = {}, (0, 1)
+        self._done = {}
 
     def _share(self, worker: int, n_workers: int) -> list[_Row]:
-        """A worker's rows of the epoch, in order: a stretch, so that most row groups are read by one worker alone."""
-        rows = self._order()
+        """A worker's rows of the epoch, in order: a stretch, so that most row groups are read by one worker alone.
+
+        No worker has more than one before it: so the workers' batches come in turn to the last, as `skip_batches` counts.
+        """
         size = len(self)
-        mine = rows[self._rank * size : (self._rank + 1) * size]
-        return mine[worker * size // n_workers : (worker + 1) * size // n_workers]
+        each, over = divmod(size, n_workers)
+        start = self._rank * size + worker * each + min(worker, over)
+        return self._order()[start : start + each + (worker < over)]
 
     def _order(self) -> list[_Row]:
         if not self._shuffle:
@@ -369,7 +326,7 @@ def box_masks(boxes_xyxy: Floats, size_hw: tuple[int, int]) -> npt.NDArray[np.bo
 class _Reader:
     """Rows by place; keeps as many row groups as are mixed with one another."""
 
-    def __init__(self, place: _Place) -> None:
+    def __init__(self, place: DatasetPlace) -> None:
         self._place = place
         self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
 

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_dataset
-from object_storage import S3Server
+from object_storage import ENVIRONMENT, S3Server, free_port
 
 torch = pytest.importorskip("torch", reason="ClipDataset is a torch dataset")
 
 from mit_builder.data import ClipDataset, box_masks  # noqa: E402
 from mit_builder.dataset import open_dataset  # noqa: E402
-from mit_builder.errors import ConfigError  # noqa: E402
+from mit_builder.errors import ConfigError, MediaError, WorkspaceError  # noqa: E402
 from mit_builder.media.audio import read_flac  # noqa: E402
 from mit_builder.pose_map import pose_map  # noqa: E402
 from mit_builder.tombstones import Tombstone, Tombstones, digest  # noqa: E402
@@ -158,6 +158,55 @@ def test_it_goes_on_after_batches_of_a_plain_loader(many: Path, n_batches: int) 
     assert [batch["clip_id"] for batch in loader(dataset)] == whole[n_batches:]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 5 worker")
+@pytest.mark.parametrize("n_batches", [5, 6])
+def test_it_goes_on_after_batches_that_not_every_worker_still_gives(many: Path, n_batches: int) -> None:
+    """Twelve clips and five workers: the last two batches come from those that have a clip more."""
+
+    def loader(dataset: ClipDataset) -> Any:
+        return torch.utils.data.DataLoader(dataset, batch_size=2, num_workers=5, multiprocessing_context="fork")
+
+    whole = [batch["clip_id"] for batch in loader(ClipDataset(many, **SMALL))]
+    assert len(whole) == 7
+    dataset = ClipDataset(many, **SMALL)
+    dataset.skip_batches(n_batches, batch_size=2)
+    assert [batch["clip_id"] for batch in loader(dataset)] == whole[n_batches:]
+
+
+def test_a_state_taken_after_skipped_batches_goes_on_where_it_was_taken(many: Path) -> None:
+    dataset = ClipDataset(many, **SMALL)
+    whole = ids(dataset)
+    dataset.skip_batches(2, batch_size=2)
+    running = iter(dataset)
+    assert next(running)["clip_id"] == whole[4]
+    other = ClipDataset(many, **SMALL)
+    other.load_state_dict(dataset.state_dict())
+    again = ClipDataset(many, **SMALL)
+    again.load_state_dict(other.state_dict())
+    assert ids(again) == whole[5:]
+
+
+@pytest.mark.parametrize("n_workers", [0, 1])
+def test_after_a_pass_that_was_broken_off_the_next_one_is_whole(many: Path, n_workers: int) -> None:
+    """Workers that stay alive have read ahead, and must not take what was thrown away for given."""
+    context = {"multiprocessing_context": "fork", "persistent_workers": True} if n_workers else {}
+    dataset = ClipDataset(many, **SMALL)
+    whole = ids(dataset)
+    loader = torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=n_workers, **context)
+    for sample in loader:
+        assert sample["clip_id"] == whole[0]
+        break
+    assert [sample["clip_id"] for sample in loader] == whole
+    for _ in loader:
+        break
+    dataset.skip_batches(3, batch_size=1)
+    assert [sample["clip_id"] for sample in loader] == whole[3:]
+    for _ in loader:
+        break
+    dataset.set_epoch(1)
+    assert sorted(sample["clip_id"] for sample in loader) == sorted(whole)
+
+
 def test_batches_collate_whatever_the_number_of_people(root: Path) -> None:
     (batch,) = torch.utils.data.DataLoader(ClipDataset(root, **SMALL), batch_size=3)
     assert batch["video"].shape == (3, 6, 3, *SIZE_HW)
@@ -194,6 +243,63 @@ def test_it_reads_from_object_storage(tmp_path: Path, s3: S3Server, embed_media:
             assert torch.equal(one["pose_maps"], two["pose_maps"])
     loader = torch.utils.data.DataLoader(ClipDataset(uri, **SMALL), num_workers=1, multiprocessing_context="spawn")
     assert len(list(loader)) == 3
+
+
+@pytest.fixture
+def remote(root: Path) -> str:
+    """The dataset in storage of this process."""
+    uri = "memory://loaded"
+    for path in sorted((root / "dataset").rglob("*")):
+        if path.is_file():
+            Workspace(uri).write(path.relative_to(root).as_posix(), path.read_bytes())
+    return uri
+
+
+def test_storage_has_one_client_a_process(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(uri: str) -> Workspace:
+        made.append(uri)
+        return Workspace(uri)
+
+    monkeypatch.setattr("mit_builder.dataset_place.Workspace", counted)
+    assert len(ids(ClipDataset(remote, **SMALL))) == 3
+    assert made == [remote]
+
+
+def test_a_fork_that_storage_would_not_survive_is_one_line(remote: str) -> None:
+    loader = torch.utils.data.DataLoader(
+        ClipDataset(remote, **SMALL), num_workers=1, multiprocessing_context="fork", timeout=20
+    )
+    with pytest.raises(ConfigError, match="cannot be read after a fork"):
+        list(loader)
+
+
+def test_storage_that_does_not_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(WorkspaceError, match="cannot reach workspace s3://nowhere"):
+        ClipDataset(f"s3://nowhere/w?endpoint=http://127.0.0.1:{free_port()}")
+
+
+def test_a_takedown_in_a_workspace_on_storage_holds_before_its_dataset_is_written_anew(root: Path) -> None:
+    uri = "memory://taken-down"
+    (first, *others) = list(open_dataset(root))
+    for path in sorted((root / "dataset").iterdir()):
+        Workspace(uri).write(f"dataset/{path.name}", path.read_bytes())
+    video = [row["clip_id"] for row in others if row["video_id"] != first["video_id"]]
+    stones = Tombstones([Tombstone("video", digest("video", first["video_id"]))])
+    Workspace(uri).write("manifests/tombstones.json", stones.dump())
+    assert ids(ClipDataset(uri, **SMALL)) == video
+
+
+def test_a_shard_that_went_while_it_was_read_is_one_line(root: Path, tmp_path: Path) -> None:
+    copy = tiny_dataset.build(tmp_path / "w").root
+    dataset = ClipDataset(copy, **SMALL)
+    for path in (copy / "dataset").glob("*.parquet"):
+        path.unlink()
+    with pytest.raises(MediaError, match="make the ClipDataset anew"):
+        ids(dataset)
 
 
 def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) -> None:

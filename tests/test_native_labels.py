@@ -147,7 +147,7 @@ def test_speech_is_scored_in_the_timelines_frames(
 def test_pictures_are_drawn_from_the_timelines_frames(
     builder: tiny_dataset.Builder, labelled: Labelled, expected: list[int], tmp_path: Path
 ) -> None:
-    with open_view(labelled.clip, labelled.pose, labelled.speech, builder.context().local) as view:
+    with open_view(labelled, builder.context().local) as view:
         assert [number_in(frame.image) for frame in view.frames()] == expected
     (row,) = open_dataset(builder.root)
     view = view_of_row(row, builder.root / "dataset", tmp_path)

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from mit_builder.models.coco_wholebody import KEYPOINT_NAMES
-from mit_builder.pose_map import BODY_18, COLOURS_18, HANDS, LIMBS_18, pose_map, with_neck
+from mit_builder.pose_map import BODY_18, COLOURS_18, FINGER_COLOURS, HANDS, LIMBS_18, pose_map, with_neck
 
 SIZE_WH = (320, 216)
 
@@ -67,6 +68,31 @@ def test_nobody_is_black_and_people_add_up() -> None:
     one, two = points(nose=(50, 50)), points(nose=(200, 150))
     both = pose_map(np.concatenate([one, two]), SIZE_WH)
     np.testing.assert_array_equal(both, np.maximum(pose_map(one, SIZE_WH), pose_map(two, SIZE_WH)))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_side_is_drawn_where_its_points_lie_in_its_own_colours(side: str) -> None:
+    names = ("shoulder", "elbow", "wrist", "hip", "knee", "ankle", "eye", "ear")
+    places = {"right": (2, 3, 4, 8, 9, 10, 14, 16), "left": (5, 6, 7, 11, 12, 13, 15, 17)}[side]
+    for name, place in zip(names, places, strict=True):
+        image = pose_map(points(**{f"{side}_{name}": (100, 60)}), SIZE_WH)
+        assert tuple(image[60, 100]) == COLOURS_18[place], name
+    toe = pose_map(points(**{f"{side}_big_toe": (100, 60)}), SIZE_WH)
+    assert tuple(toe[60, 100]) == {"left": (85, 0, 255), "right": (0, 255, 170)}[side]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_both_hands_have_every_finger(side: str) -> None:
+    seen = {f"{side}_hand_root": (20.0, 100.0)}
+    for n, finger in enumerate(("thumb", "fore_finger", "middle_finger", "ring_finger", "pinky")):
+        seen |= {f"{side}_hand_{finger}_{joint}": (20.0 + 60 * joint, 20.0 + 40 * n) for joint in range(1, 5)}
+    image = pose_map(points(**seen), SIZE_WH)
+    for n in range(5):
+        y = 20 + 40 * n
+        assert all(tuple(image[y, 20 + 60 * joint]) == (0, 0, 255) for joint in range(1, 5))
+        for link in range(1, 4):
+            near = np.subtract(image[y, 50 + 60 * link], FINGER_COLOURS[4 * n + link], dtype=int)
+            assert np.abs(near).max() < 80
 
 
 def test_face_points_are_white() -> None:

@@ -11,6 +11,7 @@ import pytest
 import tiny_dataset
 import yaml
 
+from manifests.rows import Correction
 from mit_builder.dataset import open_dataset
 from mit_builder.errors import CannotContinue, MediaError
 from mit_builder.media.frames import read_frames
@@ -18,7 +19,15 @@ from mit_builder.media.probe import probe
 from mit_builder.report.card import dataset_card
 from mit_builder.report.clips import report_clips
 from mit_builder.report.contact_sheet import WIDTH_PX, contact_sheet, write_contact_sheet
-from mit_builder.report.drawing import GUTTER_PX, LISTENS, PERSON_STRIP_PX, SPEAKS, draw_people, score_panel
+from mit_builder.report.drawing import (
+    GUTTER_PX,
+    LISTENS,
+    PERSON_STRIP_PX,
+    SPEAKS,
+    draw_people,
+    person_colour,
+    score_panel,
+)
 from mit_builder.report.overlay import write_overlay
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import ClipView, open_view, view_of_row
@@ -42,12 +51,33 @@ def blank(view: ClipView) -> np.ndarray:
 
 def test_a_view_is_the_same_from_artifacts_and_from_the_dataset(builder: tiny_dataset.Builder, view: ClipView) -> None:
     labelled = builder.labelled(tiny_dataset.PLANS[0])
-    with open_view(labelled.clip, labelled.pose, labelled.speech, builder.context().local) as other:
+    with open_view(labelled, builder.context().local) as other:
         assert other.mp4.read_bytes() == view.mp4.read_bytes()
         assert other.flac.read_bytes() == view.flac.read_bytes()
         for field in dataclasses.fields(ClipView):
             if field.name not in ("mp4", "flac"):
                 np.testing.assert_array_equal(getattr(other, field.name), getattr(view, field.name))
+
+
+def test_pictures_show_who_speaks_as_a_reviewer_corrected_it(builder: tiny_dataset.Builder, tmp_path: Path) -> None:
+    labelled = builder.labelled(tiny_dataset.PLANS[0])
+    with open_view(labelled, builder.context().local) as view:
+        said = view.speaking.copy()
+    opposite = tuple(
+        Correction(person, frame, frame + 1, not said[person, frame], 0, 0)
+        for person in range(2)
+        for frame in range(said.shape[1])
+    )
+    reviewed = dataclasses.replace(labelled, corrections=opposite)
+    with open_view(reviewed, builder.context().local) as view:
+        np.testing.assert_array_equal(view.speaking, ~said)
+        assert view.label_tier == "human"
+    workspace = Workspace(builder.root)
+    before = set(report_clips(workspace, [labelled], n_overlays=1, n_processes=1))
+    after = set(report_clips(workspace, [reviewed], n_overlays=1, n_processes=1))
+    assert len(after) == 2
+    assert not before & after, "pictures are drawn anew when a verdict changes"
+    assert workspace.names("report") == after
 
 
 def test_boxes_are_green_exactly_while_their_person_speaks(view: ClipView) -> None:
@@ -74,6 +104,22 @@ def test_points_without_an_estimate_or_with_a_low_score_are_not_drawn(view: Clip
         draw_people(pictures[-1], dataclasses.replace(view, keypoints=keypoints), 5, zoom=1.0)
     np.testing.assert_array_equal(pictures[0], pictures[1])
     assert (pictures[1] != pictures[2]).any()
+
+
+@pytest.mark.parametrize("start", [5, 91, 112])
+def test_left_and_right_points_are_joined_where_they_lie(view: ClipView, start: int) -> None:
+    """Of the shoulder's and elbow's, the left and the right hand's points only two are seen: one line between them."""
+    a, b = (start, start + 2) if start == 5 else (start, start + 1)
+    hidden = np.full_like(view.keypoints, np.nan)
+    hidden[1, 3, a], hidden[1, 3, b] = (20, 100, 0.9), (60, 100, 0.9)
+    pictures = [blank(view), blank(view)]
+    for picture, keypoints in zip(pictures, (hidden, np.full_like(hidden, np.nan)), strict=True):
+        draw_people(picture, dataclasses.replace(view, keypoints=keypoints), 3, zoom=1.0)
+    drawn = (pictures[0] != pictures[1]).any(axis=2)
+    assert drawn[100, 20:61].all()
+    assert abs(np.subtract(pictures[0][100, 40], person_colour(1), dtype=int)).max() < 40
+    assert not drawn[:, :16].any()
+    assert not drawn[:, 65:].any()
 
 
 def test_points_far_outside_the_picture_do_no_harm(view: ClipView) -> None:

@@ -100,7 +100,7 @@ def find_clip(labelled: Sequence[Labelled], clip_id: str) -> Labelled:
 
 
 def _key(row: Labelled, suffix: str) -> str:
-    version = content_hash(row.clip, row.pose, row.speech)[:8]
+    version = content_hash(row.clip, row.pose, row.speech, row.corrections)[:8]
     return f"{REPORT}/{row.clip.clip_id}.{version}.{suffix}"
 
 
@@ -114,7 +114,7 @@ def _draw(drawing: _Drawing) -> None:
 
     write = write_contact_sheet if drawing.key.endswith(".png") else write_overlay
     with (
-        open_view(row.clip, row.pose, row.speech, local) as view,
+        open_view(row, local) as view,
         workspace.own(REPORT) as folder,
     ):
         path = folder / Path(drawing.key).name

@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.arrays import read_arrays
-from manifests.rows import TIMELINE_FPS, Artifact, Clip, Pose, Speech
+from manifests.rows import TIMELINE_FPS, Artifact, Labelled
 from mit_builder.dataset import media_file
 from mit_builder.errors import MediaError
 from mit_builder.media.clip import Index, media_frames, read_clip
 from mit_builder.media.frames import Frame
+from mit_builder.review.corrections import label_tier, with_corrections
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class ClipView:
         face_boxes_xyxy: (n_people, n_frames, 4) float32.
         keypoints: (n_people, n_frames, 133, 3) float32, x, y, score.
         scores: (n_people, n_frames) float32, smoothed speaking scores.
-        speaking: (n_people, n_frames) bool.
+        speaking: (n_people, n_frames) bool, as corrected by reviewers.
         voice_activity: (n_frames,) float32.
         media_frame_index: (n_frames,) the video file's frames, see `read_clip`.
     """
@@ -77,23 +78,25 @@ Local = Callable[[Artifact], AbstractContextManager[Path]]
 
 
 @contextmanager
-def open_view(clip: Clip, pose: Pose, speech: Speech, local: Local) -> Iterator[ClipView]:
-    """A view of a clip's artifacts, valid while the context is open."""
+def open_view(row: Labelled, local: Local) -> Iterator[ClipView]:
+    """A view of a clip's artifacts with its corrections, as the dataset has them; valid while the context is open."""
+    clip, speech = row.clip, row.speech
     with ExitStack() as stack:
         mp4, flac, people, poses, spoken, voice = (
             stack.enter_context(local(artifact))
-            for artifact in (clip.mp4, clip.flac, clip.people, pose.poses, speech.speech, speech.voice)
+            for artifact in (clip.mp4, clip.flac, clip.people, row.pose.poses, speech.speech, speech.voice)
         )
         joined = [{**a, **b, **c} for a, b, c in zip(*map(_by_person, (people, poses, spoken)), strict=True)]
+        labels = with_corrections(joined, row.corrections, speech.merge_below_frames)
         yield ClipView(
             clip_id=clip.clip_id,
             mp4=mp4,
             flac=flac,
-            label_tier=speech.label_tier,
+            label_tier=label_tier(labels, clip.n_frames, speech.label_tier),
             min_voice_activity=speech.min_voice_activity,
             media_frame_index=media_frames(clip.n_frames, clip.media_frame_index),
-            voice_activity=np.array([row["voice_activity"] for row in read_arrays(voice)], np.float32),
-            **_stacked(joined),
+            voice_activity=np.array([frame["voice_activity"] for frame in read_arrays(voice)], np.float32),
+            **_stacked(labels),
         )
 
 
