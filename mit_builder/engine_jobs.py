@@ -163,7 +163,8 @@ class Jobs:
                     say(text[n_said - n_seen :])
                     n_said = n_seen
 
-        from aiohttp import ClientError
+        with self._asking():
+            from aiohttp import ClientError
 
         n_ended = 0
         while n_ended < TAILS:

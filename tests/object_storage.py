@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -105,9 +106,11 @@ class FlakyProxy:
 
     def fate(self, method: str, target: str) -> str:
         """What becomes of the next request for `target`."""
+        # Buckets and uploads have random names, which would make the fates of one seed differ from run to run.
+        request = f"{method} {_RANDOM.sub('', target)}"
         with self._lock:
-            self._asked[f"{method} {target}"] += 1
-            rng = random.Random(f"{self.seed} {method} {target} {self._asked[f'{method} {target}']}")
+            self._asked[request] += 1
+            rng = random.Random(f"{self.seed} {request} {self._asked[request]}")
             chosen = rng.choice(self.only) if rng.random() < self.share else "passed"
             self.requests.append((method, urlsplit(target).path, chosen))
         return chosen
@@ -115,6 +118,9 @@ class FlakyProxy:
     def count(self, method: str, fate: str | None = None) -> int:
         """Requests of a method, all or those of one fate."""
         return sum(m == method and fate in (None, f) for m, _, f in self.requests)
+
+
+_RANDOM = re.compile(r"^/[^/?]*|(?<=uploadId=)[^&]*")
 
 
 class _Handler(BaseHTTPRequestHandler):

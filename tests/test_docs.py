@@ -186,8 +186,10 @@ def test_the_site_works_from_disk_in_a_browser_and_asks_no_server(site: Path) ->
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((site / "index.html").as_uri())
-        page.locator("input.md-search__input").fill("bystander")
-        page.wait_for_selector(".md-search-result__link", timeout=10_000)
+        page.locator("input.md-search__input").focus()
+        page.locator(".md-search-result__meta", has_text="Type to start searching").wait_for(timeout=60_000)
+        page.keyboard.type("bystander")
+        page.wait_for_selector(".md-search-result__link", timeout=60_000)
         assert page.locator(".md-search-result__link").count() > 0
         browser.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:", "about:"))] == []
