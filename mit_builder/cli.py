@@ -98,6 +98,7 @@ def run(
         at_once=retry_failed,
         engine=engine,
         as_json=as_json,
+        go_on=["run", "--workspace", workspace, *config.as_given(settings, chosen)],
     )
     _run_and_exit(request)
 
@@ -129,6 +130,7 @@ def retry(
         at_once=True,
         engine=engine,
         as_json=as_json,
+        go_on=["retry", "--workspace", workspace, *config.as_given(None, overrides or [])],
     )
     _run_and_exit(request)
 

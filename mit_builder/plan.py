@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -103,6 +104,7 @@ def plan(
     if check:
         compare(place, as_json=as_json)
         return
+    go_on = ["run", "--workspace", workspace, *config.as_given(settings, overrides or [])]
     request = RunRequest(
         addresses=addresses or [],
         lists=sources or [],
@@ -115,6 +117,7 @@ def plan(
         at_once=False,
         engine=engine,
         as_json=as_json,
+        go_on=go_on,
         sample=lambda found: sample(found, probe_n, seed)[0],
     )
     run_pipeline(request, Console())
@@ -122,7 +125,7 @@ def plan(
     chosen, sizes, by = sample(found, probe_n, seed)
     made = forecast(place, [s.source_id for s in found], {s.source_id for s in chosen}, sizes, by)
     place.write(FORECAST_KEY, json.dumps(asdict(made)).encode())
-    _say(made, as_json=as_json)
+    _say(made, shlex.join(go_on), as_json=as_json)
 
 
 def sample(sources: Sequence[Source], n: int, seed: int) -> tuple[list[Source], np.ndarray[Any, Any], str]:
@@ -207,7 +210,7 @@ def forecast(
     return Forecast(len(sources), tuple(known), by, stages, {kind: estimate(kind, steps) for kind in KINDS})
 
 
-def _say(made: Forecast, *, as_json: bool) -> None:
+def _say(made: Forecast, go_on: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"event": "forecast", **asdict(made)}))
         return
@@ -223,7 +226,8 @@ def _say(made: Forecast, *, as_json: bool) -> None:
     )
     if n_gpus:
         print(f"time: at least {_shown('gpu_s', made.total['gpu_s'].scaled(1 / n_gpus))} h on {n_gpus} GPUs like these")
-    print("the work is kept: mit-build run goes on from there; mit-build plan --check compares when it is done")
+    print("the work is kept: this goes on from there, and mit-build plan --check compares when it is done")
+    print(f"  mit-build {go_on}")
 
 
 def _shown(kind: str, estimate: Estimate) -> str:

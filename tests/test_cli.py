@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -246,6 +247,22 @@ def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
     assert ledger_rows("filter.cut") > 0
     assert run(cli)[0] == 0
     assert ledger_rows("filter.cut") == 2
+
+
+def test_what_to_try_next_keeps_settings_and_can_be_pasted(cli: Cli) -> None:
+    Path("mine.yaml").write_text("shards:\n  n_buckets: 2\n")
+    given = ("--config", "mine.yaml", "--set", "filter.min_clip_s=1", "--set", "download.proxy=http://me:secret@proxy")
+    code, out, _ = cli("run", "--engine", "serial", "-w", "my films", *given, *QUICK, A)
+    next_one = next(line for line in out.splitlines() if line.startswith("  mit-build run"))
+    assert (code, "secret" in out) == (0, False)
+    words = shlex.split(next_one)
+    words[words.index("download.proxy=…")] = "download.proxy=http://me:secret@proxy"
+    code, out, _ = cli(*words[1:], "--engine", "serial")
+    assert (code, "setting changed" in out) == (0, False)
+    assert "0 units worked on" in out
+    assert "  mit-build status --workspace 'my films'" in out
+    code, out, _ = cli("retry", "-w", "my films", "--engine", "serial")
+    assert "  mit-build retry --workspace 'my films'\n" in out
 
 
 def test_json_output_is_one_object_a_line_and_ends_with_the_result(cli: Cli) -> None:
