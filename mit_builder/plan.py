@@ -30,7 +30,7 @@ from mit_builder.retries import PASSES_BY_ITSELF
 from mit_builder.session import last_settings
 from mit_builder.source_book import SourceBook
 from mit_builder.stage import Resources
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import Workspace, existing
 
 FORECAST_KEY = "report/forecast.json"
 PROBED = 10_000
@@ -100,9 +100,8 @@ def plan(
     """Work on a sample and forecast what all sources will take; `run` goes on from there."""
     from mit_builder.run import RunRequest, run_pipeline
 
-    place = Workspace(workspace)
     if check:
-        compare(place, as_json=as_json)
+        compare(existing(workspace), as_json=as_json)
         return
     go_on = ["run", "--workspace", workspace, *config.as_given(settings, overrides or [])]
     request = RunRequest(
@@ -121,6 +120,7 @@ def plan(
         sample=lambda found: sample(found, probe_n, seed)[0],
     )
     run_pipeline(request, Console())
+    place = Workspace(workspace)
     found = SourceBook(place).sources()
     chosen, sizes, by = sample(found, probe_n, seed)
     made = forecast(place, [s.source_id for s in found], {s.source_id for s in chosen}, sizes, by)

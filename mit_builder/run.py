@@ -159,7 +159,7 @@ def _prepare(
         reporter.note(note)
     for change in changed_settings(pinned, settings) if pinned else []:
         reporter.note(f"setting changed since the last run here: {change}")
-    checks = check_all(workspace, settings, sources, {step.partition(".")[0] for step in steps})
+    checks = check_all(workspace.root, settings, sources, {step.partition(".")[0] for step in steps})
     for check in (check for check in checks if check.verdict == "warning"):
         reporter.note(check.text)
     problems = [check for check in checks if check.verdict == "failed"]

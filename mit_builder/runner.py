@@ -117,7 +117,7 @@ class Runner:
         finally:
             if self._engine is not None:
                 self.lanes["download"].finished += self._duplicates.changed_verdicts()
-            self._flush()
+                self._flush()
         self.tally.left_out = self.clips.reasons()
         self.trees.add_to(self.tally)
         if self._engine and "shards" in self._choice.steps:
@@ -377,8 +377,8 @@ class Runner:
         return False
 
     def _housekeeping(self) -> None:
-        now = self.clock.monotonic_s()
-        if sum(len(x.finished) for x in self.lanes.values()) >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
+        now, n_finished = self.clock.monotonic_s(), sum(len(lane.finished) for lane in self.lanes.values())
+        if self._engine and (n_finished >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S):
             self._flush()
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)

@@ -286,9 +286,9 @@ def existing(uri: str) -> Workspace:
         ConfigError: there is no such folder.
         WorkspaceError: its storage does not answer.
     """
-    if not is_remote(uri) and not Path(uri).is_dir():
+    if not is_remote(uri) and not Path(uri).expanduser().is_dir():
         raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    workspace = Workspace(uri)
+    workspace = Workspace(uri, create=False)
     workspace.check_reachable()
     return workspace
 

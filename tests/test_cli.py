@@ -23,7 +23,7 @@ from yt_dlp.globals import supported_js_runtimes
 import mit_builder.run
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Shot, clip_id, short_id
-from mit_builder import __version__, doctor, explain
+from mit_builder import __version__, doctor, explain, trees
 from mit_builder.cli import main
 from mit_builder.config import Settings
 from mit_builder.dataset import parse_index
@@ -152,13 +152,57 @@ def test_wrong_usage_is_exit_code_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("why", "x"), ("gc",), ("preview", "x"), ("status", "--json"), ("status", "--failed")]
+    "arguments",
+    [
+        ("status",),
+        ("why", "x"),
+        ("gc",),
+        ("preview", "x"),
+        ("status", "--json"),
+        ("status", "--failed"),
+        ("trace",),
+        ("plan", "--check"),
+        ("retry",),
+        ("takedown", "x"),
+        ("export", "-o", "out"),
+        ("report",),
+        ("tune",),
+    ],
 )
 def test_a_workspace_that_does_not_exist_is_not_made(cli: Cli, arguments: tuple[str, ...]) -> None:
     code, _, err = cli(*arguments, "-w", "none")
     assert code == 2
     assert "no workspace at none: give --workspace, or start with mit-build run --stage all" in err
     assert not Path("none").exists()
+
+
+def test_who_looks_at_a_workspace_leaves_it_as_it_is(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def there() -> list[tuple[Path, int]]:
+        return [(path, path.stat().st_mtime_ns) for path in sorted(Path().rglob("*"))]
+
+    run(cli, A, BAD)
+    run(cli, "--stage", "download", "http://fake.test/pending")
+    Path("out").mkdir()
+    for module in (mit_builder.run, explain):
+        monkeypatch.setattr(module, "FROM_SOURCES", 0)
+    monkeypatch.setattr(trees, "WRITE_ROWS", 0)
+    before = there()
+    for arguments in (
+        ("status",),
+        ("status", "--failed"),
+        ("status", "--json"),
+        ("why", A),
+        ("doctor",),
+        ("doctor", "-w", "none"),
+        ("trace", "--output", os.devnull),
+        ("plan", "--check"),
+        ("tune",),
+        ("validate", "ws"),
+        ("validate", "none"),
+    ):
+        place = () if {"-w", "validate"} & set(arguments) else ("-w", "ws")
+        assert cli(*arguments, *place)[0] in (0, 1, 2, 3)
+        assert there() == before, arguments
 
 
 def test_a_folder_in_which_nothing_was_run_says_so(cli: Cli) -> None:
