@@ -89,7 +89,8 @@ class Runner:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
         settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher.n_buckets, said)
-        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
+        looks_only = self._engine is None
+        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled, looks_only=looks_only)
 
     def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -146,7 +147,7 @@ class Runner:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
 
     def _feed(self, feed: Iterator[Source]) -> None:
-        while self._feeding and len(self.lanes["download"].queue) < self.lanes["download"].bound:
+        while self._feeding and self.lanes["download"].has_room:
             source = next(feed, None)
             self._feeding = source is not None
             if source is not None:
