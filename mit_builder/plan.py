@@ -97,8 +97,8 @@ def plan(
     check: Annotated[bool, typer.Option(help="Compare the last forecast with what was done since.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Work on a sample and forecast what all sources will take; `run` goes on from there."""
-    from mit_builder.run import RunRequest, run_pipeline
+    """Work on a sample and forecast what all sources will take; the dataset stays as it is, `run` goes on from there."""
+    from mit_builder.run import RunRequest, run_pipeline, steps_named
 
     if check:
         compare(existing(workspace), as_json=as_json)
@@ -109,7 +109,7 @@ def plan(
         lists=sources or [],
         workspace=workspace,
         settings=config.load(settings, overrides or []),
-        stages=[name for text in stage for name in text.split(",")],
+        stages=sorted(steps_named([name for text in stage for name in text.split(",")]) - {STEPS[-1].name}),
         forced=[],
         limit=None,
         retry=PASSES_BY_ITSELF,

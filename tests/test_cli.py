@@ -293,6 +293,16 @@ def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
     assert ledger_rows("filter.cut") == 2
 
 
+def test_a_plan_leaves_the_dataset_as_it_is(cli: Cli) -> None:
+    run(cli, A, E)
+    before = {path: path.read_bytes() for path in Path("ws/dataset").iterdir()}
+    more = [f"http://fake.test/more{i}" for i in range(4)]
+    code, out, _ = cli("plan", "--probe", "2", "--engine", "serial", "-w", "ws", *QUICK, *more)
+    assert (code, "forecast for 6 sources from 2 of them" in out) == (0, True)
+    assert {path: path.read_bytes() for path in Path("ws/dataset").iterdir()} == before
+    assert "12 clips in the dataset" in run(cli)[1]
+
+
 def test_what_to_try_next_keeps_settings_and_can_be_pasted(cli: Cli) -> None:
     Path("mine.yaml").write_text("shards:\n  n_buckets: 2\n")
     given = ("--config", "mine.yaml", "--set", "filter.min_clip_s=1", "--set", "download.proxy=http://me:secret@proxy")
