@@ -97,7 +97,7 @@ def plan(
     check: Annotated[bool, typer.Option(help="Compare the last forecast with what was done since.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Work on a sample and forecast what all sources will take; the dataset stays as it is, `run` goes on from there."""
+    """Work on a sample and forecast what all sources will take; no dataset is written, `run` goes on from there."""
     from mit_builder.run import RunRequest, run_pipeline, steps_named
 
     if check:
