@@ -166,8 +166,10 @@ def _length_s(path: Path) -> float:
 def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Work]]:
     """What the latest attempt at each unit took, by source and stage.
 
-    Units of what several sources share count for the source whose download names the video last.
+    Units of what several sources share count for the source whose download names the video last; those of what a
+    playlist holds count for the playlist, unless the list names them as well.
     """
+    playlist_of = _playlists(workspace)
     source_of: dict[str, str] = {}
     remote: set[str] = set()
     found: dict[str, dict[str, Work]] = defaultdict(lambda: defaultdict(Work))
@@ -176,13 +178,32 @@ def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Wor
         for entry in Ledger(workspace, step.name, stage.emits).newest():
             if step.name == "download":
                 videos = [row for row in entry.outputs if isinstance(row, Video)]
-                source_of |= {video.video_id: entry.unit_id for video in videos}
-                remote |= {entry.unit_id for video in videos if not video.source_url.startswith("file:")}
-            source = entry.unit_id if step.name == "download" else source_of.get(entry.unit_id.partition("_")[0])
+                named = _outermost(entry.unit_id, playlist_of)
+                source_of |= {video.video_id: named for video in videos} | {entry.unit_id: named}
+                remote |= {named for video in videos if not video.source_url.startswith("file:")}
+            source = source_of.get(entry.unit_id.partition("_")[0])
             if source is not None:
                 away = step.name == "download" and source in remote
                 found[source][step.name].add(entry, stage.resources, remote=away)
     return found
+
+
+def _playlists(workspace: Workspace) -> dict[str, str]:
+    """The playlist that a source came from, for those that the list does not name."""
+    listed = set(SourceBook(workspace).sources().table["source_id"].to_pylist())
+    found: dict[str, str] = {}
+    for entry in Ledger(workspace, "download", (Video, Source)).newest():
+        entries = [row.source_id for row in entry.outputs if isinstance(row, Source)]
+        found |= {name: entry.unit_id for name in entries if name not in listed}
+    return found
+
+
+def _outermost(source: str, playlist_of: dict[str, str]) -> str:
+    passed = set[str]()
+    while source in playlist_of and source not in passed:
+        passed.add(source)
+        source = playlist_of[source]
+    return source
 
 
 def forecast(
@@ -198,7 +219,7 @@ def forecast(
     known = sorted(source for source in chosen if source in took)
     if len(known) < 2:
         raise ConfigError("fewer than two sources of the sample were worked on: nothing can be forecast from them")
-    rest = [size for source, size in size_of.items() if source not in known]
+    rest = [size for source, size in size_of.items() if source not in took or source not in chosen]
     mine = [size_of[source] for source in known]
 
     def estimate(kind: str, names: Iterable[str]) -> Estimate:

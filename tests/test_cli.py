@@ -303,6 +303,17 @@ def test_a_plan_leaves_the_dataset_as_it_is(cli: Cli) -> None:
     assert "12 clips in the dataset" in run(cli)[1]
 
 
+def test_what_a_playlist_holds_counts_for_the_playlist_in_a_plan(cli: Cli) -> None:
+    lists = [f"http://fake.test/list{i}?list=a{i},b{i}" for i in range(3)]
+    code, out, _ = cli("plan", "--probe", "2", "--engine", "serial", "-w", "ws", "--json", *QUICK, *lists)
+    made = json.loads(out.splitlines()[-1])
+    assert (code, len(made["sample"])) == (0, 2)
+    assert set(made["stages"]) == set(fakes.CLASSES) - {"shards"}
+    ledger = Ledger(Workspace("ws"), "pose", fakes.FakePose.emits)
+    took_s = sum(entry.duration_s for entry in ledger.entries())
+    assert made["stages"]["pose"]["work_s"]["value"] == pytest.approx(1.5 * took_s)
+
+
 def test_what_to_try_next_keeps_settings_and_can_be_pasted(cli: Cli) -> None:
     Path("mine.yaml").write_text("shards:\n  n_buckets: 2\n")
     given = ("--config", "mine.yaml", "--set", "filter.min_clip_s=1", "--set", "download.proxy=http://me:secret@proxy")
