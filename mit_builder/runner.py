@@ -349,12 +349,9 @@ class Runner:
             self._judge(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
-        """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
+        """Queue the shard of a changed bucket that no unit will add to for now; whether one was queued."""
         growing = self._feeding or not self.lanes["download"].is_idle
-        queued = False
-        for bucket in sorted(self.buckets.changed):
-            queued = self._shard_when_quiet(bucket, growing=growing) or queued
-        return queued
+        return any(self._shard_when_quiet(bucket, growing=growing) for bucket in sorted(self.buckets.changed))
 
     def _shard_when_quiet(self, bucket: int, *, growing: bool) -> bool:
         lane, now_s = self.lanes["shards"], self.clock.monotonic_s()
@@ -368,12 +365,15 @@ class Runner:
             self._arrive(Unit("download", source))
         if self.buckets.live[bucket]:
             return True
-        self.buckets.changed.remove(bucket)
         row = Bucket(bucket, self.publisher.n_buckets, self.buckets.rows(bucket))
+        if growing and len(row.clips) < self.publisher.n_in(bucket):  # the others may be still to come
+            self.buckets.wait(bucket, now_s)
+            return False
+        self.buckets.changed.remove(bucket)
         if not row.clips:
             self.trees.emptied(bucket)
         elif self._arrive(Unit("shards", row)):
-            self.buckets.written(bucket, now_s)
+            self.buckets.wait(bucket, now_s)
             return True
         return False
 
