@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -220,18 +220,19 @@ class Workspace:
 
     def names(self, folder: str) -> set[str]:
         """Keys of all objects below a folder."""
-
-        def listed() -> set[str]:
-            pages = obstore.list(self.store, prefix=folder, chunk_size=LONGEST_LIST)
-            return {meta["path"] for page in pages for meta in page}
-
-        with self._reading(folder):
-            return persistently(listed)
+        return set(self._listed(folder, lambda meta: ""))
 
     def stamps(self, folder: str) -> dict[str, str]:
         """What changes when the bytes of an object do, by key: its size and its entity tag."""
-        found = (meta for batch in obstore.list(self.store, prefix=folder) for meta in batch)
-        return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+        return self._listed(folder, lambda meta: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}")
+
+    def _listed(self, folder: str, what: Callable[[Any], str]) -> dict[str, str]:
+        def listed() -> dict[str, str]:
+            pages = obstore.list(self.store, prefix=folder, chunk_size=LONGEST_LIST)
+            return {meta["path"]: what(meta) for page in pages for meta in page}
+
+        with self._reading(folder):
+            return persistently(listed)
 
     def folder_time_ns(self, folder: str) -> int | None:
         """When a file came into a folder or left it; None where storage has no folders."""
