@@ -10,7 +10,7 @@ from mit_builder.pipeline import Unit
 from mit_builder.publish import Publisher
 
 PUBLISH_S = 60.0
-"""A shard is written again at most this often while downloads go on."""
+"""A shard is written, or looked at in vain, at most this often while downloads go on."""
 
 
 class Buckets:
@@ -28,7 +28,7 @@ class Buckets:
         self.clips = clips
         self.changed: set[int] = set()
         self.live: Counter[int] = Counter()
-        self._written_at_s: dict[int, float] = {}
+        self._seen_at_s: dict[int, float] = {}
 
     def take(self, row: Labelled) -> int:
         """Take in a clip; its shard."""
@@ -43,12 +43,12 @@ class Buckets:
 
     def is_due(self, bucket: int, now_s: float, *, growing: bool) -> bool:
         """Whether a shard may be written now: nothing will be added to it soon."""
-        recent = now_s - self._written_at_s.get(bucket, -PUBLISH_S) < PUBLISH_S
+        recent = now_s - self._seen_at_s.get(bucket, -PUBLISH_S) < PUBLISH_S
         return not (self.live[bucket] or (growing and recent))
 
-    def written(self, bucket: int, now_s: float) -> None:
-        """A shard is on its way."""
-        self._written_at_s[bucket] = now_s
+    def wait(self, bucket: int, now_s: float) -> None:
+        """A shard is on its way, or still lacks clips that are published."""
+        self._seen_at_s[bucket] = now_s
 
     def rows(self, bucket: int) -> tuple[Labelled, ...]:
         """What a shard should hold of the clips that were walked over."""

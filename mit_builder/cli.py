@@ -20,13 +20,14 @@ from mit_builder.doctor import check_all
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass, MitBuilderError
 from mit_builder.export import command as export_command
 from mit_builder.init_file import commented_settings
+from mit_builder.object_store import is_remote
 from mit_builder.report.command import report
 from mit_builder.retries import ALL_CLASSES, PASSES_BY_ITSELF
 from mit_builder.review.command import review
 from mit_builder.run import RunRequest, run_pipeline
 from mit_builder.session import last_settings, resolve
 from mit_builder.source_book import SourceBook
-from mit_builder.workspace import Workspace, existing
+from mit_builder.workspace import existing
 
 app = typer.Typer(
     name="mit-build",
@@ -98,6 +99,7 @@ def run(
         at_once=retry_failed,
         engine=engine,
         as_json=as_json,
+        go_on=["run", "--workspace", workspace, *config.as_given(settings, chosen)],
     )
     _run_and_exit(request)
 
@@ -129,6 +131,7 @@ def retry(
         at_once=True,
         engine=engine,
         as_json=as_json,
+        go_on=["retry", "--workspace", workspace, *config.as_given(None, overrides or [])],
     )
     _run_and_exit(request)
 
@@ -200,11 +203,11 @@ def preview(
 @app.command()
 def doctor(workspace: WorkspaceOption = DEFAULT_WORKSPACE, as_json: JsonOption = False) -> None:
     """Check beforehand what would make a run fail."""
-    space = Workspace(workspace)
-    space.check_reachable()
-    last = last_settings(space)
+    folder = None if is_remote(workspace) else Path(workspace).expanduser().resolve()
+    space = existing(workspace) if folder is None or folder.exists() else None
+    last = last_settings(space) if space else None
     settings, _ = resolve(last or config.Settings(), last)
-    checks = check_all(space, settings, SourceBook(space).sources())
+    checks = check_all(folder, settings, SourceBook(space).sources() if space else ())
     explain.checks(checks, as_json=as_json)
     raise typer.Exit(3 if any(check.verdict == "failed" for check in checks) else 0)
 

@@ -274,6 +274,17 @@ def load(path: Path | None = None, overrides: Iterable[str] = (), *, base: Setti
     return parse(values)
 
 
+def as_given(path: Path | None, overrides: Iterable[str]) -> list[str]:
+    """The options that `load` these settings again; what may be a password is left for the user to fill in."""
+    words = [] if path is None else ["--config", str(path)]
+    for override in overrides:
+        name = override.partition("=")[0]
+        section, _, key = name.partition(".")
+        kind = getattr(Settings.model_fields.get(section), "annotation", None)
+        words += ["--set", f"{name}=…" if key in getattr(kind, "secrets", ()) else override]
+    return words
+
+
 def parse(values: dict[str, Any]) -> Settings:
     """Validated settings.
 

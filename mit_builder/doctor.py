@@ -23,7 +23,6 @@ from mit_builder.pipeline import STAGES
 from mit_builder.session import models
 from mit_builder.source_book import SourceList
 from mit_builder.web.client import NEEDS_JAVASCRIPT, check_cookies
-from mit_builder.workspace import Workspace
 
 YOUTUBE = ("youtube.com", "youtu.be")
 JAVASCRIPT = ("deno", "node")
@@ -40,16 +39,19 @@ class Check:
 
 
 def check_all(
-    workspace: Workspace, settings: Settings, sources: Iterable[Source] = (), stages: Collection[str] = STAGES
+    root: Path | None, settings: Settings, sources: Iterable[Source] = (), stages: Collection[str] = STAGES
 ) -> list[Check]:
-    """Every check of what these stages need, in order of how early it would hurt."""
+    """Every check of what these stages need, in order of how early it would hurt.
+
+    `root` is the workspace's folder, there already or not; None where it is no folder.
+    """
     web = [*_cookies(settings), *javascript(sources)] if "download" in stages else []
     return [
         _python(),
         _ffmpeg(),
         *_packages(settings, stages),
         *_models(settings, stages),
-        _space(workspace, settings),
+        _space(root, settings),
         *web,
     ]
 
@@ -104,14 +106,14 @@ def _models(settings: Settings, stages: Collection[str]) -> list[Check]:
     return checks
 
 
-def _space(workspace: Workspace, settings: Settings) -> Check:
-    place = workspace.root or Path(tempfile.gettempdir())
+def _space(root: Path | None, settings: Settings) -> Check:
+    place = next(p for p in (root, *root.parents) if p.exists()) if root else Path(tempfile.gettempdir())
     free_gb = shutil.disk_usage(place).free / 1e9
     need = f"at least {settings.run.min_free_gb:g} GB (run.min_free_gb) needed"
-    said = f"{free_gb:.0f} GB free" + ("" if workspace.root else f" for local files in {place}") + f", {need}"
+    said = f"{free_gb:.0f} GB free" + ("" if root else f" for local files in {place}") + f", {need}"
     if free_gb < settings.run.min_free_gb:
         return Check("disk", "failed", said)
-    short = workspace.root is None and free_gb < settings.run.scratch_gb
+    short = root is None and free_gb < settings.run.scratch_gb
     return Check("disk", "warning" if short else "ok", said + (", less than run.scratch_gb" if short else ""))
 
 

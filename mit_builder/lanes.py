@@ -25,6 +25,8 @@ QUEUE_BOUND = 64
 """Units that may wait for a step before the steps before it are held back."""
 WAITING_S, MOST_WAITING = 4.0, 1024
 """So much work of one core may wait where units take no time, and never more units."""
+MOST_PUT_OFF = 1 << 14
+"""So many units of a step may wait for their host, or to be tried again, before no more of the list are taken up."""
 CALL_S = 0.25
 """Work of one call where units are small: a call costs the driver and Ray 5-10 ms."""
 MOST_NODES, SUSPECT_NODES = 5, 2
@@ -144,6 +146,11 @@ class Lane:
         if not self.mean_s:
             return QUEUE_BOUND
         return int(min(MOST_WAITING, max(QUEUE_BOUND, WAITING_S / self.mean_s)))
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more of the list may be taken up."""
+        return len(self.queue) < self.bound and len(self.delayed) < MOST_PUT_OFF
 
     def batch(self, cpus: float) -> int:
         """Units for one call: about `CALL_S` of work, and some for every worker; one where resources run out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,7 +30,7 @@ from mit_builder.retries import PASSES_BY_ITSELF
 from mit_builder.session import last_settings
 from mit_builder.source_book import SourceBook
 from mit_builder.stage import Resources
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import Workspace, existing
 
 FORECAST_KEY = "report/forecast.json"
 PROBED = 10_000
@@ -96,33 +97,35 @@ def plan(
     check: Annotated[bool, typer.Option(help="Compare the last forecast with what was done since.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Work on a sample and forecast what all sources will take; `run` goes on from there."""
-    from mit_builder.run import RunRequest, run_pipeline
+    """Work on a sample and forecast what all sources will take; no dataset is written, `run` goes on from there."""
+    from mit_builder.run import RunRequest, run_pipeline, steps_named
 
-    place = Workspace(workspace)
     if check:
-        compare(place, as_json=as_json)
+        compare(existing(workspace), as_json=as_json)
         return
+    go_on = ["run", "--workspace", workspace, *config.as_given(settings, overrides or [])]
     request = RunRequest(
         addresses=addresses or [],
         lists=sources or [],
         workspace=workspace,
         settings=config.load(settings, overrides or []),
-        stages=[name for text in stage for name in text.split(",")],
+        stages=sorted(steps_named([name for text in stage for name in text.split(",")]) - {STEPS[-1].name}),
         forced=[],
         limit=None,
         retry=PASSES_BY_ITSELF,
         at_once=False,
         engine=engine,
         as_json=as_json,
+        go_on=go_on,
         sample=lambda found: sample(found, probe_n, seed)[0],
     )
     run_pipeline(request, Console())
+    place = Workspace(workspace)
     found = SourceBook(place).sources()
     chosen, sizes, by = sample(found, probe_n, seed)
     made = forecast(place, [s.source_id for s in found], {s.source_id for s in chosen}, sizes, by)
     place.write(FORECAST_KEY, json.dumps(asdict(made)).encode())
-    _say(made, as_json=as_json)
+    _say(made, shlex.join(go_on), as_json=as_json)
 
 
 def sample(sources: Sequence[Source], n: int, seed: int) -> tuple[list[Source], np.ndarray[Any, Any], str]:
@@ -163,8 +166,10 @@ def _length_s(path: Path) -> float:
 def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Work]]:
     """What the latest attempt at each unit took, by source and stage.
 
-    Units of what several sources share count for the source whose download names the video last.
+    Units of what several sources share count for the source whose download names the video last; those of what a
+    playlist holds count for the playlist, unless the list names them as well.
     """
+    playlist_of = _playlists(workspace)
     source_of: dict[str, str] = {}
     remote: set[str] = set()
     found: dict[str, dict[str, Work]] = defaultdict(lambda: defaultdict(Work))
@@ -173,13 +178,32 @@ def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Wor
         for entry in Ledger(workspace, step.name, stage.emits).newest():
             if step.name == "download":
                 videos = [row for row in entry.outputs if isinstance(row, Video)]
-                source_of |= {video.video_id: entry.unit_id for video in videos}
-                remote |= {entry.unit_id for video in videos if not video.source_url.startswith("file:")}
-            source = entry.unit_id if step.name == "download" else source_of.get(entry.unit_id.partition("_")[0])
+                named = _outermost(entry.unit_id, playlist_of)
+                source_of |= {video.video_id: named for video in videos} | {entry.unit_id: named}
+                remote |= {named for video in videos if not video.source_url.startswith("file:")}
+            source = source_of.get(entry.unit_id.partition("_")[0])
             if source is not None:
                 away = step.name == "download" and source in remote
                 found[source][step.name].add(entry, stage.resources, remote=away)
     return found
+
+
+def _playlists(workspace: Workspace) -> dict[str, str]:
+    """The playlist that a source came from, for those that the list does not name."""
+    listed = set(SourceBook(workspace).sources().table["source_id"].to_pylist())
+    found: dict[str, str] = {}
+    for entry in Ledger(workspace, "download", (Video, Source)).newest():
+        entries = [row.source_id for row in entry.outputs if isinstance(row, Source)]
+        found |= {name: entry.unit_id for name in entries if name not in listed}
+    return found
+
+
+def _outermost(source: str, playlist_of: dict[str, str]) -> str:
+    passed = set[str]()
+    while source in playlist_of and source not in passed:
+        passed.add(source)
+        source = playlist_of[source]
+    return source
 
 
 def forecast(
@@ -195,7 +219,7 @@ def forecast(
     known = sorted(source for source in chosen if source in took)
     if len(known) < 2:
         raise ConfigError("fewer than two sources of the sample were worked on: nothing can be forecast from them")
-    rest = [size for source, size in size_of.items() if source not in known]
+    rest = [size for source, size in size_of.items() if source not in took or source not in chosen]
     mine = [size_of[source] for source in known]
 
     def estimate(kind: str, names: Iterable[str]) -> Estimate:
@@ -207,7 +231,7 @@ def forecast(
     return Forecast(len(sources), tuple(known), by, stages, {kind: estimate(kind, steps) for kind in KINDS})
 
 
-def _say(made: Forecast, *, as_json: bool) -> None:
+def _say(made: Forecast, go_on: str, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"event": "forecast", **asdict(made)}))
         return
@@ -223,7 +247,8 @@ def _say(made: Forecast, *, as_json: bool) -> None:
     )
     if n_gpus:
         print(f"time: at least {_shown('gpu_s', made.total['gpu_s'].scaled(1 / n_gpus))} h on {n_gpus} GPUs like these")
-    print("the work is kept: mit-build run goes on from there; mit-build plan --check compares when it is done")
+    print("the work is kept: this goes on from there, and mit-build plan --check compares when it is done")
+    print(f"  mit-build {go_on}")
 
 
 def _shown(kind: str, estimate: Estimate) -> str:

@@ -73,6 +73,10 @@ class Publisher:
         names = [key.removeprefix(f"{FOLDER}/") for key in self._workspace.names(FOLDER)]
         self._workspace.delete([f"{FOLDER}/{name}" for name in stale_shards(index, names)])
 
+    def n_in(self, bucket: int) -> int:
+        """Clips in a shard of the dataset."""
+        return self._shards[bucket].n_clips if bucket in self._shards else 0
+
     @property
     def n_clips(self) -> int:
         """Clips in the dataset."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class RunRequest:
     at_once: bool
     engine: str
     as_json: bool
+    go_on: Sequence[str]
+    """Words of the command that goes on here with these settings."""
     sample: Callable[[SourceList], Sequence[Source]] | None = None
     """Which of the sources this run works on; the workspace remembers all."""
 
@@ -126,7 +129,7 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
         runner.trees.at_the_end()
         reporter.close()
-        reporter.end(tally, _summary(tally, settings, request.workspace, drawn), {"report": drawn})
+        reporter.end(tally, _summary(tally, settings, request, drawn), {"report": drawn})
     return _exit_code(tally)
 
 
@@ -156,7 +159,7 @@ def _prepare(
         reporter.note(note)
     for change in changed_settings(pinned, settings) if pinned else []:
         reporter.note(f"setting changed since the last run here: {change}")
-    checks = check_all(workspace, settings, sources, {step.partition(".")[0] for step in steps})
+    checks = check_all(workspace.root, settings, sources, {step.partition(".")[0] for step in steps})
     for check in (check for check in checks if check.verdict == "warning"):
         reporter.note(check.text)
     problems = [check for check in checks if check.verdict == "failed"]
@@ -211,7 +214,7 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     return drawn
 
 
-def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> list[str]:
+def _summary(tally: Tally, settings: Settings, request: RunRequest, drawn: list[str]) -> list[str]:
     lines = ["", *funnel(tally), *nearest_miss(tally, settings)]
     worked = {name: t.duration_s for name, t in tally.steps.items() if t.worked_on}
     if worked:
@@ -221,19 +224,21 @@ def _summary(tally: Tally, settings: Settings, place: str, drawn: list[str]) -> 
     else:
         lines.append("0 units worked on: everything was done already")
     if drawn or tally.n_dataset:
+        place = request.workspace
         lines += ["", f"dataset: {place}/dataset   report: {place}/report/index.html"]
-    return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, place, drawn))]
+    return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, request, drawn))]
 
 
-def _next_commands(tally: Tally, place: str, drawn: list[str]) -> list[str]:
+def _next_commands(tally: Tally, request: RunRequest, drawn: list[str]) -> list[str]:
     """Three commands that fit what came out."""
+    place, again = shlex.quote(request.workspace), shlex.join(request.go_on)
     if drawn:
         clip_id = Path(drawn[0]).name.partition(".")[0]
         commands = [f"preview {clip_id} --workspace {place}", f"validate {place}", f"status --workspace {place}"]
     elif tally.candidates and not tally.candidates["kept"]:
-        commands = [f"run --workspace {place} --set filter.min_face_px=36", f"status --workspace {place}", "init"]
+        commands = [f"{again} --set filter.min_face_px=36", f"status --workspace {place}", "init"]
     else:
-        commands = [f"run --stage all --workspace {place}", f"status --workspace {place}", "doctor"]
+        commands = [again, f"status --workspace {place}", "doctor"]
     return [f"status --failed --workspace {place}", *commands[:2]] if tally.failed else commands
 
 

@@ -90,7 +90,8 @@ class Runner:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
         settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher.n_buckets, said)
-        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled)
+        looks_only = self._engine is None
+        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled, looks_only=looks_only)
 
     def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
         """Walk over the sources and work until nothing is due.
@@ -118,7 +119,7 @@ class Runner:
         finally:
             if self._engine is not None:
                 self.lanes["download"].finished += self._duplicates.changed_verdicts()
-            self._flush()
+                self._flush()
         self.tally.left_out = self.clips.reasons()
         self.trees.add_to(self.tally)
         if self._engine and "shards" in self._choice.steps:
@@ -147,7 +148,7 @@ class Runner:
         return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
 
     def _feed(self, feed: Iterator[Source]) -> None:
-        while self._feeding and len(self.lanes["download"].queue) < self.lanes["download"].bound:
+        while self._feeding and self.lanes["download"].has_room:
             source = next(feed, None)
             self._feeding = source is not None
             if source is not None:
@@ -346,12 +347,9 @@ class Runner:
                 self._judge(lane, w, entry)
 
     def _shards_when_quiet(self) -> bool:
-        """Queue the shards of changed buckets that no unit will add to for now; whether any was queued."""
+        """Queue the shard of a changed bucket that no unit will add to for now; whether one was queued."""
         growing = self._feeding or not self.lanes["download"].is_idle
-        queued = False
-        for bucket in sorted(self.buckets.changed):
-            queued = self._shard_when_quiet(bucket, growing=growing) or queued
-        return queued
+        return any(self._shard_when_quiet(bucket, growing=growing) for bucket in sorted(self.buckets.changed))
 
     def _shard_when_quiet(self, bucket: int, *, growing: bool) -> bool:
         lane, now_s = self.lanes["shards"], self.clock.monotonic_s()
@@ -365,18 +363,21 @@ class Runner:
             self._arrive(Unit("download", source))
         if self.buckets.live[bucket]:
             return True
-        self.buckets.changed.remove(bucket)
         row = Bucket(bucket, self.publisher.n_buckets, self.buckets.rows(bucket))
+        if growing and len(row.clips) < self.publisher.n_in(bucket):  # the others may be still to come
+            self.buckets.wait(bucket, now_s)
+            return False
+        self.buckets.changed.remove(bucket)
         if not row.clips:
             self.trees.emptied(bucket)
         elif self._arrive(Unit("shards", row)):
-            self.buckets.written(bucket, now_s)
+            self.buckets.wait(bucket, now_s)
             return True
         return False
 
     def _housekeeping(self) -> None:
-        now = self.clock.monotonic_s()
-        if sum(len(x.finished) for x in self.lanes.values()) >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
+        now, n_finished = self.clock.monotonic_s(), sum(len(lane.finished) for lane in self.lanes.values())
+        if self._engine and (n_finished >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S):
             self._flush()
         if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)

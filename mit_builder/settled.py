@@ -70,7 +70,8 @@ class Settled:
         self._may = np.zeros(len(live), bool)
         self.chosen = np.zeros(len(live), bool)
         self._sorted: dict[str, tuple[Array, Array]] = {}
-        self._waiting: list[Row] = []
+        self._waiting: dict[str, Row] = {}
+        """By source the last that is known of it and not yet written."""
         self.n_listed = 0
 
     def choose(self, sources: SourceList, avoid: Collection[str]) -> SourceList:
@@ -204,12 +205,11 @@ class Settled:
         written = at < len(self._ever) and int(self._ever[at]) == number
         if (written or number in self._added) and number not in self._touched:
             self._touched.add(number)
-            self._waiting = [row for row in self._waiting if row.source.source_id != source_id]
-            self._waiting.append(Row(Source(source_id, "", "url"), gone=True))
+            self._waiting[source_id] = Row(Source(source_id, "", "url"), gone=True)
 
     def add(self, row: Row) -> None:
         """Take note of a settled source; `write` puts it down."""
-        self._waiting.append(row)
+        self._waiting[row.source.source_id] = row
         self._added.add(id_of(row.source.source_id))
         self._touched.discard(id_of(row.source.source_id))
 
@@ -220,9 +220,9 @@ class Settled:
 
     def write_gone(self) -> None:
         """Put down which rows no longer hold; before the ledger learns why."""
-        gone = [row for row in self._waiting if row.gone]
+        gone = [row for row in self._waiting.values() if row.gone]
         if gone:
-            self._waiting = [row for row in self._waiting if not row.gone]
+            self._waiting = {name: row for name, row in self._waiting.items() if not row.gone}
             self._put(gone)
 
     def _put(self, rows: list[Row]) -> None:
@@ -235,9 +235,9 @@ class Settled:
         Args:
             at_rest: nothing is being worked on, so that folders change no more.
         """
-        rows, self._waiting = self._waiting, []
+        rows, self._waiting = self._waiting, {}
         if rows:
-            self._put(rows)
+            self._put(list(rows.values()))
         folders = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS} if at_rest else {}
         self._store.settle(Head(self.plan, {}, folders, dict(self.published)))
 

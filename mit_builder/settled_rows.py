@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,6 +25,8 @@ from mit_builder.workspace import Workspace
 
 FOLDER = "manifests/settled"
 HEAD_KEY = f"{FOLDER}/head.json"
+TRIES = 5
+"""So often somebody looks for parts that go while a run merges them."""
 MERGE_ABOVE_PARTS, PART_ROWS = 32, 1 << 17
 """More parts than this, of fewer rows than that, are written as one."""
 
@@ -152,12 +155,25 @@ class Store:
         self._files: dict[str, pq.ParquetFile] = {}
         self._untrusted: list[str] = []
         """Parts that do not count any more; they go before anything is written beside them."""
-        found = self._read_head()
-        if found is not None and self._open_parts():
-            self.head = found
-        else:
+        if not self._open():
             self._rows, self._files = {}, {}
             self._untrusted = [key for key in workspace.names(f"{FOLDER}/") if key.endswith(".parquet")]
+
+    def _open(self) -> bool:
+        """Read the head and all parts, again where a run merges parts meanwhile; whether they can be trusted."""
+        data = self._head_data()
+        for _ in range(TRIES):
+            self._rows, self._files = {}, {}
+            head, before = Head.load(data), data
+            with suppress(FileNotFoundError):
+                if head is not None and self._is_true(head) and self._open_parts():
+                    self.head = head
+                    return True
+                data = self._head_data()
+                if data == before:
+                    return False
+            data = self._head_data()
+        return False
 
     def stamps(self) -> dict[str, str]:
         """Every part of the ledgers and of the rows, with what changes when its bytes do."""
@@ -166,16 +182,16 @@ class Store:
             found |= self._workspace.stamps(f"{folder}/")
         return {key: stamp for key, stamp in found.items() if key.endswith(".parquet")}
 
-    def _read_head(self) -> Head | None:
+    def _head_data(self) -> bytes:
         try:
-            head = Head.load(self._workspace.read(HEAD_KEY))
+            return self._workspace.read(HEAD_KEY)
         except FileNotFoundError:
-            return None
-        if head is None:
-            return None
+            return b""
+
+    def _is_true(self, head: Head) -> bool:
+        """Whether all that a head names is there as it was."""
         now = self.stamps()
-        same = all(key in now and (now[key] == stamp or self._is_whole(key)) for key, stamp in head.parts.items())
-        return head if same else None
+        return all(key in now and (now[key] == stamp or self._is_whole(key)) for key, stamp in head.parts.items())
 
     def _is_whole(self, key: str) -> bool:
         return is_whole(key, self._workspace.read(key))

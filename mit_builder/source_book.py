@@ -180,13 +180,14 @@ class SourceBook:
         return str(path), source.source_id, source.kind, stat.st_size, stat.st_mtime_ns
 
     def sources(self, limit: int | None = None) -> SourceList:
-        """The sources in the order they were given; of files with equal content, the one with the smallest path."""
+        """The sources in the order they were given; of files with equal content that are there, the smallest path."""
         table = self._table
         if pc.count_distinct(table["source_id"]).as_py() < table.num_rows:
             rows = table.append_column("row", pa.array(np.arange(table.num_rows)))
-            named = rows.group_by("source_id").aggregate([("address", "min"), ("row", "min")]).sort_by("row_min")
-            kinds = table["kind"].take(named["row_min"])
-            table = pa.table([named["source_id"], named["address_min"], kinds], ["source_id", "address", "kind"])
+            rows = rows.append_column("place", _places(table))
+            named = rows.group_by("source_id").aggregate([("place", "min"), ("row", "min")]).sort_by("row_min")
+            addresses, kinds = pc.utf8_slice_codeunits(named["place_min"], 1), table["kind"].take(named["row_min"])
+            table = pa.table([named["source_id"], addresses, kinds], ["source_id", "address", "kind"])
         return SourceList(table if limit is None else table.slice(0, limit))
 
     def save(self) -> None:
@@ -201,6 +202,15 @@ class SourceBook:
             pq.write_table(self._table, buffer, compression="zstd")
             self._workspace.write(SOURCES_KEY, buffer.getvalue())
             self._is_new = False
+
+
+def _places(table: pa.Table) -> pa.Array:
+    """Addresses behind a digit: 1 for a file that is gone, where another row has its content; else 0."""
+    n_each = table.group_by("source_id").aggregate([("address", "count")])
+    several = n_each.filter(pc.greater(n_each["address_count"], 1))["source_id"]
+    alike = pc.is_in(table["source_id"], value_set=several).to_pylist()
+    addresses = table["address"].to_pylist()
+    return pa.array([f"{int(a and not Path(text).exists())}{text}" for a, text in zip(alike, addresses, strict=True)])
 
 
 def _last_of_each(table: pa.Table, name: str) -> pa.Table:

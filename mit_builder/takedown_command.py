@@ -24,14 +24,12 @@ def takedown(
 ) -> None:
     """Remove a video, clip, person or channel and all that derives from it, and keep it away."""
     from mit_builder.takedown import take_down
-    from mit_builder.workspace import Workspace
+    from mit_builder.workspace import existing
 
     wanted = [*(names or []), *(_read(listed) if listed else [])]
     if not wanted:
         raise ConfigError("name what to take down, or give --from FILE")
-    if "://" not in workspace and not Path(workspace).is_dir():
-        raise ConfigError(f"no workspace at {workspace}: give --workspace")
-    done = take_down(Workspace(workspace), wanted, export or [])
+    done = take_down(existing(workspace), wanted, export or [])
     for line in [*done.problems, *done.lines]:
         print(line)
     raise typer.Exit(1 if done.problems else 0)

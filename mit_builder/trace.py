@@ -21,7 +21,7 @@ from mit_builder.config import Settings
 from mit_builder.errors import ConfigError
 from mit_builder.lanes import worker_specs
 from mit_builder.pipeline import STEPS
-from mit_builder.workspace import Workspace
+from mit_builder.workspace import Workspace, existing
 
 COLUMNS = ["unit_id", "status", "failure_class", "attempts", "started_at_s", "duration_s", "cpu_s", "run_id", "seq"]
 
@@ -32,7 +32,7 @@ def trace(
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("trace.json"),
 ) -> None:
     """Write what a run did when, for https://ui.perfetto.dev."""
-    tables = read(Workspace(workspace))
+    tables = read(existing(workspace))
     runs = sorted({name for table in tables.values() for name in pc.unique(table["run_id"]).to_pylist()})
     if not runs:
         raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")

@@ -55,13 +55,23 @@ class Trees:
 
     Args:
         settled: None = every source is walked over and nothing is written about it.
+        looks_only: nothing is written either, so that nothing is kept of what is walked over.
     """
 
-    def __init__(self, settings: Settings, duplicates: Duplicates, buckets: Buckets, settled: Settled | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        duplicates: Duplicates,
+        buckets: Buckets,
+        settled: Settled | None,
+        *,
+        looks_only: bool = False,
+    ) -> None:
         self._settings = settings
         self._duplicates = duplicates
         self._buckets = buckets
         self._settled = settled
+        self._keeps = settled is not None and not looks_only
         self._trees: dict[str, _Tree] = {}
         self._downloads: dict[str, tuple[Source, Entry]] = {}
         self._written_at_s = 0.0
@@ -69,7 +79,7 @@ class Trees:
         """Shards that are as they should be, and of which not all clips were walked over."""
 
     def _tree(self, unit: Unit) -> _Tree | None:
-        if self._settled is None or unit.trail.video is None or unit.step == "shards":
+        if not self._keeps or unit.trail.video is None or unit.step == "shards":
             return None
         return self._trees.setdefault(unit.trail.video.video_id, _Tree())
 
@@ -147,12 +157,12 @@ class Trees:
 
     def labelled(self, row: Labelled) -> None:
         """A clip has all its labels."""
-        if self._settled is not None:
+        if self._keeps:
             self._trees[row.video.video_id].clips.append(row.clip.clip_id)
 
     def count(self, unit: Unit, entry: Entry) -> None:
         """A unit is settled."""
-        if self._settled is None:
+        if not self._keeps:
             return
         if unit.step == "download":
             self._downloads[entry.unit_id] = (unit.row, entry)

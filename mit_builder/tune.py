@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -278,6 +279,7 @@ def _apply(workspace: Workspace, settings: Settings, uri: str) -> list[str]:
         tally = runner.run(SourceBook(workspace).sources())
         workspace.sweep()
     # `run` takes its settings from its own command line, `retry` from the workspace.
-    goes_on = f"retry --workspace {uri}" if "://" in uri else f"run --workspace {uri} --config {uri}/{SETTINGS_KEY}"
+    config_file = [] if "://" in uri else ["--config", f"{uri}/{SETTINGS_KEY}"]
+    goes_on = ["run" if config_file else "retry", "--workspace", uri, *config_file]
     line = f"{tally.steps['filter.select'].worked_on} shots selected anew; the dataset stays as it is until:"
-    return ["", *funnel(tally), line, f"  mit-build {goes_on}"]
+    return ["", *funnel(tally), line, f"  mit-build {shlex.join(goes_on)}"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -234,20 +234,16 @@ class Workspace:
 
     def names(self, folder: str) -> set[str]:
         """Keys of all objects below a folder."""
-
-        def listed() -> set[str]:
-            pages = obstore.list(self.store, prefix=folder, chunk_size=LONGEST_LIST)
-            return {meta["path"] for page in pages for meta in page}
-
-        with self._reading(folder):
-            return persistently(listed)
+        return set(self._listed(folder, lambda meta: ""))
 
     def stamps(self, folder: str) -> dict[str, str]:
         """What changes when the bytes of an object do, by key: its size and its entity tag."""
+        return self._listed(folder, lambda meta: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}")
 
+    def _listed(self, folder: str, what: Callable[[Any], str]) -> dict[str, str]:
         def listed() -> dict[str, str]:
-            found = (meta for page in obstore.list(self.store, prefix=folder) for meta in page)
-            return {meta["path"]: f"{meta['size']} {meta['e_tag'] or meta['last_modified']}" for meta in found}
+            pages = obstore.list(self.store, prefix=folder, chunk_size=LONGEST_LIST)
+            return {meta["path"]: what(meta) for page in pages for meta in page}
 
         with self._reading(folder):
             return persistently(listed)
@@ -305,9 +301,9 @@ def existing(uri: str) -> Workspace:
         ConfigError: there is no such folder.
         WorkspaceError: its storage does not answer.
     """
-    if not is_remote(uri) and not Path(uri).is_dir():
+    if not is_remote(uri) and not Path(uri).expanduser().is_dir():
         raise ConfigError(f"no workspace at {uri}: give --workspace, or start with mit-build run --stage all")
-    workspace = Workspace(uri)
+    workspace = Workspace(uri, create=False)
     workspace.check_reachable()
     return workspace
 

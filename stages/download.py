@@ -87,7 +87,7 @@ class Download:
         shutil.copyfile(path, copy)
         digest = sha256_of(copy)
         if short_id("file", digest) != row.source_id:
-            raise SourceError(f"{path} changed while the run went on: run again", failure_class="transient")
+            raise SourceError(f"{path} has changed since it was given: give it again", failure_class="transient")
         info = {"title": path.stem, "webpage_url": f"file:{path.name}"}
         return self._video(row, ctx, copy, short_id("content", digest), info, beside(path))
 

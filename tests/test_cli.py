@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from yt_dlp.globals import supported_js_runtimes
 import mit_builder.run
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Shot, clip_id, short_id
-from mit_builder import __version__, doctor, explain
+from mit_builder import __version__, doctor, explain, trees
 from mit_builder.cli import main
 from mit_builder.config import Settings
 from mit_builder.dataset import parse_index
@@ -151,13 +152,57 @@ def test_wrong_usage_is_exit_code_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [("status",), ("why", "x"), ("gc",), ("preview", "x"), ("status", "--json"), ("status", "--failed")]
+    "arguments",
+    [
+        ("status",),
+        ("why", "x"),
+        ("gc",),
+        ("preview", "x"),
+        ("status", "--json"),
+        ("status", "--failed"),
+        ("trace",),
+        ("plan", "--check"),
+        ("retry",),
+        ("takedown", "x"),
+        ("export", "-o", "out"),
+        ("report",),
+        ("tune",),
+    ],
 )
 def test_a_workspace_that_does_not_exist_is_not_made(cli: Cli, arguments: tuple[str, ...]) -> None:
     code, _, err = cli(*arguments, "-w", "none")
     assert code == 2
     assert "no workspace at none: give --workspace, or start with mit-build run --stage all" in err
     assert not Path("none").exists()
+
+
+def test_who_looks_at_a_workspace_leaves_it_as_it_is(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def there() -> list[tuple[Path, int]]:
+        return [(path, path.stat().st_mtime_ns) for path in sorted(Path().rglob("*"))]
+
+    run(cli, A, BAD)
+    run(cli, "--stage", "download", "http://fake.test/pending")
+    Path("out").mkdir()
+    for module in (mit_builder.run, explain):
+        monkeypatch.setattr(module, "FROM_SOURCES", 0)
+    monkeypatch.setattr(trees, "WRITE_ROWS", 0)
+    before = there()
+    for arguments in (
+        ("status",),
+        ("status", "--failed"),
+        ("status", "--json"),
+        ("why", A),
+        ("doctor",),
+        ("doctor", "-w", "none"),
+        ("trace", "--output", os.devnull),
+        ("plan", "--check"),
+        ("tune",),
+        ("validate", "ws"),
+        ("validate", "none"),
+    ):
+        place = () if {"-w", "validate"} & set(arguments) else ("-w", "ws")
+        assert cli(*arguments, *place)[0] in (0, 1, 2, 3)
+        assert there() == before, arguments
 
 
 def test_a_folder_in_which_nothing_was_run_says_so(cli: Cli) -> None:
@@ -246,6 +291,43 @@ def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
     assert ledger_rows("filter.cut") > 0
     assert run(cli)[0] == 0
     assert ledger_rows("filter.cut") == 2
+
+
+def test_a_plan_leaves_the_dataset_as_it_is(cli: Cli) -> None:
+    run(cli, A, E)
+    before = {path: path.read_bytes() for path in Path("ws/dataset").iterdir()}
+    more = [f"http://fake.test/more{i}" for i in range(4)]
+    code, out, _ = cli("plan", "--probe", "2", "--engine", "serial", "-w", "ws", *QUICK, *more)
+    assert (code, "forecast for 6 sources from 2 of them" in out) == (0, True)
+    assert {path: path.read_bytes() for path in Path("ws/dataset").iterdir()} == before
+    assert "12 clips in the dataset" in run(cli)[1]
+
+
+def test_what_a_playlist_holds_counts_for_the_playlist_in_a_plan(cli: Cli) -> None:
+    lists = [f"http://fake.test/list{i}?list=a{i},b{i}" for i in range(3)]
+    code, out, _ = cli("plan", "--probe", "2", "--engine", "serial", "-w", "ws", "--json", *QUICK, *lists)
+    made = json.loads(out.splitlines()[-1])
+    assert (code, len(made["sample"])) == (0, 2)
+    assert set(made["stages"]) == set(fakes.CLASSES) - {"shards"}
+    ledger = Ledger(Workspace("ws"), "pose", fakes.FakePose.emits)
+    took_s = sum(entry.duration_s for entry in ledger.entries())
+    assert made["stages"]["pose"]["work_s"]["value"] == pytest.approx(1.5 * took_s)
+
+
+def test_what_to_try_next_keeps_settings_and_can_be_pasted(cli: Cli) -> None:
+    Path("mine.yaml").write_text("shards:\n  n_buckets: 2\n")
+    given = ("--config", "mine.yaml", "--set", "filter.min_clip_s=1", "--set", "download.proxy=http://me:secret@proxy")
+    code, out, _ = cli("run", "--engine", "serial", "-w", "my films", *given, *QUICK, A)
+    next_one = next(line for line in out.splitlines() if line.startswith("  mit-build run"))
+    assert (code, "secret" in out) == (0, False)
+    words = shlex.split(next_one)
+    words[words.index("download.proxy=…")] = "download.proxy=http://me:secret@proxy"
+    code, out, _ = cli(*words[1:], "--engine", "serial")
+    assert (code, "setting changed" in out) == (0, False)
+    assert "0 units worked on" in out
+    assert "  mit-build status --workspace 'my films'" in out
+    code, out, _ = cli("retry", "-w", "my films", "--engine", "serial")
+    assert "  mit-build retry --workspace 'my films'\n" in out
 
 
 def test_json_output_is_one_object_a_line_and_ends_with_the_result(cli: Cli) -> None:

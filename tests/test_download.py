@@ -249,7 +249,7 @@ def test_a_local_file_that_is_gone_or_changed_is_tried_again_later(
     path.write_bytes(videos["a.mp4"])
     source = file_source(path)
     path.write_bytes(videos["b.mp4"])
-    with pytest.raises(SourceError, match="changed while the run went on") as failed:
+    with pytest.raises(SourceError, match="has changed since it was given") as failed:
         fetch(source)
     assert failed.value.failure_class == "transient"
     path.unlink()

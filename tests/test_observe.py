@@ -156,6 +156,7 @@ def test_units_that_ran_at_once_lie_in_rows_of_their_own(tmp_path: Path) -> None
 
 def test_a_trace_of_a_run_that_was_not_is_one_line(tmp_path: Path) -> None:
     place = str(tmp_path / "ws")
+    Workspace(place)
     with pytest.raises(ConfigError, match="nothing was run in"):
         trace(place, None, tmp_path / "trace.json")
     walk(Workspace(place), ["a"])

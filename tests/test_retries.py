@@ -8,9 +8,10 @@ import fakes
 import pytest
 from walks import dataset, failed, look, settings_with, walk, worked
 
+from mit_builder import lanes
 from mit_builder.engine import SerialEngine
 from mit_builder.hosts import Hosts
-from mit_builder.lanes import worker_specs
+from mit_builder.lanes import Lane, Waiting, worker_specs
 from mit_builder.retries import Clock
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
@@ -172,3 +173,24 @@ def test_downloads_start_no_more_often_than_set(workspace: Workspace, monkeypatc
     timed(workspace, ["a", "b", "c"], "download.host_interval_s=10")
     assert len(starts_s) == 3
     assert all(10 <= after - before < 12 for before, after in itertools.pairwise(starts_s))
+
+
+def test_a_list_of_one_host_is_taken_up_no_faster_than_the_host_allows(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "QUEUE_BOUND", 4)
+    monkeypatch.setattr(lanes, "MOST_WAITING", 4)
+    monkeypatch.setattr(lanes, "MOST_PUT_OFF", 10)
+    put_off: list[int] = []
+    original = Lane.put_off
+
+    def noted(lane: Lane, waiting: Waiting, until_s: float) -> None:
+        original(lane, waiting, until_s)
+        put_off.append(len(lane.delayed))
+
+    monkeypatch.setattr(Lane, "put_off", noted)
+    names = [f"v{i}?lengths=40" for i in range(40)]
+    runner, clock, _ = timed(workspace, names, "download.host_interval_s=10")
+    assert runner.tally.n_videos == 40
+    assert sum(clock.slept_s) == pytest.approx(390)
+    assert max(put_off) <= 14

@@ -17,7 +17,7 @@ from walks import Recording, Wide, dataset, failed, index, look, walk, walk_with
 from mit_builder.engine import Result, SerialEngine
 from mit_builder.errors import CannotContinue, ConfigError, MediaError, SourceError, WorkspaceError
 from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner
+from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
 from mit_builder.tally import Tally
 from mit_builder.worker import Task, classify
@@ -50,6 +50,25 @@ def test_while_sources_arrive_a_shard_is_written_at_once_and_then_now_and_again(
 
     _, engine = walk_with(Recording, workspace, ["a", "b", "c"])
     assert [len(task.row.clips) for stage, tasks in engine.calls if stage == "shards" for task in tasks] == written
+
+
+def test_what_is_published_loses_no_clips_while_all_downloads_are_done_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mit_builder.lanes.QUEUE_BOUND", 1)
+    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", 0.0)
+    names = [f"v{i}?lengths=200" for i in range(12)]
+    walk(workspace, names)
+    n_clips: list[int] = []
+    walk_with(
+        SerialEngine,
+        workspace,
+        [*names, "new?lengths=200"],
+        choice=Choice(forced=frozenset(("download",))),
+        on_progress=lambda runner: n_clips.append(len(dataset(workspace))),
+    )
+    assert n_clips == sorted(n_clips)
+    assert (n_clips[0], n_clips[-1], len(dataset(workspace))) == (12, 13, 13)
 
 
 def test_readers_find_every_shard_of_the_index_at_any_time_and_stale_ones_go(workspace: Workspace) -> None:

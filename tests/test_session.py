@@ -56,6 +56,17 @@ def test_relative_paths_of_a_list_start_from_the_list(workspace: Workspace, tmp_
     assert [source.address for source in book.sources()] == [str(tmp_path / "videos" / "a.mp4"), "http://host/x"]
 
 
+def test_of_files_with_equal_content_one_that_is_there_counts(workspace: Workspace, tmp_path: Path) -> None:
+    book = SourceBook(workspace)
+    before, after = (video(tmp_path, name, "same") for name in ("a.mp4", "moved/a.mp4"))
+    assert book.add([str(before), str(after), "http://host/x", "http://host/x#part"]) == 4
+    assert [source.address for source in book.sources()] == [str(before), "http://host/x"]
+    before.unlink()
+    assert [source.address for source in book.sources()] == [str(after), "http://host/x"]
+    after.unlink()
+    assert [source.address for source in book.sources()] == [str(before), "http://host/x"]
+
+
 def test_files_with_equal_content_are_one_source_whatever_the_order(workspace: Workspace, tmp_path: Path) -> None:
     pair = [str(video(tmp_path, name, "same")) for name in ("b.mp4", "a.mp4")]
     for order in (pair, pair[::-1]):

@@ -285,6 +285,42 @@ def test_rows_are_found_also_when_their_parts_were_merged_meanwhile(
     assert sorted(source.address for source in settled.in_bucket(0)) == [fakes.source(x).address for x in "abc"]
 
 
+def test_a_source_that_is_gone_stays_due_and_is_told_until_it_is_back(workspace: Workspace, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    names = ["a", f"file?download=transient&while={gone}"]
+    gone.touch()
+    for _ in range(2):
+        assert run(workspace, names).tally.steps["download"].failed == {"transient": 1}
+    gone.unlink()
+    assert run(workspace, names).tally.failed == 0
+    assert run(workspace, names).trees.n_passed_over == 2
+    gone.touch()
+    workspace.delete(sorted(workspace.names("videos")))  # of which the copies were lost as well
+    for _ in range(2):
+        assert run(workspace, names).tally.steps["download"].failed == {"transient": 1}
+
+
+@pytest.mark.parametrize("method", ["read", "stamps", "names"])
+def test_who_looks_while_a_run_merges_parts_sees_all_that_is_settled(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(settled_rows, "MERGE_ABOVE_PARTS", 2)
+    names = ["a?lengths=40", "b?lengths=40"]
+    for name in names:
+        run(workspace, [name])
+    real = getattr(Workspace, method)
+
+    def meanwhile(self: Workspace, name: str) -> Any:
+        found = real(self, name)
+        if "settled" in name:
+            monkeypatch.setattr(Workspace, method, real)
+            run(workspace, ["c"])
+        return found
+
+    monkeypatch.setattr(Workspace, method, meanwhile)
+    assert run(Workspace(workspace.uri), names, working=False).trees.n_passed_over == 2
+
+
 def same_as_a_walk(workspace: Workspace, names: Sequence[str]) -> Runner:
     """A run over sources, after which a walk over all of them finds just the same."""
     found = run(workspace, names)

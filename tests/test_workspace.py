@@ -217,3 +217,19 @@ def test_a_full_disk_stops_the_run_with_what_to_do(tmp_path: Path) -> None:
     workspace.check_space(0.0)
     with pytest.raises(CannotContinue, match="mit-build gc"):
         workspace.check_space(1e9)
+
+
+@pytest.mark.parametrize("method", ["names", "stamps"])
+def test_a_list_that_breaks_off_is_asked_for_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    workspace.write("clips/a", b"hello")
+    real, problems = obstore.list, iter([obstore.exceptions.GenericError("connection reset")])
+
+    def flaky(*arguments: object, **options: object) -> object:
+        for problem in problems:
+            raise problem
+        return real(*arguments, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(obstore, "list", flaky)
+    assert set(getattr(workspace, method)("clips")) == {"clips/a"}

@@ -28,15 +28,13 @@ def export(
     if check is not None:
         raise typer.Exit(_check(check))
     from mit_builder.export.make import ExportRequest, make_export
-    from mit_builder.workspace import Workspace
+    from mit_builder.workspace import existing
 
     if output is None:
         raise ConfigError("give --output, the folder to write")
     if audio_encoder and form != "mit":
         raise ConfigError("--audio-encoder belongs to --format mit")
-    if "://" not in workspace and not Path(workspace).is_dir():
-        raise ConfigError(f"no workspace at {workspace}: give --workspace")
-    for line in make_export(Workspace(workspace), ExportRequest(form, output, with_media, audio_encoder)):
+    for line in make_export(existing(workspace), ExportRequest(form, output, with_media, audio_encoder)):
         print(line)
 
 

@@ -51,6 +51,7 @@ def run(place: Path, *arguments: str) -> int:
         at_once=False,
         engine="serial",
         as_json=False,
+        go_on=["run"],
     )
     return run_pipeline(request, Console(width=200))
 

@@ -15,7 +15,6 @@ from mit_builder.config import DownloadSettings, Settings
 from mit_builder.errors import ConfigError
 from mit_builder.web.client import Heard, options
 from mit_builder.web.raw_options import RawOptions
-from mit_builder.workspace import Workspace
 
 GOOD: dict[str, Any] = {
     "format_sort": ["res:720"],
@@ -114,7 +113,7 @@ def test_doctor_asks_for_a_javascript_runtime_that_youtube_can_use(
         (tmp_path / "node").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    checks = doctor.check_all(Workspace(tmp_path), Settings(), [url_source("https://www.youtube.com/watch?v=x")])
+    checks = doctor.check_all(tmp_path, Settings(), [url_source("https://www.youtube.com/watch?v=x")])
     (check,) = (check for check in checks if check.name == "javascript")
     assert (check.verdict, text in check.text) == (verdict, True)
 
@@ -128,5 +127,5 @@ def test_doctor_looks_for_the_cookies(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"cookies_file": str(tmp_path / "no.txt")}, ["failed"]),
         ({"cookies_from_browser": "firefox"}, ["failed"]),
     ):
-        checks = doctor.check_all(Workspace(tmp_path), config.parse({"download": download}))
+        checks = doctor.check_all(tmp_path, config.parse({"download": download}))
         assert [check.verdict for check in checks if check.name == "cookies"] == verdict
