@@ -141,21 +141,18 @@ class RayEngine:
                 if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
                     break
                 self._hire(stage)
-        return self._next(stage) is not None and (crews[stage].idle > 0 or n_calls >= crews[stage].n)
+        many = 2 * (crews[stage].n - 1)  # else what is given early could wait behind a long unit while others idle
+        return self._next(stage) is not None and (crews[stage].idle > 0 or n_calls > many)
 
     def _next(self, stage: str) -> Slot | None:
-        """The worker for the next call.
-
-        One on a GPU is given it before its last call ends: it waits neither for the driver nor for a core, which
-        costs a GPU more than it costs the stages that wait instead.
-        """
-        slots = self._slots[stage]
-        if self._pools.fits(stage, self._crews()):
+        """The worker for the next call: an idle one, or one that is given it before its last call ends."""
+        slots, crews = self._slots[stage], self._crews()
+        if self._pools.fits(stage, crews):
             idle = next((slot for slot in slots if slot.is_idle), None)
             if idle is not None:
                 return idle
-        may_queue = self._pools.uses_gpu(stage)
-        return next((s for s in slots if may_queue and len(s.calls) == 1 and not s.timed_out), None)
+        early = self._pools.keeps_its_core(stage, crews)
+        return next((s for s in slots if early and len(s.calls) == 1 and not s.timed_out), None)
 
     def _hire(self, stage: str) -> None:
         if self._make is None:
