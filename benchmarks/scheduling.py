@@ -131,14 +131,20 @@ class Bench:
         return Worked(first_s - started_s, last_s - first_s)
 
 
-def ideal_s(names: Sequence[str], costs_s: dict[str, float], n_cores: int) -> float:
-    """No schedule is faster: the busiest resource, and the way of the shortest item to it and from it."""
+def work_s(names: Sequence[str], costs_s: dict[str, float]) -> dict[str, float]:
+    """What each stage sleeps for all items together."""
     with patch.dict(os.environ, {"SLEEP_S": json.dumps(costs_s)}):
         total = dict.fromkeys(SIX, 0.0)
         for source in map(fakes.source, names):
             video_id = fakes.short_id("content", source.address.rpartition("/")[2].partition("?")[0])
             for stage in SIX:
                 total[stage] += sleepers.cost_s(stage, source.source_id if stage == "download" else video_id)
+    return total
+
+
+def ideal_s(names: Sequence[str], costs_s: dict[str, float], n_cores: int) -> float:
+    """No schedule is faster: the busiest resource, and the way of the shortest item to it and from it."""
+    total = work_s(names, costs_s)
     cores = sum(seconds for stage, seconds in total.items() if stage != "download") / n_cores
     before = sum(costs_s[stage] for stage in ("download", "shots", "filter.detect", "filter.cut")) * sleepers.SPREAD[0]
     on_gpu = before + total["pose"] + costs_s["speech"] * sleepers.SPREAD[0]
@@ -178,11 +184,13 @@ def workers(n_items: int, counts: Sequence[int], cost_s: float = 0.5) -> dict[in
         with running({"download": "SleepDownload", "pose": "SleepPose"}, {"pose": cost_s}, n) as bench:
             bench.run([f"warm{i}?{LENGTH}" for i in range(n)])
             spans[n] = bench.run([f"v{i}?{LENGTH}" for i in range(n_items)]).span_s
-    print(f"{n_items} items of {cost_s} s on average\n\n| workers | s | speed | of linear |\n|---|---|---|---|")
+    work = work_s([f"v{i}?{LENGTH}" for i in range(n_items)], {"pose": cost_s})["pose"]
+    print(f"{n_items} items of {cost_s} s on average\n\n| workers | work / workers, s | s | speed | of linear |")
+    print("|---|---|---|---|---|")
     first = counts[0]
     share = {n: spans[first] * first / (spans[n] * n) for n in counts}
     for n in counts:
-        print(f"| {n} | {spans[n]:.1f} | {spans[first] / spans[n]:.2f} | {share[n]:.0%} |")
+        print(f"| {n} | {work / n:.1f} | {spans[n]:.1f} | {spans[first] / spans[n]:.2f} | {share[n]:.0%} |")
     return share
 
 
@@ -191,14 +199,10 @@ def small(n_items: int, cost_s: float = 0.01, n_cores: int = 2) -> float:
     with running({"download": "SleepReject"}, {"download": cost_s}, n_cores) as bench:
         bench.run([f"warm{i}" for i in range(4 * n_cores)])
         worked = bench.run([f"v{i}" for i in range(n_items)])
-    with patch.dict(os.environ, {"SLEEP_S": json.dumps({"download": cost_s})}):
-        names = (fakes.source(f"v{i}").source_id for i in range(n_items))
-        work_s = sum(sleepers.cost_s("download", name) for name in names)
-    overhead_ms = 1e3 * (worked.span_s - work_s / n_cores) / n_items
+    work = work_s([f"v{i}" for i in range(n_items)], {"download": cost_s})["download"]
+    overhead_ms = 1e3 * (worked.span_s - work / n_cores) / n_items
     print("| items | work s | workers | s | overhead, ms an item |\n|---|---|---|---|---|")
-    print(
-        f"| {n_items} of {cost_s * 1e3:.0f} ms | {work_s:.1f} | {n_cores} | {worked.span_s:.1f} | {overhead_ms:.2f} |"
-    )
+    print(f"| {n_items} of {cost_s * 1e3:.0f} ms | {work:.1f} | {n_cores} | {worked.span_s:.1f} | {overhead_ms:.2f} |")
     return overhead_ms
 
 

@@ -1,4 +1,4 @@
-"""Where units run: in this process, or on Ray. The only module that imports ray.
+"""Where units run: in this process (engine_serial.py), or on Ray. Only this module and engine_* import ray.
 
 The driver decides (admission, attempts, what a crash means); Ray places workers and notices their death. Settings and
 the reading of Ray's exceptions were measured on Ray 2.60.
@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from mit_builder.engine_calls import Engine, Load, Result
 from mit_builder.engine_connect import check_nodes, connect
 from mit_builder.engine_metrics import RayMeter
 from mit_builder.engine_nodes import Suspects, ask_node, is_node_loss, node_known
+from mit_builder.engine_serial import SerialEngine
+from mit_builder.engine_slots import Call, Slot
 from mit_builder.errors import CannotContinue
 from mit_builder.models.devices import n_gpus
 from mit_builder.pools import Crew, Pools, Room
@@ -44,60 +46,6 @@ START_S = 900.0
 """A worker that has not loaded its models by then never had a node: the largest take minutes."""
 TRIFLE_CPUS = 0.01
 """Of a core, that Ray reserves for each worker on a cluster."""
-
-
-class SerialEngine:
-    """Everything in this process, one unit at a time: for debugging and tests."""
-
-    def __init__(self, specs: dict[str, WorkerSpec]) -> None:
-        self._specs = specs
-        self._workers: dict[str, Worker] = {}
-        self._unavailable: dict[str, str] = {}
-        self._results: list[Result] = []
-
-    def load(self) -> Load:
-        return Load(1.0, 1.0)
-
-    def meter(self) -> None:
-        return None
-
-    def offer(self, stage: str, n_calls: int = 1) -> bool:
-        if stage not in self._workers and stage not in self._unavailable:
-            worker = Worker(self._specs[stage])
-            problem = worker.ready()
-            if problem:
-                self._unavailable[stage] = problem
-            else:
-                self._workers[stage] = worker
-        return stage in self._workers and not self._results
-
-    def submit(self, stage: str, tasks: list[Task]) -> None:
-        self._results.append(Result(stage, tasks, entries=self._workers[stage].run(tasks)))
-
-    def wait(self, timeout_s: float) -> list[Result]:
-        results, self._results = self._results, []
-        return results
-
-    def unavailable(self) -> dict[str, str]:
-        return self._unavailable
-
-    def close(self) -> None:
-        self._workers.clear()
-
-
-@dataclass
-class _Slot:
-    """A Ray actor and what it is doing."""
-
-    actor: Any
-    starting: Any = None
-    call: Any = None
-    tasks: list[Task] = field(default_factory=list)
-    deadline: float = 0.0
-    timed_out: bool = False
-    idle_since_s: float = 0.0
-    where: Any = None
-    """Answers with the node that it is on, on a cluster, before its models are loaded."""
 
 
 class RayEngine:
@@ -126,7 +74,7 @@ class RayEngine:
         self._cpus_wanted = cpus
         self._address = address
         self._elsewhere = False
-        self._slots: dict[str, list[_Slot]] = {name: [] for name in specs}
+        self._slots: dict[str, list[Slot]] = {name: [] for name in specs}
         self._unavailable: dict[str, str] = {}
         self._n_ill: Counter[str] = Counter()
         self._suspects = Suspects[Result]()
@@ -171,9 +119,9 @@ class RayEngine:
         crews = {name: Crew() for name in self._slots}
         for name, slots in self._slots.items():
             for slot in slots:
-                crews[name].busy += slot.call is not None
+                crews[name].busy += bool(slot.calls)
                 crews[name].starting += slot.starting is not None
-                crews[name].idle += slot.call is None and slot.starting is None
+                crews[name].idle += slot.is_idle
         return crews
 
     def load(self) -> Load:
@@ -186,13 +134,25 @@ class RayEngine:
 
     def offer(self, stage: str, n_calls: int = 1) -> bool:
         crews = self._crews()
-        if stage in self._unavailable or not self._pools.fits(stage, crews):
+        if stage in self._unavailable:
             return False
-        for _ in range(self._pools.to_start(stage, crews, n_calls)):
-            if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
-                break
-            self._hire(stage)
-        return crews[stage].idle > 0
+        if self._pools.fits(stage, crews):
+            for _ in range(self._pools.to_start(stage, crews, n_calls)):
+                if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
+                    break
+                self._hire(stage)
+        many = 2 * (crews[stage].n - 1)  # else what is given early could wait behind a long unit while others idle
+        return self._next(stage) is not None and (crews[stage].idle > 0 or n_calls > many)
+
+    def _next(self, stage: str) -> Slot | None:
+        """The worker for the next call: an idle one, or one that is given it before its last call ends."""
+        slots, crews = self._slots[stage], self._crews()
+        if self._pools.fits(stage, crews):
+            idle = next((slot for slot in slots if slot.is_idle), None)
+            if idle is not None:
+                return idle
+        early = self._pools.keeps_its_core(stage, crews)
+        return next((s for s in slots if early and len(s.calls) == 1 and not s.timed_out), None)
 
     def _hire(self, stage: str) -> None:
         if self._make is None:
@@ -201,16 +161,11 @@ class RayEngine:
         actor = self._make(stage)
         where = ask_node(actor) if self._elsewhere else None
         ready = actor.ready.remote(elsewhere=self._elsewhere)
-        self._slots[stage].append(_Slot(actor, starting=ready, deadline=time.monotonic() + START_S, where=where))
+        self._slots[stage].append(Slot(actor, starting=ready, deadline=time.monotonic() + START_S, where=where))
 
-    def _idle(self, longer_than_s: float) -> Iterator[tuple[str, _Slot]]:
+    def _idle(self, longer_than_s: float) -> Iterator[tuple[str, Slot]]:
         """Workers without work, the longest first."""
-        idle = (
-            (name, slot)
-            for name, slots in self._slots.items()
-            for slot in slots
-            if slot.call is None and slot.starting is None
-        )
+        idle = ((name, slot) for name, slots in self._slots.items() for slot in slots if slot.is_idle)
         since_s = time.monotonic() - longer_than_s
         yield from sorted((x for x in idle if x[1].idle_since_s < since_s), key=lambda x: x[1].idle_since_s)
 
@@ -224,22 +179,34 @@ class RayEngine:
         return False
 
     def submit(self, stage: str, tasks: list[Task]) -> None:
-        slot = next(s for s in self._slots[stage] if s.starting is None and s.call is None)
-        slot.tasks = tasks
-        slot.deadline = time.monotonic() + self._resources[stage].timeout_s * len(tasks)
-        slot.call = slot.actor.run.remote(tasks)
+        slot = self._next(stage)
+        assert slot is not None, "offer comes first"
+        slot.calls.append(Call(slot.actor.run.remote(tasks), tasks))
+        if len(slot.calls) == 1:
+            self._begins(stage, slot)
+
+    def _begins(self, stage: str, slot: Slot) -> None:
+        slot.is_recalled = False
+        slot.deadline = time.monotonic() + self._resources[stage].timeout_s * len(slot.calls[0].tasks)
+
+    def recall(self) -> None:
+        if self._make is None:
+            return
+        import ray
+
+        for slot in (slot for slots in self._slots.values() for slot in slots if len(slot.calls) > 1):
+            if not slot.is_recalled:
+                slot.is_recalled = True
+                ray.cancel(slot.calls[1].ref)
 
     def wait(self, timeout_s: float) -> list[Result]:
         if self._make is None:
             return []
         import ray
 
-        pending = {
-            slot.call if slot.call is not None else slot.starting: (name, slot)
-            for name, slots in self._slots.items()
-            for slot in slots
-            if slot.call is not None or slot.starting is not None
-        }
+        slots = [(name, slot) for name, slots in self._slots.items() for slot in slots]
+        pending = [slot.starting for _, slot in slots if slot.starting is not None]
+        pending += [call.ref for _, slot in slots for call in slot.calls]
         cleared = list(self._cleared())
         if cleared:
             return cleared
@@ -247,40 +214,68 @@ class RayEngine:
         if not pending:
             time.sleep(patience_s if self._suspects else 0.0)
             return []
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=patience_s)
+        ready, _ = ray.wait(pending, num_returns=1, timeout=patience_s)
         if ready:
-            ready, _ = ray.wait(list(pending), num_returns=len(pending), timeout=0)
-        results = [self._finish(*pending[ref], ref) for ref in ready]
+            ready, _ = ray.wait(pending, num_returns=len(pending), timeout=0)
+        there = set(ready)
+        results = [result for name, slot in slots for result in self._finished(name, slot, there)]
         self._kill_overdue()
         if time.monotonic() - self._looked_at_s > LOOK_S:
             self._look()
             for name, slot in list(self._idle(IDLE_S)):
                 self._drop(name, slot)
-        return [result for result in results if result is not None]
+        return results
 
-    def _finish(self, stage: str, slot: _Slot, ref: Any) -> Result | None:
+    def _finished(self, stage: str, slot: Slot, ready: set[Any]) -> Iterator[Result]:
+        """What a worker's promises that are kept or broken come to."""
+        import ray
+
+        if slot.starting in ready:
+            self._started(stage, slot)
+        if slot.is_recalled and len(slot.calls) > 1 and slot.calls[1].ref in ready:
+            yield Result(stage, slot.calls.pop(1).tasks, lost="unstarted")
+        while slot.calls and slot.calls[0].ref in ready:
+            try:
+                entries = ray.get(slot.calls[0].ref)
+            except ray.exceptions.TaskCancelledError:
+                yield Result(stage, slot.calls.pop(0).tasks, lost="unstarted")
+                continue
+            except ray.exceptions.RayError as error:
+                yield from self._lost(stage, slot, error)
+                return
+            yield Result(stage, slot.calls.pop(0).tasks, entries=entries)
+            slot.idle_since_s = time.monotonic()
+            if slot.calls:
+                self._begins(stage, slot)
+            elif any(entry.failure_class == "resource" for entry in entries):
+                self._drop(stage, slot)  # what it ran out of, or a GPU's error, may be its process's for good
+
+    def _started(self, stage: str, slot: Slot) -> None:
         import ray
 
         try:
-            value = ray.get(ref)
+            problem = ray.get(slot.starting)
         except ray.exceptions.RayError as error:
-            self._slots[stage].remove(slot)
-            ray.kill(slot.actor)
-            return self._loss(stage, slot, error)
-        slot.idle_since_s = time.monotonic()
-        if slot.starting is not None:
-            slot.starting = None
-            if value is not None:
-                self._drop(stage, slot)
-                self._set_aside(stage, value)
-            return None
-        result = Result(stage, slot.tasks, entries=value)
-        slot.call, slot.tasks = None, []
-        if any(entry.failure_class == "resource" for entry in value):
-            self._drop(stage, slot)  # what it ran out of, or a GPU's error, may be its process's for good
-        return result
+            list(self._lost(stage, slot, error))
+            return
+        slot.starting, slot.idle_since_s = None, time.monotonic()
+        if problem is not None:
+            self._drop(stage, slot)
+            self._set_aside(stage, problem)
 
-    def _loss(self, stage: str, slot: _Slot, error: Exception) -> Result | None:
+    def _lost(self, stage: str, slot: Slot, error: Exception) -> Iterator[Result]:
+        """A worker is gone: its call is lost with it, the one behind had not begun."""
+        import ray
+
+        self._slots[stage].remove(slot)
+        ray.kill(slot.actor)
+        result = self._loss(stage, slot, error)
+        if result is not None:
+            yield result
+        for call in slot.calls[1:]:
+            yield Result(stage, call.tasks, lost="unstarted")
+
+    def _loss(self, stage: str, slot: Slot, error: Exception) -> Result | None:
         import ray
 
         text = " ".join(str(error).split())[:300]
@@ -297,7 +292,7 @@ class RayEngine:
             lost = "node"
         else:
             lost = "crash"
-        result = Result(stage, slot.tasks, lost=lost, message=text)
+        result = Result(stage, slot.calls[0].tasks if slot.calls else [], lost=lost, message=text)
         if lost in ("crash", "timeout") and node_id is not None:
             self._suspects.add(result, node_id)
             return None
@@ -327,7 +322,7 @@ class RayEngine:
             if slot.starting is not None:
                 self._drop(name, slot)
                 self._set_aside(name, f"no worker came up within {START_S:g} s: {self._wants(name)}")
-            elif slot.call is not None and not slot.timed_out:
+            elif slot.calls and not slot.timed_out:
                 slot.timed_out = True
                 ray.kill(slot.actor)
 
@@ -342,7 +337,7 @@ class RayEngine:
         if not (is_patient and self._n_ill[stage] < MAX_ILL):
             self._unavailable[stage] = problem
 
-    def _drop(self, stage: str, slot: _Slot) -> None:
+    def _drop(self, stage: str, slot: Slot) -> None:
         import ray
 
         self._slots[stage].remove(slot)

@@ -16,14 +16,15 @@ class Result:
 
     Attributes:
         entries: one a task, or None when the worker died.
-        lost: why there are no entries; all but "node" count as an attempt, "memory" ends as a failure of resources.
+        lost: why there are no entries; all but "node" and "unstarted" (the call never began) count as an attempt,
+            "memory" ends as a failure of resources.
         message: one line about the loss.
     """
 
     stage: str
     tasks: list[Task]
     entries: list[Entry] | None = None
-    lost: Literal["crash", "timeout", "memory", "node"] | None = None
+    lost: Literal["crash", "timeout", "memory", "node", "unstarted"] | None = None
     message: str = ""
 
 
@@ -64,6 +65,10 @@ class Engine(Protocol):
 
     def wait(self, timeout_s: float) -> list[Result]:
         """Results that are ready, at least one unless the time is over."""
+        ...
+
+    def recall(self) -> None:
+        """Take back calls that have not begun, as far as that goes; they come back as results, "unstarted"."""
         ...
 
     def unavailable(self) -> dict[str, str]:

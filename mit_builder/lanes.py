@@ -222,6 +222,9 @@ class Lane:
 
         Only a unit that was alone with its worker can be blamed, and for the loss of nodes after `MOST_NODES` alone.
         """
+        if result.lost == "unstarted":
+            self.queue.appendleft(waiting)
+            return None
         is_alone, by_node = len(result.tasks) == 1, result.lost == "node"
         waiting.alone = True
         waiting.n_nodes += is_alone and by_node

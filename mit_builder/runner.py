@@ -224,7 +224,10 @@ class Runner:
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
-        if self._engine is None or self.stop.is_asked:
+        if self._engine is None:
+            return
+        if self.stop.is_asked:
+            self._engine.recall()
             return
         blocked, now_s = False, self.clock.monotonic_s()
         for name, problem in self._engine.unavailable().items():

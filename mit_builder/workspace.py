@@ -111,8 +111,8 @@ class Workspace:
         return folder
 
     def drop_partial(self, name: str) -> None:
-        """Remove the unfinished files of a unit, if there are any."""
-        shutil.rmtree(self._scratch.partial(name), ignore_errors=True)
+        """Remove the unfinished files of a unit, if there are any; what cannot be removed is swept later."""
+        shutil.rmtree(self._scratch.base / PARTIAL / name, ignore_errors=True)
 
     def sweep(self, *, keep_partial_s: float = KEEP_PARTIAL_S) -> None:
         """Remove what killed runs left unfinished; only while no other run holds the lease."""

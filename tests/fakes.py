@@ -352,6 +352,12 @@ class ImpatientPose(FakePose):
     resources: ClassVar[Resources] = Resources(cpus=0.5, timeout_s=3)
 
 
+class GpuPose(FakePose):
+    """A pose stage that takes half of a GPU."""
+
+    resources: ClassVar[Resources] = Resources(cpus=0.5, gpus=0.5, max_workers=1, timeout_s=30)
+
+
 def find_no_room(work: object) -> None:
     """In the place of what a process was to do."""
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

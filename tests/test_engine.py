@@ -8,7 +8,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import fakes
 import pytest
 import ray  # before the engine tells it what to listen on
 
+from manifests.rows import Artifact
 from mit_builder import config
 from mit_builder.dataset import parse_index
-from mit_builder.engine import RayEngine, Result, SerialEngine, _Slot
+from mit_builder.engine import RayEngine, Result, SerialEngine
 from mit_builder.engine_nodes import _Suspect, is_node_loss
+from mit_builder.engine_slots import Call, Slot
 from mit_builder.errors import CannotContinue
 from mit_builder.lanes import worker_specs
 from mit_builder.metrics import METRICS
@@ -61,10 +64,11 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnRay]:
     specs = worker_specs(SETTINGS, workspace, "run", STEPS)
     specs |= {
         kind: WorkerSpec(f"fakes:{kind}", SETTINGS.pose, workspace.uri, "run")
-        for kind in ("BrokenPose", "CarelessPose")
+        for kind in ("BrokenPose", "CarelessPose", "GpuPose")
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", WORKERS_PATH)
+        patch.setattr(ray, "init", partial(ray.init, num_gpus=1))
         folder, on_terminate = Path.cwd(), signal.getsignal(signal.SIGTERM)
         engine = RayEngine(specs, fakes.resources(specs), scratch=workspace.scratch("run"), cpus=2)
         runner = Runner(workspace, SETTINGS, run_id="run", engine=engine, steps=STEPS)
@@ -124,6 +128,43 @@ def test_a_stage_that_cannot_be_set_up_is_reported_with_one_line(on_ray: OnRay, 
         on_ray.engine.wait(1.0)
     assert on_ray.engine.unavailable()[kind] == message
     assert not on_ray.engine.offer(kind)
+
+
+def on_gpu(on_ray: OnRay, *calls: list[str], recall: bool = False) -> list[Result]:
+    """What calls come to that the one worker on a GPU is given as early as it takes them; each clip has a text."""
+    engine, workspace = on_ray.engine, on_ray.workspace
+    (clip, *_) = (e.outputs[0] for e in on_ray.runner.lanes["filter.cut"].ledger.entries() if e.outputs)
+
+    def task(name: str, text: str) -> Task:
+        workspace.write(f"clips/{name}.mp4", text.encode())
+        return Task(name, f"{name:->16}", replace(clip, clip_id=name, mp4=Artifact(f"clips/{name}.mp4", "", 0)))
+
+    left = [[task(f"gpu-{i}-{j}", text) for j, text in enumerate(texts)] for i, texts in enumerate(calls)]
+    results: list[Result] = []
+    deadline = time.monotonic() + 60
+    while len(results) < len(calls) and time.monotonic() < deadline:
+        while left and engine.offer("GpuPose", len(left)):
+            engine.submit("GpuPose", left.pop(0))
+        if recall and not left:
+            engine.recall()
+        results += engine.wait(1.0)
+    return results
+
+
+def test_a_worker_on_a_gpu_is_given_its_next_call_early_and_the_first_alone_is_blamed(on_ray: OnRay) -> None:
+    first, second = (r.entries[0] for r in on_gpu(on_ray, ["?pose=slow"], ["a"]) if r.entries)
+    assert (first.unit_id, second.unit_id) == ("gpu-0-0", "gpu-1-0")
+    assert 0 <= second.started_at_s - first.started_at_s - first.duration_s < 0.1
+    lost = on_gpu(on_ray, ["?pose=crash"], ["a"])
+    assert [(result.tasks[0].unit_id, result.lost) for result in lost] == [
+        ("gpu-0-0", "crash"),
+        ("gpu-1-0", "unstarted"),
+    ]
+
+
+def test_a_call_that_has_not_begun_is_taken_back_when_a_run_is_asked_to_end(on_ray: OnRay) -> None:
+    lost = {r.tasks[0].unit_id: r.lost for r in on_gpu(on_ray, ["?pose=slow"] * 20, ["a"], recall=True)}
+    assert lost == {"gpu-1-0": "unstarted", "gpu-0-0": None}
 
 
 def test_ray_exports_the_figures_of_a_run_under_the_names_that_the_dashboard_asks_for(on_ray: OnRay) -> None:
@@ -252,7 +293,7 @@ def test_a_users_folder_named_stages_hides_nothing_and_nothing_runs_on_after_the
 
 def test_a_worker_that_never_comes_up_stops_its_stage_with_what_it_needs(tmp_path: Path) -> None:
     engine = RayEngine({"a": None}, {"a": Resources(gpus=0.5)}, scratch=tmp_path)  # type: ignore[dict-item]
-    engine._slots["a"].append(_Slot(actor=None, starting=object(), deadline=0.0))
+    engine._slots["a"].append(Slot(actor=None, starting=object(), deadline=0.0))
     engine._drop = lambda stage, slot: engine._slots[stage].remove(slot)  # type: ignore[method-assign]
     engine._kill_overdue()
     assert engine.unavailable() == {"a": "no worker came up within 900 s: it needs a node with 0.5 GPU free"}
@@ -289,7 +330,7 @@ def test_a_node_that_is_lost_while_a_worker_loads_its_models_does_not_stop_the_s
     crash = died("Worker exit type: SYSTEM_ERROR ... End of file")
     engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
     engine._elsewhere = True
-    assert engine._loss("a", _Slot(actor=None, starting=object(), where="node-1"), crash) is None
+    assert engine._loss("a", Slot(actor=None, starting=object(), where="node-1"), crash) is None
     assert (asked, engine.unavailable()) == (["node-1"], {})
     loading = Result("a", [], lost="crash", message="End of file")
     for is_lost, problem in ((True, {}), (False, {"a": "the worker died while it was set up: End of file"})):
@@ -322,7 +363,6 @@ def test_a_unit_that_takes_too_long_on_a_frozen_node_is_not_blamed(
     monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
     monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append(item))
     engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
-    task = Task("u", "k", None)
-    slot = _Slot(actor=None, call=object(), tasks=[task], where="node-1", timed_out=True)
+    slot = Slot(actor=None, calls=[Call(object(), [Task("u", "k", None)])], where="node-1", timed_out=True)
     assert engine._loss("a", slot, died("killed by ray.kill")) is None
     assert [result.lost for result in asked] == ["timeout"]

@@ -12,7 +12,7 @@ from typing import Any
 import fakes
 import pyarrow.parquet as pq
 import pytest
-from walks import Recording, Wide, dataset, failed, index, look, walk, walk_with, worked
+from walks import Recording, Wide, dataset, failed, index, look, settings_with, walk, walk_with, worked
 
 from mit_builder.engine import Result, SerialEngine
 from mit_builder.errors import CannotContinue, ConfigError, MediaError, SourceError, WorkspaceError
@@ -20,7 +20,7 @@ from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
 from mit_builder.tally import Tally
-from mit_builder.worker import Task, classify
+from mit_builder.worker import Task, Worker, WorkerSpec, classify
 from mit_builder.workspace import Workspace
 
 
@@ -295,6 +295,28 @@ def test_a_worker_that_finds_no_room_for_its_files_says_so(
 
     monkeypatch.setattr(Workspace, "own", no_room)
     assert failed(walk(workspace, ["a"])) == {"download": {failure_class: 1}}
+
+
+def test_a_unit_that_is_done_stays_done_where_its_unfinished_files_cannot_be_removed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workspace = Workspace(f"memory://{new_run_id()}")
+    work = Worker._outcome
+
+    def and_lose_the_disk(self: Worker, task: Task) -> dict[str, Any]:
+        outcome = work(self, task)
+
+        def is_gone(folder: Path) -> None:
+            raise WorkspaceError(f"{folder} is gone")
+
+        monkeypatch.setattr("mit_builder.scratch.make_private", is_gone)
+        return outcome
+
+    worker = Worker(WorkerSpec("fakes:FakeDownload", settings_with().download, workspace.uri, "run"))
+    assert worker.ready() is None
+    monkeypatch.setattr(Worker, "_outcome", and_lose_the_disk)
+    (entry,) = worker.run([Task("a", "0123456789abcdef", fakes.source("a"))])
+    assert entry.status == "done"
 
 
 @pytest.mark.parametrize(

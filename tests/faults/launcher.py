@@ -38,7 +38,7 @@ def node_of(engine: Any, stage: str, tasks: list[Task]) -> str:
     """The node whose worker was given a call."""
     import ray
 
-    (slot,) = (slot for slot in engine._slots[stage] if slot.tasks is tasks)
+    (slot,) = (slot for slot in engine._slots[stage] if slot.calls and slot.calls[-1].tasks is tasks)
     known: str = ray._private.state.actors(slot.actor._actor_id.hex())["Address"]["NodeID"]
     return known
 
@@ -59,7 +59,7 @@ def write_down_calls(engine: Any) -> None:
         if n_calls == int(os.environ.get("KILLS_ACTOR", "0")):
             import ray
 
-            ray.kill(next(slot.actor for slot in self._slots[stage] if slot.tasks is tasks))
+            ray.kill(next(s.actor for s in self._slots[stage] if s.calls and s.calls[-1].tasks is tasks))
 
     engine.submit = and_say
 
