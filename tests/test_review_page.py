@@ -262,7 +262,7 @@ def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: A
         assert "not saved" in page.inner_text(f'.clip[data-clip="{name}"] .mark')
         page.unroute("**/reviews.json")
         held: list[Any] = []
-        page.route("**/reviews.json", lambda route: held.append(route))
+        page.route("**/reviews.json", lambda route: held.insert(0, route))
         page.keyboard.press("a")
         page.keyboard.press("Escape")
         while not held:
