@@ -30,6 +30,7 @@ from mit_builder.export.manifest import HEAD, TOLD_BY_SOURCE, Head, downloads, r
 from mit_builder.lease import lease
 from mit_builder.media.captions import cut_captions, load_captions
 from mit_builder.media.cut import cut_clip, cut_native
+from mit_builder.report.clips import write_card
 from mit_builder.session import REBUILT, SETTINGS_KEY, new_run_id
 from mit_builder.shard_file import ShardFile
 from mit_builder.takedown import finish
@@ -82,6 +83,8 @@ def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Pat
         for video_id, clips in work.videos().items():
             work.make(video_id, clips)
         work.publish()
+        write_card(workspace, contact=None)
+        workspace.leave(work.run_id)
     return work.outcome
 
 
@@ -130,11 +133,11 @@ class _Rebuild:
         self.outcome = Outcome()
         self._manifest, self._head, self._workspace, self._files = manifest, head, workspace, files
         self._tombstones = tombstones
-        self._run_id = new_run_id()
-        self._scratch = workspace.scratch(self._run_id)
+        self.run_id = new_run_id()
+        self._scratch = workspace.scratch(self.run_id)
         self._ledger = Ledger(workspace, "download", (Video, Source))
         self._known = downloads(workspace)
-        self._worker = Worker(WorkerSpec("stages.download:Download", settings.download, workspace.uri, self._run_id))
+        self._worker = Worker(WorkerSpec("stages.download:Download", settings.download, workspace.uri, self.run_id))
         problem = self._worker.ready()
         if problem:
             raise ConfigError(problem)
@@ -212,7 +215,7 @@ class _Rebuild:
             return None, "taken down"
         task = Task(source.source_id, content_hash("rebuild", self._head.fingerprint, source), source)
         (entry,) = self._worker.run([task])
-        self._ledger.append([entry], run_id=self._run_id)
+        self._ledger.append([entry], run_id=self.run_id)
         video = next((row for row in entry.outputs if isinstance(row, Video)), None)
         if video is None:
             return None, "taken down" if entry.reason == "removed" else f"gone: {entry.message or entry.reason}"

@@ -77,6 +77,8 @@ def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer
         )
         assert theirs["title"] in ("talk0", "talk1")  # what a plain file's address says
     assert validate(tmp_path / "again") == []
+    assert "3 clips" in (tmp_path / "again" / "dataset" / "README.md").read_text()
+    assert not list((tmp_path / "again" / ".scratch").glob("20*")), "what was unfinished is cleared away"
     n_asked = len(web.asked)
     assert rebuild(tmp_path, *ALLOW) == 0
     assert len(web.asked) == n_asked, "what is there is not fetched again"
