@@ -64,13 +64,16 @@ class Shots(quick_stages.QuickShots):
 
 
 class Cut(quick_stages.QuickCut):
+    shared: ClassVar[bytes] = b""
+    """The video of every clip."""
+
     def media(self, row: CutJob, ctx: Context) -> tuple[Artifact, Artifact, tuple[int, ...]]:
         name = row.candidate.clip_id
-        shared = Path(tempfile.gettempdir()) / f"report-scale-{os.getpid()}.mp4"
-        if not shared.exists():
-            write_numbered(shared, range(CLIP_FRAMES), Fraction(1, 25))
         mp4, flac = ctx.tmp / "clip.mp4", ctx.tmp / "clip.flac"
-        mp4.write_bytes(shared.read_bytes())
+        if not Cut.shared:
+            write_numbered(mp4, range(CLIP_FRAMES), Fraction(1, 25))
+            Cut.shared = mp4.read_bytes()
+        mp4.write_bytes(Cut.shared)
         flac.write_bytes(b"no sound")
         return ctx.commit(mp4, "clips", name), ctx.commit(flac, "clips", name), tuple(range(CLIP_FRAMES))
 

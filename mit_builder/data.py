@@ -215,8 +215,7 @@ class ClipDataset(IterableDataset[Sample]):
     def _share(self, worker: int, n_workers: int) -> list[_Row]:
         """A worker's rows of the epoch, in order: a stretch, so that most row groups are read by one worker alone.
 
-        No worker has more than one before it: so the workers' batches come in turn to the last, as `skip_batches`
-        counts.
+        No worker has more than one before it, so that their batches come in turn, as `skip_batches` counts them.
         """
         size = len(self)
         each, over = divmod(size, n_workers)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mit_builder.dataset import FOLDER, parse_index
 from mit_builder.errors import ConfigError, MitBuilderError
 from mit_builder.export import mit
 from mit_builder.export.folder import read_record, siblings, write_record
-from mit_builder.export.make import ExportRequest, forget, known_exports, make_export
+from mit_builder.export.make import ExportRequest, NothingToExport, forget, known_exports, make_export
 from mit_builder.lease import lease
 from mit_builder.publish import INDEX_KEY
 from mit_builder.purge import purge
@@ -126,6 +127,9 @@ def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> st
     """Rid an export of what is barred; None, or why that was not possible."""
     for beside in siblings(folder):
         shutil.rmtree(beside, ignore_errors=True)
+    if not folder.parent.exists():
+        away = f"bring its disk back, or make the empty folder {folder.parent} where it was deleted"
+        return f"the export {folder} is out of reach: {away}, then mit-build takedown again"
     if not folder.exists():
         forget(workspace, folder)
         return None
@@ -134,15 +138,17 @@ def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> st
         kept = {name for name in record.clip_ids if not stones.bars_clip(name)}
         if len(kept) == len(record.clip_ids):
             return None
-        if not kept:
-            shutil.rmtree(folder)
-            forget(workspace, folder)
-            return None
-        if record.format == "mit":  # far larger than the others, and a folder a clip
+        if kept and record.format == "mit":  # far larger than the others, and a folder a clip
             mit.remove(folder, [name for name in record.clip_ids if name not in kept])
             write_record(folder, replace(record, clip_ids=tuple(n for n in record.clip_ids if n in kept)))
             return None
-        make_export(workspace, ExportRequest(record.format, folder, record.with_media, only=frozenset(kept)))
+        with suppress(NothingToExport):  # what else was in it is in the dataset no longer
+            if kept:
+                request = ExportRequest(record.format, folder, record.with_media, only=frozenset(kept))
+                make_export(workspace, request)
+                return None
+        shutil.rmtree(folder)
+        forget(workspace, folder)
     except (MitBuilderError, OSError) as error:
         return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
     return None

@@ -98,3 +98,13 @@ def test_both_hands_have_every_finger(side: str) -> None:
 def test_face_points_are_white() -> None:
     image = pose_map(points(face_jaw_8=(100, 100)), SIZE_WH)
     assert image[100, 100].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("height_px", [1080, 2160])
+def test_lines_grow_with_the_picture(height_px: int) -> None:
+    """A limb is 2 * 3 pixels wide where the picture is 1080 pixels high."""
+    zoom = height_px / 1080
+    image = pose_map(
+        points(right_elbow=(100 * zoom, 540 * zoom), right_wrist=(900 * zoom, 540 * zoom)), (1920, height_px)
+    )
+    assert abs(int(image[:, round(500 * zoom)].any(axis=1).sum()) - 6 * zoom) <= 1

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,3 +138,17 @@ def test_every_clip_is_counted_once(stored: Workspace, clips: tuple[Labelled, ..
     assert sum(found["talk_share"]["counts"]) == sum(found["body_visible"]["counts"]) == 7
     assert found["people"] == {"2": 2, "3": 1}
     assert found["resolution"] == {"160x120": 3}
+
+
+def test_the_benchmark_of_the_report_leaves_nothing_behind(tmp_path: Path) -> None:
+    program = Path(__file__).parents[1] / "benchmarks" / "report_scale.py"
+    done = subprocess.run(
+        [sys.executable, str(program), "--clips", "5"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "5 clips; index.html" in done.stdout
+    assert list(tmp_path.iterdir()) == []

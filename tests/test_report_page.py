@@ -21,7 +21,7 @@ from quick_stages import program
 HOSTILE = '<b onload="window.hacked=1">bold</b><script>window.hacked=1</script><img src=x onerror="window.hacked=1">'
 SOURCES = (
     f"http://quick.test/a?frames=300&shots=2&title={HOSTILE}",
-    "http://quick.test/b?frames=125&people=3",
+    f"http://quick.test/b?frames=125&people=3&long={'x' * 400}",
     "http://quick.test/c?frames=80",
 )
 """Two clips of 150 frames with two people, one of 125 with three, and 80 frames that are too short."""
@@ -149,6 +149,89 @@ def test_the_playhead_is_where_the_video_is_after_seeks_while_playing(page: Any)
         shown, head = page.evaluate(BOTH)
         assert abs(shown - head) <= 2
         assert 0 <= shown - share * 150 < 40
+
+
+@pytest.mark.parametrize("end", ["outside", "cancelled"])
+def test_a_drag_over_the_strip_ends_where_the_pointer_is_let_go(page: Any, end: str) -> None:
+    open_clip(page)
+    box = page.locator(".strips").bounding_box()
+    y = box["y"] + 30
+
+    def at(frame: int) -> float:
+        return float(box["x"] + (frame + 0.5) / 150 * box["width"])
+
+    page.mouse.move(at(40), y)
+    page.mouse.down()
+    page.mouse.move(at(60), y)
+    settled(page, 60)
+    if end == "outside":
+        page.mouse.move(at(80), box["y"] + box["height"] + 300)
+        settled(page, 80)  # it follows the pointer also beside the strip
+        page.mouse.up()
+    else:
+        page.evaluate("""() => {
+            const strips = document.querySelector(".strips");
+            strips.releasePointerCapture(1);
+        }""")
+        page.mouse.move(at(81), y)
+    shown = int(page.get_attribute(".strips", "aria-valuenow"))
+    page.mouse.move(at(20), y)
+    page.mouse.move(at(30), y)
+    page.wait_for_timeout(100)
+    settled(page, shown)
+    page.mouse.up()
+    page.mouse.click(at(10), y)
+    settled(page, 10)
+
+
+def test_a_drag_that_began_elsewhere_moves_nothing(page: Any) -> None:
+    open_clip(page)
+    box, facts = page.locator(".strips").bounding_box(), page.locator(".facts p").first.bounding_box()
+    page.mouse.move(facts["x"] + 5, facts["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 30)
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + 30)
+    page.wait_for_timeout(100)
+    settled(page, 0)
+    page.mouse.up()
+
+
+@pytest.mark.parametrize("place", ["#/gallery/100%", "#/%E0%A4%A/x", "#/nowhere/a/b", "#/gallery/\"]'<"])
+def test_an_address_that_names_nothing_opens_the_page(browser: Any, made: Made, place: str) -> None:  # noqa: F811
+    opened = browser.new_page()
+    said = console_of(opened)
+    opened.goto(made.url + place)
+    open_clip(opened)
+    opened.close()
+    assert said == []
+
+
+def test_signs_that_mean_something_in_addresses_mean_themselves(
+    browser: Any,  # noqa: F811
+    made: Made,
+    tmp_path: Path,
+) -> None:
+    place = Path(shutil.copytree(made.place, tmp_path / "100% #1?"))
+    gallery = place / "report" / "gallery.js"
+    rows, samples = json.loads(f"[{gallery.read_text().removeprefix('mitGallery(').removesuffix(');' + chr(10))}]")
+    odd = """a%20b #c?d'e"f&amp;.mp4"""
+    (place / rows[0]["media"]).rename(place / "clips" / odd)
+    address = f'http://quick.test/a%2Fb?q=%23&t="{"x" * 400}"#part'
+    rows[0] |= {"media": f"clips/{odd}", "url": address, "title": odd}
+    gallery.write_text(f"mitGallery({json.dumps(rows)},{json.dumps(samples)});\n")
+    opened = browser.new_page()
+    said = console_of(opened)
+    opened.goto(f"{(place / 'report' / 'index.html').as_uri()}#/gallery/{rows[0]['id']}")
+    until(opened, "document.querySelector('.screen video')?.readyState >= 2")
+    assert opened.locator(".facts h3").inner_text() == odd
+    link = opened.locator(".facts a")
+    assert (link.inner_text(), link.get_attribute("href")) == (address, address)
+    opened.close()
+    assert said == []
+
+
+def test_a_long_address_is_not_cut(made: Made) -> None:
+    assert "x" * 400 in (made.place / "report" / "gallery.js").read_text()
 
 
 def test_keys_step_frames_switch_overlays_and_turn_to_other_clips(page: Any) -> None:

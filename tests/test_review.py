@@ -18,15 +18,22 @@ import tiny_dataset
 from manifests.arrays import write_arrays
 from manifests.rows import PEOPLE, Clip, Correction, Labelled, Review
 from mit_builder.cli import main
-from mit_builder.errors import ConfigError
+from mit_builder.errors import ConfigError, WorkspaceError
 from mit_builder.report.figures import quality
 from mit_builder.review.corrections import corrected, fitting, label_tier, with_corrections
-from mit_builder.review.documents import document, parse_review, read_export
+from mit_builder.review.documents import document, parse_change, read_export
 from mit_builder.review.intervals import clustered, wilson
 from mit_builder.review.server import Site, make_server
 from mit_builder.review.store import Reviews
 from mit_builder.speaking import periods
+from mit_builder.tombstones import Tombstone, Tombstones, digest
 from mit_builder.workspace import Workspace
+
+
+def change(instead_of: dict[str, Any] | None = None, **values: Any) -> bytes:
+    """What the page sends to say `REVIEW`, with other values."""
+    return json.dumps({"review": document(REVIEW) | values, "instead_of": instead_of}).encode()
+
 
 NAME = "0123456789abcdef_000000to000040"
 OTHER = "0123456789abcdef_000044to000076"
@@ -208,23 +215,25 @@ def test_quality_counts_what_was_drawn_and_judged() -> None:
 
 
 def test_documents_come_back_as_they_were() -> None:
-    assert parse_review(json.dumps(document(REVIEW)).encode()) == REVIEW
+    assert parse_change(change()) == (REVIEW, None)
+    assert parse_change(change(instead_of=document(REVIEW))) == (REVIEW, document(REVIEW))
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("wrong", "says"),
     [
         ({"clip_id": "../../etc/passwd"}, "clip_id"),
         ({"verdict": "maybe"}, "verdict"),
         ({"extra": 1}, "extra"),
         ({"people": "g" * 16}, "people"),
-        ({"corrections": [{**document(REVIEW)["corrections"][0], "start_frame": 15}]}, "start_frame must be before"),  # type: ignore[index]
-        ({"corrections": [{**document(REVIEW)["corrections"][0], "face_x_px": float("nan")}]}, "face_x_px"),  # type: ignore[index]
+        ({"corrections": [{**document(REVIEW)["corrections"][0], "start_frame": 15}]}, "start_frame must be before"),
+        ({"corrections": [{**document(REVIEW)["corrections"][0], "end_frame": 41}]}, "beyond the clip, which has 40"),
+        ({"corrections": [{**document(REVIEW)["corrections"][0], "face_x_px": float("nan")}]}, "face_x_px"),
     ],
 )
-def test_a_wrong_document_is_refused_in_one_line(change: dict[str, Any], says: str) -> None:
+def test_a_wrong_document_is_refused_in_one_line(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says) as raised:
-        parse_review(json.dumps({**document(REVIEW), **change}).encode())
+        parse_change(change(**wrong))
     assert "\n" not in str(raised.value)
 
 
@@ -267,7 +276,7 @@ def site(tmp_path: Path) -> Site:
     workspace.write("clips/a.mp4", bytes(range(200)))
     workspace.write("manifests/secret.parquet", b"no")
     workspace.write("mit-build.yaml", b"no")
-    return Site(workspace, Reviews(workspace), frozenset((NAME,)))
+    return Site(workspace, Reviews(workspace), {NAME: 2})
 
 
 def ask(site: Site, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes, Any]:
@@ -326,12 +335,74 @@ def test_nothing_but_the_report_is_handed_out(site: Site, path: str) -> None:
     assert ask(site, "GET", f"/{site.token}/{path}")[0] == 404
 
 
+def post(site: Site, body: bytes) -> tuple[int, dict[str, Any]]:
+    status, answer, _ = ask(site, "POST", f"/{site.token}/reviews.json", body, **OWN)
+    assert answer.count(b"\n") == 1
+    return status, json.loads(answer)
+
+
 def test_a_verdict_from_the_page_is_kept(site: Site) -> None:
-    body = json.dumps(document(REVIEW)).encode()
-    assert ask(site, "POST", f"/{site.token}/reviews.json", body, **OWN)[:2] == (200, f'{{"saved": "{NAME}"}}'.encode())
+    assert post(site, change()) == (200, {"saved": document(REVIEW)})
     assert Reviews(site.workspace).find(NAME) == REVIEW
     status, found, _ = ask(site, "GET", f"/{site.token}/reviews.json")
     assert (status, json.loads(found)) == (200, {"reviews": [document(REVIEW)], "sample": None})
+
+
+def test_what_was_kept_before_is_handed_back_as_it_was(site: Site) -> None:
+    """Also what is no longer taken, as a correction beyond the clip: else nobody could judge anything."""
+    old = replace(REVIEW, corrections=(replace(SPEAKS, end_frame=900, face_x_px=0.1 + 0.2),))
+    site.reviews.save([old])
+    found = json.loads(ask(site, "GET", f"/{site.token}/reviews.json")[1])["reviews"]
+    assert found == [document(old)]
+    assert post(site, change(instead_of=found[0]))[0] == 200
+
+
+def test_a_verdict_given_in_another_tab_is_not_overwritten(site: Site) -> None:
+    assert post(site, change())[0] == 200
+    status, answer = post(site, change(verdict="reject", reason="dark"))
+    assert (status, answer["kept"]) == (409, document(REVIEW))
+    assert "another tab" in answer["problem"]
+    assert site.reviews.find(NAME) == REVIEW
+    assert post(site, change(instead_of=answer["kept"], verdict="reject"))[0] == 200
+    status, answer = post(site, change(instead_of=document(REVIEW)))
+    assert (status, answer["kept"]["verdict"]) == (409, "reject")
+
+
+def test_a_disk_that_is_full_is_said_and_nothing_counts_as_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise WorkspaceError("cannot write part in workspace: No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Workspace, "write", full)
+        status, answer = post(site, change())
+    assert (status, answer) == (507, {"problem": "cannot write part in workspace: No space left on device"})
+    assert json.loads(ask(site, "GET", f"/{site.token}/reviews.json")[1])["reviews"] == []
+    assert post(site, change())[0] == 200
+    assert Reviews(site.workspace).find(NAME) == REVIEW
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{", "this is no verdict"),
+        (b"\xff", "this is no verdict"),
+        (b"[]", "this is no verdict"),
+        (change(corrections=[{**document(REVIEW)["corrections"][0], "person_id": 2}]), "the clip has 2 people"),
+        (change(corrections=[{**document(REVIEW)["corrections"][0], "end_frame": 41}]), "which has 40 frames"),
+    ],
+)
+def test_a_verdict_that_cannot_be_is_refused(site: Site, body: bytes, says: str) -> None:
+    status, answer = post(site, body)
+    assert status == 400
+    assert says in answer["problem"]
+    assert site.reviews.all() == []
+
+
+def test_a_clip_that_was_taken_down_meanwhile_is_not_judged(site: Site) -> None:
+    stones = Tombstones([Tombstone("video", digest("video", NAME[:16]))])
+    site.workspace.write("manifests/tombstones.json", stones.dump())
+    assert post(site, change()) == (400, {"problem": f"there is no clip {NAME} here"})
+    assert site.workspace.names("manifests/reviews") == set()
 
 
 @pytest.mark.parametrize(
@@ -347,15 +418,14 @@ def test_a_verdict_from_the_page_is_kept(site: Site) -> None:
     ],
 )
 def test_a_verdict_from_elsewhere_is_refused(site: Site, headers: dict[str, str], status: int) -> None:
-    body = json.dumps(document(REVIEW)).encode()
-    assert ask(site, "POST", f"/{site.token}/reviews.json", body, **headers)[0] == status
+    found, answer, _ = ask(site, "POST", f"/{site.token}/reviews.json", change(), **headers)
+    assert found == status
+    assert set(json.loads(answer)) == {"problem"}
     assert Reviews(site.workspace).all() == []
 
 
 def test_a_verdict_on_no_clip_of_here_is_refused(site: Site) -> None:
-    body = json.dumps(document(replace(REVIEW, clip_id=OTHER))).encode()
-    status, answer, _ = ask(site, "POST", f"/{site.token}/reviews.json", body, **OWN)
-    assert (status, json.loads(answer)) == (400, {"problem": f"there is no clip {OTHER} here"})
+    assert post(site, change(clip_id=OTHER)) == (400, {"problem": f"there is no clip {OTHER} here"})
 
 
 def test_a_port_that_is_taken_is_one_line(site: Site) -> None:

@@ -22,6 +22,7 @@ from quick_stages import program
 
 from mit_builder.dataset import open_dataset, read_index
 from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.review.store import Reviews
 from mit_builder.speaking import interaction_labels, is_speaking
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
@@ -218,6 +219,82 @@ def test_verdicts_are_made_in_the_static_page_exported_and_taken_in(browser: Any
     person = rows(place)[name]["people"][0]
     assert person["human_periods"].tolist() == [[10, 21]]
     assert not person["speaking"][10:21].any()
+
+
+def test_two_tabs_of_the_server_do_not_overwrite_each_other(browser: Any, place: Path) -> None:  # noqa: F811
+    name = sorted(rows(place))[0]
+    with served(place) as address:
+        first, second = (browser.new_page(viewport={"width": 1200, "height": 1000}) for _ in range(2))
+        for page in (first, second):
+            page.set_default_timeout(6000)
+            page.goto(address)
+            open_clip(page, name)
+        first.fill(".review input", "dark")
+        first.keyboard.press("Tab")
+        first.click('[data-does="reject"]')
+        saved(first)
+        second.click('[data-does="accept"]')
+        until(second, "document.querySelector('.said').textContent.startsWith('not saved: this clip was judged')")
+        assert second.get_attribute('[data-does="reject"]', "aria-pressed") == "true"
+        assert second.input_value(".review input") == "dark"
+        second.click('[data-does="accept"]')
+        saved(second)
+        first.close()
+        second.close()
+    found = Reviews(Workspace(place)).find(name)
+    assert found is not None
+    assert found.verdict == "accept"
+
+
+def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: Any, place: Path) -> None:  # noqa: F811
+    name = sorted(rows(place))[0]
+    with served(place) as address:
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.set_default_timeout(6000)
+        page.goto(address)
+        open_clip(page, name)
+        answer = {"status": 507, "json": {"problem": "cannot write: No space left on device"}}
+        page.route("**/reviews.json", lambda route: route.fulfill(**answer))
+        page.keyboard.press("r")
+        until(
+            page, "document.querySelector('.said').textContent === 'not saved: cannot write: No space left on device'"
+        )
+        assert "not saved" in page.inner_text(f'.clip[data-clip="{name}"] .mark')
+        page.unroute("**/reviews.json")
+        held: list[Any] = []
+        page.route("**/reviews.json", lambda route: held.insert(0, route))
+        page.keyboard.press("a")
+        page.keyboard.press("Escape")
+        while not held:
+            page.wait_for_timeout(20)
+        held[0].fulfill(status=403, body="no")
+        until(page, "document.querySelector('#gallery > .problem') !== null")
+        assert "not saved: the review server answers 403" in page.inner_text("#gallery > .problem")
+        page.unroute("**/reviews.json")
+        open_clip(page, name)
+        page.keyboard.press("l")
+        saved(page)
+        assert "not saved" not in page.inner_text(f'.clip[data-clip="{name}"] .mark')
+        page.close()
+
+
+def test_two_tabs_of_the_static_page_keep_each_others_verdicts(browser: Any, place: Path) -> None:  # noqa: F811
+    names = sorted(rows(place))[:2]
+    context = browser.new_context(accept_downloads=True, viewport={"width": 1200, "height": 1000})
+    pages = [context.new_page() for _ in names]
+    for page in pages:
+        page.set_default_timeout(6000)
+        page.goto((place / "report" / "index.html").as_uri())
+        page.click("#tab-gallery")
+        page.click("#reviewing")
+    for page, name in zip(pages, names, strict=True):
+        open_clip(page, name)
+        page.keyboard.press("a")
+    with pages[1].expect_download() as download:
+        pages[1].click("#export")
+    kept = json.loads(Path(download.value.path()).read_text())["reviews"]
+    assert sorted(review["clip_id"] for review in kept) == names
+    context.close()
 
 
 def test_a_sample_is_shown_in_its_order_and_the_report_states_what_came_of_it(browser: Any, place: Path) -> None:  # noqa: F811

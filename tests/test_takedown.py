@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from manifests.rows import Candidate, Labelled, Review, Source, Video
 from manifests.sources import url_source
 from mit_builder.cli import main
 from mit_builder.config import DownloadSettings
-from mit_builder.dataset import open_dataset, read_index
+from mit_builder.dataset import index_text, open_dataset, read_index
 from mit_builder.errors import CannotContinue, ConfigError
 from mit_builder.export.folder import read_record
 from mit_builder.export.make import ExportRequest, known_exports, make_export
@@ -336,6 +337,38 @@ def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkey
     assert takedown(built, taken[0].video.video_id) == 0
     assert list((tmp_path / "out").iterdir()) == []
     assert known_exports(built.workspace) == []
+
+
+def test_an_export_whose_other_clips_left_the_dataset_is_deleted(built: Built, tmp_path: Path) -> None:
+    """There is nothing to write it anew from; the other exports are not forgotten over it."""
+    gone, kept = built.of_video(0), built.of_video(1)
+    for form in ("hf", "webdataset", "coco-wholebody", "manifest"):
+        make_export(built.workspace, ExportRequest(form, tmp_path / form, with_media=False))
+    index = read_index(built.root)
+    names = {
+        shard.name: pq.read_table(built.root / "dataset" / shard.name, columns=["clip_id"]) for shard in index.shards
+    }
+    others = {c.clip.clip_id for c in kept}
+    left = [s for s in index.shards if others.isdisjoint(names[s.name]["clip_id"].to_pylist())]
+    built.workspace.write("dataset/index.json", index_text(dataclasses.replace(index, shards=tuple(left))).encode())
+    assert takedown(built, gone[0].video.video_id) == 0
+    for form in ("hf", "webdataset", "coco-wholebody", "manifest"):
+        assert not (tmp_path / form).exists()
+    assert known_exports(built.workspace) == []
+
+
+def test_an_export_on_a_disk_that_is_away_is_named_and_stays_due(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    make_export(built.workspace, ExportRequest("webdataset", disk / "tars", with_media=True))
+    disk.rename(tmp_path / "unplugged")
+    name = built.of_video(0)[0].video.video_id
+    assert takedown(built, name) == 1
+    assert f"the export {disk / 'tars'} is out of reach" in capsys.readouterr().out
+    (tmp_path / "unplugged").rename(disk)
+    assert finish_pending(built.workspace) == []
+    assert not any(clip.startswith(name) for clip in read_record(disk / "tars").clip_ids)
 
 
 def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(

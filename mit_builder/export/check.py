@@ -7,6 +7,8 @@ re-implements what it reads: file by file, in its order, with its slices.
 from __future__ import annotations
 
 import json
+import math
+import pickle
 import struct
 import zipfile
 import zlib
@@ -210,14 +212,25 @@ def _speaker_problems(path: Path, n_frames: int) -> Iterator[str]:
 
 
 def _embedding_problems(path: Path, n_frames: int) -> Iterator[str]:
-    if not zipfile.is_zipfile(path):
+    """The number of values is looked at without torch, their shape with it."""
+    shape = n_frames, LAYERS, CHANNELS
+    try:
+        with zipfile.ZipFile(path) as file:
+            n_bytes = sum(part.file_size for part in file.infolist() if part.filename.endswith("/data/0"))
+    except zipfile.BadZipFile:
         yield f"{path.name}: not a file of torch.save"
+        return
+    if n_bytes != 4 * math.prod(shape):
+        yield f"{path.name}: {n_bytes} bytes of values, not float32 of shape {shape}"
         return
     try:
         import torch
     except ImportError:
-        return  # its shape is looked at where torch is installed
-    tensor = torch.load(path, map_location="cpu", weights_only=True)
-    shape = tuple(getattr(tensor, "shape", ()))
-    if shape != (n_frames, LAYERS, CHANNELS) or not bool(torch.isfinite(tensor).all()):
-        yield f"{path.name}: {shape}, not finite values of shape {(n_frames, LAYERS, CHANNELS)}"
+        return
+    try:
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        yield f"{path.name}: {(str(error).splitlines() or [''])[0][:100]}"
+        return
+    if tuple(getattr(tensor, "shape", ())) != shape or not bool(torch.isfinite(tensor).all()):
+        yield f"{path.name}: {tuple(getattr(tensor, 'shape', ()))}, not finite values of shape {shape}"

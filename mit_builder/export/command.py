@@ -65,9 +65,9 @@ def rebuild(
 
     with guarded():
         outcome = make(head_of(manifest), Workspace(workspace), config.load(None, overrides or []), files)
-    for line in outcome.missing:
+    for line in [*outcome.problems, *outcome.missing]:
         print(line)
     print(f"{outcome.n_clips} clips rebuilt in {workspace}, {len(outcome.missing)} sources or clips missing")
     if outcome.n_other_bytes:
         print(f"{outcome.n_other_bytes} of them have the same frames in other bytes: another build of the encoder")
-    raise typer.Exit(1 if outcome.missing else 0)
+    raise typer.Exit(1 if outcome.missing or outcome.problems else 0)

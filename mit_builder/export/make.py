@@ -27,6 +27,10 @@ KNOWN = "manifests/exports"
 """Folder of a workspace that names the exports made from it, so that a takedown reaches them."""
 
 
+class NothingToExport(ConfigError):
+    """No clip of the dataset may leave."""
+
+
 @dataclass(frozen=True)
 class ExportRequest:
     """What the user asked for; see `mit-build export --help`."""
@@ -42,7 +46,8 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
     """Write one export; lines that say what went into it and what did not.
 
     Raises:
-        ConfigError: the form is not known, its place is taken, or nothing may leave.
+        ConfigError: the form is not known, or its place is taken.
+        NothingToExport: there is no clip that may leave; what lies at the place stays.
         MediaError: a clip's media is missing or cannot be read.
     """
     if request.format not in FORMATS:
@@ -59,9 +64,9 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
     remember(workspace, output)  # first: what a killed export leaves must be found as well
     with replacing(output) as folder:
         job = Job(workspace, folder, request.with_media, encoder, request.only)
-        if not job.plan.clip_ids and request.only is None:
+        if not job.plan.clip_ids:
             why = f"all {job.plan.n_withheld} clips need a login" if job.plan.n_withheld else "the dataset is empty"
-            raise ConfigError(f"nothing to export: {why}")
+            raise NothingToExport(f"nothing to export: {why}")
         importlib.import_module(FORMATS[request.format]).write(job)
         named = Path(request.audio_encoder).name if request.audio_encoder else None  # no path of this machine
         record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=named)

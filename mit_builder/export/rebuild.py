@@ -10,27 +10,31 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifests.ledger import Ledger
-from manifests.rows import TIMELINE_FPS, Artifact, Caption, Shard, Source, Video
+from manifests.rows import TIMELINE_FPS, Caption, Shard, Source, Video
 from manifests.schema import content_hash, to_dict
 from manifests.sources import SourceListError, file_source, url_source
 from mit_builder.config import Settings
-from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_schema, publish_index
+from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_schema, parse_index, publish_index
 from mit_builder.errors import ConfigError, MediaError
-from mit_builder.export.manifest import HEAD, Head, downloads, read_head, read_manifest
+from mit_builder.export.manifest import HEAD, TOLD_BY_SOURCE, Head, downloads, read_head, read_manifest
 from mit_builder.lease import lease
 from mit_builder.media.captions import cut_captions, load_captions
 from mit_builder.media.cut import cut_clip, cut_native
+from mit_builder.report.clips import write_card
 from mit_builder.session import REBUILT, SETTINGS_KEY, new_run_id
 from mit_builder.shard_file import ShardFile
-from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
+from mit_builder.takedown import finish
+from mit_builder.tombstones import BESIDE_DATASET, Tombstones
 from mit_builder.worker import Task, Worker, WorkerSpec
 from mit_builder.workspace import Workspace, sha256_of
 
@@ -46,11 +50,13 @@ class Outcome:
         n_clips: in the dataset.
         n_other_bytes: clips with the right frames whose files differ: cut by another build of the encoder.
         missing: `ID: reason` for each video or clip that is not there.
+        problems: exports of the workspace that still hold what was taken down.
     """
 
     n_clips: int = 0
     n_other_bytes: int = 0
     missing: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
 
 def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Path | None) -> Outcome:
@@ -58,7 +64,7 @@ def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Pat
 
     Args:
         manifest: its folder.
-        workspace: new, or one in which this manifest's rebuild was begun.
+        workspace: new, or one in which this manifest's rebuild was begun, or that of an earlier state of it.
         settings: of download.
         files: where sources of the form `file:NAME` lie; None where there are none.
 
@@ -69,25 +75,47 @@ def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Pat
     head = read_head(manifest)
     with lease(workspace):
         workspace.sweep()
-        _claim(workspace, head)
-        tombstones = Tombstones.of(workspace) + Tombstones.at(manifest / BESIDE_DATASET)
-        if tombstones:
-            workspace.write(KEY, tombstones.dump())
+        tombstones, is_due = _tombstones(workspace, manifest)
+        _claim(workspace, manifest, head, tombstones)
+        problems = finish(workspace, tombstones) if is_due else []
         work = _Rebuild(manifest, head, workspace, settings, files, tombstones)
+        work.outcome.problems = problems
         for video_id, clips in work.videos().items():
             work.make(video_id, clips)
         work.publish()
+        write_card(workspace, contact=None)
+        workspace.leave(work.run_id)
     return work.outcome
 
 
-def _claim(workspace: Workspace, head: Head) -> None:
+def _tombstones(workspace: Workspace, manifest: Path) -> tuple[Tombstones, bool]:
+    """What may not be here, and whether the workspace may still hold some of it."""
+    here = Tombstones.of(workspace)
     with suppress(FileNotFoundError):
-        if json.loads(workspace.read(REBUILT)).get("fingerprint") == head.fingerprint:
+        here_too = workspace.read(f"{FOLDER}/{BESIDE_DATASET}")  # outlives the ledger's folder
+        here += Tombstones.parse(here_too, f"{FOLDER}/{BESIDE_DATASET}")
+    every = Tombstones(
+        replace(stone, pending=False) for stone in (here + Tombstones.at(manifest / BESIDE_DATASET)).stones
+    )
+    known = {replace(stone, pending=False) for stone in Tombstones.of(workspace).stones}
+    return every, here.is_pending or not known.issuperset(every.stones)
+
+
+def _claim(workspace: Workspace, manifest: Path, head: Head, tombstones: Tombstones) -> None:
+    mark = (json.dumps({"fingerprint": head.fingerprint}) + "\n").encode()
+    try:
+        if workspace.read(REBUILT) == mark:
             return
-        raise ConfigError(f"{workspace.uri} holds the rebuild of another manifest: give a new --workspace")
-    if workspace.exists(SETTINGS_KEY) or workspace.exists(f"{FOLDER}/{INDEX_NAME}"):
-        raise ConfigError(f"{workspace.uri} holds a dataset of its own: give a new --workspace to rebuild into")
-    workspace.write(REBUILT, (json.dumps({"fingerprint": head.fingerprint}) + "\n").encode())
+    except FileNotFoundError:
+        if workspace.exists(SETTINGS_KEY) or workspace.exists(f"{FOLDER}/{INDEX_NAME}"):
+            message = f"{workspace.uri} holds a dataset of its own: give a new --workspace to rebuild into"
+            raise ConfigError(message) from None
+    else:
+        made = {Path(key).name.partition(".")[0] for key in workspace.names("clips")}
+        named = {table["clip_id"][0].as_py() for table in read_manifest(manifest, head, ["clip_id"])}
+        if any(name not in named and not tombstones.bars_clip(name) for name in made):
+            raise ConfigError(f"{workspace.uri} holds the rebuild of another manifest: give a new --workspace")
+    workspace.write(REBUILT, mark)
 
 
 class _Rebuild:
@@ -105,11 +133,11 @@ class _Rebuild:
         self.outcome = Outcome()
         self._manifest, self._head, self._workspace, self._files = manifest, head, workspace, files
         self._tombstones = tombstones
-        self._run_id = new_run_id()
-        self._scratch = workspace.scratch(self._run_id)
+        self.run_id = new_run_id()
+        self._scratch = workspace.scratch(self.run_id)
         self._ledger = Ledger(workspace, "download", (Video, Source))
         self._known = downloads(workspace)
-        self._worker = Worker(WorkerSpec("stages.download:Download", settings.download, workspace.uri, self._run_id))
+        self._worker = Worker(WorkerSpec("stages.download:Download", settings.download, workspace.uri, self.run_id))
         problem = self._worker.ready()
         if problem:
             raise ConfigError(problem)
@@ -129,16 +157,18 @@ class _Rebuild:
 
     def make(self, video_id: str, clips: list[dict[str, Any]]) -> None:
         """Cut a video's clips, those that are not there yet."""
-        due = [clip for clip in clips if not self._is_made(clip)]
-        if not due and video_id in self._known:
+        due = [clip for clip in clips if not (self._is_made(clip) and self._is_told(clip))]
+        if not due:
             return
         video, problem = self._fetch(video_id, clips[0])
         if video is None:
-            self.outcome.missing.append(f"{video_id} ({len(clips)} clips): {problem}")
+            self.outcome.missing.append(f"{video_id} ({len(due)} clips): {problem}")
+            for clip in due:
+                self._made.pop(clip["clip_id"], None)
             return
         self._known[video_id] = video
         with self._workspace.local(video.media.key) as path:
-            for clip in due:
+            for clip in (clip for clip in due if clip["clip_id"] not in self._made):
                 try:
                     self._cut(path, clip, same_source=video.media.sha256 == clip["source_sha256"])
                 except MediaError as error:
@@ -155,8 +185,26 @@ class _Rebuild:
             return True
         return False
 
+    @cached_property
+    def _published(self) -> dict[str, dict[str, Any]]:
+        """What the sources said, by clip, as the dataset here has it: all there is where the ledger was lost."""
+        found: dict[str, dict[str, Any]] = {}
+        with suppress(FileNotFoundError):
+            index = parse_index(self._workspace.read(f"{FOLDER}/{INDEX_NAME}").decode(errors="replace"))
+            for shard in index.shards:
+                with self._workspace.local(f"{FOLDER}/{shard.name}") as path:
+                    rows = pq.read_table(path, columns=["clip_id", *TOLD_BY_SOURCE], use_threads=False).to_pylist()
+                found |= {row.pop("clip_id"): row for row in rows}
+        return found
+
+    def _is_told(self, clip: dict[str, Any]) -> bool:
+        """Whether it is known what the source says of itself, from its download or from the dataset written before."""
+        return clip["video_id"] in self._known or clip["clip_id"] in self._published
+
     def _fetch(self, video_id: str, clip: dict[str, Any]) -> tuple[Video | None, str]:
         known = self._known.get(video_id)
+        if self._tombstones.bars_any([known]):
+            return None, "taken down"
         if known is not None and self._workspace.exists(known.media.key):
             return _as_promised(known, clip)
         try:
@@ -167,7 +215,7 @@ class _Rebuild:
             return None, "taken down"
         task = Task(source.source_id, content_hash("rebuild", self._head.fingerprint, source), source)
         (entry,) = self._worker.run([task])
-        self._ledger.append([entry], run_id=self._run_id)
+        self._ledger.append([entry], run_id=self.run_id)
         video = next((row for row in entry.outputs if isinstance(row, Video)), None)
         if video is None:
             return None, "taken down" if entry.reason == "removed" else f"gone: {entry.message or entry.reason}"
@@ -249,26 +297,28 @@ class _Rebuild:
         return int(table["video_id"][0].as_py()[:8], 16) % self._head.n_buckets
 
     def _joined(self, table: pa.Table) -> pa.Table:
-        clip_id, video = table["clip_id"][0].as_py(), self._known[table["video_id"][0].as_py()]
+        clip_id, video = table["clip_id"][0].as_py(), self._known.get(table["video_id"][0].as_py())
         mp4, flac = self._made[clip_id]
         start_s, end_s = table["start_s"][0].as_py(), table["end_s"][0].as_py()
-        told = {
+        media = {
             "clip": {"bytes": self._workspace.read(mp4), "path": f"clips/{clip_id}.mp4"},
             "audio": {"bytes": self._workspace.read(flac), "path": f"clips/{clip_id}.flac"},
-            "title": video.title,
-            "uploader": video.uploader,
-            "channel_id": video.channel_id,
-            "captions": [to_dict(caption) for caption in self._captions(video.captions, start_s, end_s)],
         }
-        schema = dataset_schema()
-        columns = [pa.array([told[f.name]], f.type) if f.name in told else table[f.name].cast(f.type) for f in schema]
+        told = self._published[clip_id] if video is None else self._told(video, start_s, end_s)
+        values, schema = media | told, dataset_schema()
+        columns = [
+            pa.array([values[f.name]], f.type) if f.name in values else table[f.name].cast(f.type) for f in schema
+        ]
         return pa.Table.from_arrays(columns, schema=schema)
 
-    def _captions(self, artifact: Artifact | None, start_s: float, end_s: float) -> tuple[Caption, ...]:
-        if artifact is None:
-            return ()
-        with self._workspace.local(artifact.key) as path:
-            return cut_captions(load_captions(path), start_s, end_s)
+    def _told(self, video: Video, start_s: float, end_s: float) -> dict[str, Any]:
+        """The columns that a manifest leaves to the source."""
+        captions: tuple[Caption, ...] = ()
+        if video.captions is not None:
+            with self._workspace.local(video.captions.key) as path:
+                captions = cut_captions(load_captions(path), start_s, end_s)
+        names = {"title": video.title, "uploader": video.uploader, "channel_id": video.channel_id}
+        return names | {"captions": [to_dict(caption) for caption in captions]}
 
 
 def _as_promised(video: Video, clip: dict[str, Any]) -> tuple[Video | None, str]:

@@ -190,7 +190,7 @@ def facts(of: Shown) -> dict[str, Any]:
         "state": of.state,
         "media": clip.mp4.key,
         "title": (video.title or "")[:120],
-        "url": video.source_url[:300],
+        "url": video.source_url,
         "licence": (video.licence or "")[:60],
         "start": round(clip.start_frame / TIMELINE_FPS, 2),
         "frames": clip.n_frames,

@@ -39,8 +39,8 @@ def review(
         _serve(space, runner, sample, seed, port, browse=browse)
 
 
-def _clip_ids(runner: Runner) -> list[str]:
-    return sorted(row.clip.clip_id for row, _ in runner.clips.all())
+def _n_people(runner: Runner) -> dict[str, int]:
+    return {row.clip.clip_id: row.clip.n_people for row, _ in runner.clips.all()}
 
 
 def _kept_by_filter(runner: Runner) -> list[str]:
@@ -51,7 +51,7 @@ def _kept_by_filter(runner: Runner) -> list[str]:
 def _take_in(runner: Runner, path: Path) -> None:
     from mit_builder.review.documents import read_export
 
-    found, known = read_export(path), set(_clip_ids(runner))
+    found, known = read_export(path), _n_people(runner)
     here = [review for review in found if review.clip_id in known]
     runner.reviews.save(here)
     print(f"{len(here)} verdicts taken in; mit-build run --stage shards puts them into the dataset")
@@ -69,7 +69,7 @@ def _serve(space: Workspace, runner: Runner, size: int | None, seed: int, port: 
         raise ConfigError("there are no clips with labels here: mit-build run --stage all makes them")
     drawn = None if size is None else runner.reviews.draw(population, size, seed)
     write_report(space, runner, n_processes=None)
-    site = Site(space, runner.reviews, frozenset(_clip_ids(runner)), drawn)
+    site = Site(space, runner.reviews, _n_people(runner), drawn)
     with make_server(site, port) as server:
         address = address_of(site)
         print(f"review at {address}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from manifests.rows import Correction, Review
+from manifests.schema import to_dict
 from mit_builder.errors import ConfigError
+from mit_builder.tombstones import clip_span
 
 FORMAT = "mit-builder-reviews"
 MAX_BYTES = 64 << 20
@@ -52,11 +53,26 @@ class ReviewDocument(_Document):
     people: _Digest
     labels: _Digest
 
+    @model_validator(mode="after")
+    def _corrects_its_frames(self) -> ReviewDocument:
+        span = clip_span(self.clip_id)
+        n_frames = span[2] - span[1] if span else 0
+        if any(correction.end_frame > n_frames for correction in self.corrections):
+            raise ValueError(f"a correction goes beyond the clip, which has {n_frames} frames")
+        return self
+
     def row(self) -> Review:
         """As it is kept."""
         values = self.model_dump()
         values["corrections"] = tuple(Correction(**correction) for correction in values["corrections"])
         return Review(**{**values, "reason": " ".join(self.reason.split())})
+
+
+class ChangeDocument(_Document):
+    """What the page sends."""
+
+    review: ReviewDocument
+    instead_of: dict[str, Any] | None
 
 
 class ExportDocument(_Document):
@@ -67,14 +83,15 @@ class ExportDocument(_Document):
     reviews: list[ReviewDocument]
 
 
-def parse_review(text: bytes) -> Review:
-    """One verdict.
+def parse_change(text: bytes) -> tuple[Review, dict[str, Any] | None]:
+    """A verdict that the page sends, and the document of the one that it knew as the latest.
 
     Raises:
-        ConfigError: it is none; the message is one line.
+        ConfigError: it is no verdict; the message is one line.
     """
     try:
-        return ReviewDocument.model_validate_json(text).row()
+        sent = ChangeDocument.model_validate_json(text)
+        return sent.review.row(), sent.instead_of
     except ValidationError as error:
         raise ConfigError(f"this is no verdict: {_first(error)}") from error
 
@@ -102,7 +119,6 @@ def _first(error: ValidationError) -> str:
     return " ".join(f"{where}: {problem['msg']}".split())[:300]
 
 
-def document(review: Review) -> dict[str, object]:
-    """A verdict as the page takes it."""
-    values = json.loads(json.dumps(vars(review) | {"corrections": [vars(c) for c in review.corrections]}))
-    return ReviewDocument.model_validate(values).model_dump()
+def document(review: Review) -> dict[str, Any]:
+    """A verdict as the page takes it, with the values that were kept."""
+    return to_dict(review) | {"corrections": [to_dict(correction) for correction in review.corrections]}

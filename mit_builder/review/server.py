@@ -12,7 +12,7 @@ import mimetypes
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,10 +21,11 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from manifests.rows import Sample
+from manifests.rows import Review, Sample
 from mit_builder.errors import ConfigError, WorkspaceError
-from mit_builder.review.documents import document, parse_review
+from mit_builder.review.documents import document, parse_change
 from mit_builder.review.store import Reviews
+from mit_builder.tombstones import Tombstones
 from mit_builder.workspace import Workspace
 
 HOST = "127.0.0.1"
@@ -41,7 +42,7 @@ class Site:
     Attributes:
         workspace: with the report.
         reviews: where verdicts go.
-        clip_ids: clips that may be judged.
+        n_people: of each clip that may be judged.
         sample: the one to show first.
         port: the server's, once there is one.
         token: part of every address.
@@ -49,7 +50,7 @@ class Site:
 
     workspace: Workspace
     reviews: Reviews
-    clip_ids: frozenset[str]
+    n_people: Mapping[str, int]
     sample: Sample | None = None
     port: int = 0
     token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -102,9 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, what: Callable[[str], None]) -> None:
         path = self._path()
         if path is None:
-            self._send(HTTPStatus.FORBIDDEN, b"not for you\n")
-        else:
+            self._refuse(HTTPStatus.FORBIDDEN, "not for you: open the address that mit-build review printed last")
+            return
+        try:
             what(path)
+        except (WorkspaceError, PermissionError) as error:
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
 
     def _path(self) -> str | None:
         """The path after the token; None where the request is not from this server's own page."""
@@ -122,27 +126,42 @@ class _Handler(BaseHTTPRequestHandler):
         # What is left unread of a refused body would be taken for the next request.
         self.close_connection = True
         if self.headers.get("Origin") != f"http://{host}" or kind != "application/json":
-            self._send(HTTPStatus.FORBIDDEN, b"only from the page\n")
+            self._refuse(HTTPStatus.FORBIDDEN, "only from the page")
         elif path != "reviews.json":
-            self._send(HTTPStatus.NOT_FOUND, b"no such place\n")
+            self._refuse(HTTPStatus.NOT_FOUND, "no such place")
         elif not n_bytes.isdecimal() or int(n_bytes) > MAX_BODY_BYTES:
-            self._send(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, b"too long\n")
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too long")
         else:
             self._save(self.rfile.read(int(n_bytes)))
 
     def _save(self, body: bytes) -> None:
         try:
-            review = parse_review(body)
-            if review.clip_id not in self.site.clip_ids:
-                raise ConfigError(f"there is no clip {review.clip_id} here")
+            review, instead_of = parse_change(body)
+            self._check(review)
             with self.site.lock:
-                self.site.reviews.save([review])
+                found = self.site.reviews.find(review.clip_id)
+                kept = None if found is None else document(found)
+                is_next = instead_of == kept
+                if is_next:
+                    self.site.reviews.save([review])
         except ConfigError as error:
-            self._send_json(HTTPStatus.BAD_REQUEST, {"problem": str(error)})
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except WorkspaceError as error:
-            self._send_json(HTTPStatus.INSUFFICIENT_STORAGE, {"problem": str(error)})
+            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE, str(error))
         else:
-            self._send_json(HTTPStatus.OK, {"saved": review.clip_id})
+            if is_next:
+                self._send_json(HTTPStatus.OK, {"saved": document(review)})
+            else:
+                problem = "this clip was judged in another tab meanwhile; that verdict is shown now, judge again"
+                self._send_json(HTTPStatus.CONFLICT, {"problem": problem, "kept": kept})
+
+    def _check(self, review: Review) -> None:
+        n_people = self.site.n_people.get(review.clip_id)
+        if n_people is None or Tombstones.of(self.site.workspace).bars_clip(review.clip_id):
+            raise ConfigError(f"there is no clip {review.clip_id} here")
+        for correction in review.corrections:
+            if correction.person_id >= n_people:
+                raise ConfigError(f"a correction of person {correction.person_id}: the clip has {n_people} people")
 
     def _get(self, path: str) -> None:
         if path == "reviews.json":
@@ -151,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             sample = self.site.sample
             self._send_json(HTTPStatus.OK, {"reviews": reviews, "sample": sample and sample.sample_id})
         elif not _SERVED.fullmatch(path) or ".." in PurePosixPath(path).parts:
-            self._send(HTTPStatus.NOT_FOUND, b"no such file\n")
+            self._refuse(HTTPStatus.NOT_FOUND, "no such file")
         else:
             self._file(path)
 
@@ -184,12 +203,15 @@ class _Handler(BaseHTTPRequestHandler):
                             self.wfile.write(piece)
                             start += len(piece)
         except (FileNotFoundError, IsADirectoryError):
-            self._send(HTTPStatus.NOT_FOUND, b"no such file\n")
+            self._refuse(HTTPStatus.NOT_FOUND, "no such file")
+
+    def _refuse(self, status: HTTPStatus, problem: str) -> None:
+        self._send_json(status, {"problem": problem})
 
     def _send_json(self, status: HTTPStatus, values: dict[str, Any]) -> None:
-        self._send(status, json.dumps(values).encode(), "application/json")
+        self._send(status, json.dumps(values).encode() + b"\n", "application/json")
 
-    def _send(self, status: HTTPStatus, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
+    def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self._head(status, len(body), kind, {})
         if self.command != "HEAD":
             self.wfile.write(body)

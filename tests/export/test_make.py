@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,6 +56,20 @@ def test_nothing_but_footage_behind_a_login_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="all 1 clips need a login"):
         make_export(Workspace(root.root), labels(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("form", ["manifest", "mit", "webdataset", "coco-wholebody", "hf"])
+def test_an_export_of_nothing_is_one_line_and_leaves_what_lies_there(tmp_path: Path, form: str) -> None:
+    builder = tiny_dataset.Builder(tmp_path / "w")
+    builder.publish(builder.shard((builder.labelled(tiny_dataset.PLANS[2]),)))
+    request = ExportRequest(form, tmp_path / "out", form not in ("manifest", "hf"), only=frozenset())
+    with pytest.raises(ConfigError, match="nothing to export"):
+        make_export(Workspace(builder.root), request)
+    make_export(Workspace(builder.root), labels(tmp_path / "out"))
+    builder.publish()
+    with pytest.raises(ConfigError, match="nothing to export: the dataset is empty"):
+        make_export(Workspace(builder.root), dataclasses.replace(request, only=None))
+    assert len(read_record(tmp_path / "out").clip_ids) == 1
 
 
 def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path: Path) -> None:

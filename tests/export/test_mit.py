@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,50 @@ def test_poses_are_matched_to_people_as_covog_does(made: Path, copy: Path) -> No
     assert 0.5 <= matched < 0.7, "of 2 and of 3 people, one is taken for another"
 
 
+def check_periods(speaker: dict[str, Any], person: dict[str, Any], merged: str) -> None:
+    """Half-open frames; speaking and listening share out the clip."""
+    assert speaker["speak"] == person[f"speak_periods{merged}"].tolist()
+    assert speaker["listen"] == person[f"listen_periods{merged}"].tolist()
+    assert speaker["period_num"] == len(speaker["speak"]) + len(speaker["listen"])
+    frames = [frame for start, end in speaker["speak"] + speaker["listen"] for frame in range(start, end)]
+    assert sorted(frames) == list(range(len(person["speaking"])))
+
+
+def test_the_other_speaker_infos_say_the_same_and_the_merged_periods(root: Path, made: Path) -> None:
+    for row in (row for row in open_dataset(root) if (made / "clips" / row["clip_id"]).exists()):
+        for merged in ("", "_merged"):
+            speakers = json.loads((made / "clips" / row["clip_id"] / f"speaker_info{merged}.json").read_text())
+            for speaker, person in zip(speakers, row["people"], strict=True):
+                check_periods(speaker, person, merged)
+                assert np.float32(speaker["speaking_score"]).tolist() == person["speaking_score_smoothed"].tolist()
+
+
+def test_the_masks_that_covog_makes_hold_the_person_that_they_are_of(root: Path, made: Path) -> None:
+    """A person's box mask and face mask, built as the training code does, against the dataset's own boxes."""
+    for row in (row for row in open_dataset(root) if (made / "clips" / row["clip_id"]).exists()):
+        clip, fit = made / "clips" / row["clip_id"], Fit.of(row["width_px"], row["height_px"])
+        speakers = json.loads((clip / "speaker_info_with_instance_bbox.json").read_text())
+        poses = [json.loads(path.read_text())["instance_info"] for path in sorted((clip / "pose").iterdir())]
+        for p, (speaker, person) in enumerate(zip(speakers, row["people"], strict=True)):
+            x0, y0, x1, y1 = speaker["instance_bbox"]
+            bodies = fit.boxes(person["boxes_xyxy"])
+            assert (y0, y1) == (bodies[:, 1].min().clip(0), bodies[:, 3].max().clip(max=1080))
+            faces = fit.boxes(person["face_boxes_xyxy"])
+            middles = (faces[:, :2] + faces[:, 2:]) / 2
+            assert ((middles >= (x0, y0)) & (middles <= (x1, y1))).all()
+            for other in (q for q in range(len(speakers)) if q != p):
+                x0_other, _, x1_other, _ = speakers[other]["instance_bbox"]
+                assert x1 <= x0_other or x1_other <= x0
+            for frame in (0, len(poses) // 2, len(poses) - 1):
+                shown = fit.points(person["keypoints"][frame, [23, 31, 39, 53], :2])
+                corners = np.array(poses[frame][p]["keypoints"])[[23, 31, 39, 53]]
+                np.testing.assert_allclose(corners, shown, rtol=1e-6)
+                mask = np.zeros((1080, 1920), np.uint8)
+                cv2.fillConvexPoly(mask, cv2.convexHull(corners.round().astype(np.int32)), 1)
+                ys, xs = np.nonzero(mask)
+                assert ((xs >= x0) & (xs <= x1) & (ys >= y0) & (ys <= y1)).all()
+
+
 def test_files_hold_the_values_of_the_parquet(root: Path, made: Path) -> None:
     samples = [s for path in made.glob("*.json") if path.name != "export.json" for s in json.loads(path.read_text())]
     places = {Path(sample["image_dir"]).parent.name: sample for sample in samples}
@@ -68,7 +113,7 @@ def test_files_hold_the_values_of_the_parquet(root: Path, made: Path) -> None:
         speakers = json.loads((made / sample["speak_info_path"]).read_text())
         for speaker, person in zip(speakers, row["people"], strict=True):
             assert np.float32(speaker["speaking_score"]).tolist() == person["speaking_score_smoothed"].tolist()
-            assert speaker["speak"] == person["speak_periods"].tolist()
+            check_periods(speaker, person, "")
             assert speaker["clip_range"] == [1, row["n_frames"]]
             np.testing.assert_allclose(speaker["face_track"], fit.boxes(person["face_boxes_xyxy"]))
         paths = sorted((made / sample["image_dir"].replace("frames", "pose")).iterdir())
@@ -97,8 +142,9 @@ def test_frames_and_poses_lie_on_one_canvas(made: Path) -> None:
     pose = cv2.imread(str(clip / "pose_frame" / "output_0021.png"))
     instances = json.loads((clip / "pose" / "output_0021.json").read_text())["instance_info"]
     for instance in instances:
-        x, y = (round(v) for v in instance["keypoints"][60])
-        assert pose[y, x].any(), "a face point is drawn where its keypoint is"
+        for point in (5, 10, 60, 95, 112, 120, 132):  # shoulder, right wrist, face, left and right hand
+            x, y = (round(v) for v in instance["keypoints"][point])
+            assert pose[y, x].any(), "a point is drawn where its keypoint is"
 
 
 @pytest.mark.parametrize(("width_px", "height_px"), [(1920, 1080), (640, 360), (1080, 1920), (3840, 1600), (7, 3)])
@@ -139,6 +185,8 @@ def damage(name: str) -> Callable[[Path], None]:
             "speaker info is gone": speakers.unlink,
             "poses are gone": lambda: shutil.rmtree(clip / "pose"),
             "an embedding that is none": lambda: (clip / "audio_embeding.pt").write_bytes(b"x"),
+            "an embedding of a frame less": lambda: embedding(clip, n_frames=39),
+            "an embedding of half precision": lambda: embedding(clip, n_frames=20),
             "the index lost a clip": lambda: edit(index_of(clip), lambda s: s.pop()),
             "the index is damaged": lambda: index_of(clip).write_text("["),
             "a path leads out": lambda: edit(index_of(clip), lambda s: s[0].update(pose_dir="../elsewhere")),
@@ -146,6 +194,13 @@ def damage(name: str) -> Callable[[Path], None]:
         actions[name]()
 
     return change
+
+
+def embedding(clip: Path, n_frames: int) -> None:
+    """A file as torch.save writes it, in what a reader without torch sees of it."""
+    with zipfile.ZipFile(clip / "audio_embeding.pt", "w") as file:
+        file.writestr("archive/data.pkl", b"")
+        file.writestr("archive/data/0", bytes(n_frames * 12 * 768 * 4))
 
 
 def index_of(clip: Path) -> Path:
@@ -175,6 +230,7 @@ DAMAGES = (
     *("a frame is grey", "another file in pose_frame", "a pose is gone", "a pose is no JSON", "a pose has nobody"),
     *("a pose has 132 points", "a pose is NaN", "a score is missing", "clip_range begins at 0", "no instance_bbox"),
     *("a box beyond the canvas", "speaker info is gone", "poses are gone", "an embedding that is none"),
+    *("an embedding of a frame less", "an embedding of half precision"),
     *("the index lost a clip", "the index is damaged", "a path leads out"),
 )
 

@@ -24,7 +24,13 @@ from mit_builder.workspace import Workspace
 
 ARRAYS = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score", "speaking_score_smoothed", "speaking")
 PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged", "human_periods")
-PARTS = {"keypoints": (0, 17), "foot_kpts": (17, 23), "face_kpts": (23, 91), "lefthand_kpts": (91, 112)}
+PARTS = {
+    "keypoints": (0, 17),
+    "foot_kpts": (17, 23),
+    "face_kpts": (23, 91),
+    "lefthand_kpts": (91, 112),
+    "righthand_kpts": (112, 133),
+}
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,10 @@ def assert_annotation(annotation: dict[str, Any], person: dict[str, Any], frame:
         np.testing.assert_array_equal(triples[known, 2] == 2, points[start:end][known, 2] >= SEEN_SCORE)
         assert not triples[~known].any()
     assert annotation["num_keypoints"] == 16
+    for name in ("face", "lefthand", "righthand"):
+        x, y, _ = np.reshape(annotation[f"{name}_kpts"], (-1, 3)).T
+        assert annotation[f"{name}_valid"]
+        assert annotation[f"{name}_box"] == [x.min(), y.min(), x.max() - x.min(), y.max() - y.min()]
 
 
 def test_coco_images_show_the_frames(root: Path, rows: dict[str, dict[str, Any]], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mit_builder.cli import main
 from mit_builder.dataset import open_dataset
 from mit_builder.export.make import ExportRequest, make_export
 from mit_builder.media.cut import cut_native
+from mit_builder.takedown import take_down
 from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
 from mit_builder.validate import validate
 from mit_builder.workspace import Workspace
@@ -75,6 +77,8 @@ def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer
         )
         assert theirs["title"] in ("talk0", "talk1")  # what a plain file's address says
     assert validate(tmp_path / "again") == []
+    assert "3 clips" in (tmp_path / "again" / "dataset" / "README.md").read_text()
+    assert not list((tmp_path / "again" / ".scratch").glob("20*")), "what was unfinished is cleared away"
     n_asked = len(web.asked)
     assert rebuild(tmp_path, *ALLOW) == 0
     assert len(web.asked) == n_asked, "what is there is not fetched again"
@@ -130,6 +134,86 @@ def test_what_was_taken_down_is_neither_fetched_nor_rebuilt(
     assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == [pairs[1]["clip_id"]]
     assert not any("talk1" in path for path in web.asked)
     assert (tmp_path / "again" / "dataset" / "tombstones.json").exists()
+
+
+def in_workspace(tmp_path: Path, name: str) -> list[Path]:
+    """Files of the rebuilt workspace that are named after something."""
+    return [path for path in (tmp_path / "again").rglob("*") if name in path.name]
+
+
+def test_a_later_takedown_at_the_manifests_maker_reaches_what_was_rebuilt(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    make_export(Workspace(tmp_path / "again"), ExportRequest("webdataset", tmp_path / "tars", with_media=True))
+    rows = list(open_dataset(original))
+    (gone,) = (row for row in rows if row["source_url"].endswith("talk1.mp4"))
+    assert len(in_workspace(tmp_path, gone["video_id"])) > 2
+    take_down(Workspace(original), [gone["video_id"]])
+    assert rebuild(tmp_path, *ALLOW) == 0, "the manifest was written anew, and no longer names it"
+    kept = [row["clip_id"] for row in rows if row is not gone]
+    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == kept
+    assert in_workspace(tmp_path, gone["video_id"]) == []
+    assert json.loads((tmp_path / "tars" / "export.json").read_text())["clip_ids"] == kept
+    assert validate(tmp_path / "again") == []
+
+
+def test_tombstones_put_beside_an_old_manifest_count_too(original: Path, tmp_path: Path) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    (gone,) = (row for row in open_dataset(original) if row["source_url"].endswith("talk1.mp4"))
+    stones = Tombstones([Tombstone("video", digest("video", gone["video_id"]))])
+    (tmp_path / "manifest" / "tombstones.json").write_bytes(stones.dump(published=True))
+    assert rebuild(tmp_path, *ALLOW) == 1
+    assert gone["clip_id"] not in [row["clip_id"] for row in open_dataset(tmp_path / "again")]
+    assert in_workspace(tmp_path, gone["video_id"]) == []
+
+
+def test_the_rebuild_of_another_manifest_is_left_alone(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    names = [row["clip_id"] for row in open_dataset(original)]
+    other = ExportRequest("manifest", tmp_path / "manifest", with_media=False, only=frozenset(names[:1]))
+    make_export(Workspace(original), other)
+    assert rebuild(tmp_path, *ALLOW) == 2
+    assert "holds the rebuild of another manifest" in capsys.readouterr().err
+    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == names
+
+
+def test_a_lost_ledger_costs_nothing_also_where_the_sources_are_gone(
+    original: Path, tmp_path: Path, web: WebFolder
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    before, n_asked = list(open_dataset(tmp_path / "again")), len(web.asked)
+    shutil.rmtree(tmp_path / "again" / "manifests")
+    (tmp_path / "web" / "talk1.mp4").unlink()
+    assert rebuild(tmp_path, *ALLOW) == 0
+    assert len(web.asked) == n_asked
+    assert_equal(list(open_dataset(tmp_path / "again")), before)
+
+
+def test_a_ledger_lost_before_the_dataset_was_written_leaves_out_what_is_gone(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    rows = list(open_dataset(original))
+    for folder in ("manifests", "dataset"):
+        shutil.rmtree(tmp_path / "again" / folder)
+    (tmp_path / "web" / "talk1.mp4").unlink()
+    assert rebuild(tmp_path, *ALLOW) == 1
+    assert "(1 clips): gone" in capsys.readouterr().out
+    kept = [row["clip_id"] for row in rows if not row["source_url"].endswith("talk1.mp4")]
+    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == kept
+
+
+def test_a_takedown_outlives_a_lost_ledger(original: Path, tmp_path: Path) -> None:
+    assert rebuild(tmp_path, *ALLOW) == 0
+    names = [row["clip_id"] for row in open_dataset(original)]
+    take_down(Workspace(tmp_path / "again"), [names[0]])
+    shutil.rmtree(tmp_path / "again" / "manifests")
+    assert rebuild(tmp_path, *ALLOW) == 1
+    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == names[1:]
+    assert Tombstones.of(Workspace(tmp_path / "again")).bars_clip(names[0])
 
 
 def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> None:

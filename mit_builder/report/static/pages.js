@@ -2,7 +2,7 @@
 const PAGE_CLIPS = 24;
 
 // Places are #/TAB/CLIP: no element has such a name, so the browser scrolls nowhere.
-const place = () => location.hash.split("/").slice(1).map(decodeURIComponent);
+const place = () => location.hash.split("/").slice(1).map((part) => { try { return decodeURIComponent(part); } catch { return part; } });
 
 // --- tabs ---
 const tabs = [...document.querySelectorAll('[role="tab"]')];

@@ -48,8 +48,19 @@ function openPlayer(card, row) {
   video.addEventListener("pause", () => { play.textContent = "Play"; });
   video.addEventListener("click", () => toggle(video));
   video.addEventListener("error", () => side.append(problem(`The video ${row.media} cannot be shown here.`)));
-  strips.addEventListener("pointerdown", (event) => { if (!dragSpan(event, true)) player.seek(frameAt(event)); });
-  strips.addEventListener("pointermove", (event) => { if (event.buttons & 1 && !dragSpan(event, false)) player.seek(frameAt(event)); });
+  // A drag keeps its pointer until it ends, wherever that is, so nothing sticks; it does throughout what it began with.
+  let drag = null;
+  strips.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || drag) return;
+    strips.setPointerCapture(event.pointerId);
+    drag = { pointer: event.pointerId, marks: beginSpan(event) };
+    if (!drag.marks) mine.seek(frameAt(event));
+  });
+  strips.addEventListener("pointermove", (event) => {
+    if (drag?.pointer !== event.pointerId || player !== mine) return;
+    if (drag.marks) stretchSpan(event); else mine.seek(frameAt(event));
+  });
+  strips.addEventListener("lostpointercapture", () => { drag = null; });
   watchFrames(mine);
   loadLabels(row.data).then((labels) => showLabels(labels, row), (error) => side.append(problem(error.message)));
   card.scrollIntoView({ block: "nearest" });

@@ -4,17 +4,37 @@ const shelf = `mit-reviews:${document.documentElement.dataset.workspace}`;
 let reviewing = served;
 let lastReason = "";
 let drafts = {};
+let confirmed = {}; // verdicts as the server keeps them
+const unsaved = new Set(); // clips whose verdict it did not take
 let saving = Promise.resolve();
 
 async function startReviews() {
-  if (served) {
-    const { reviews, sample } = await (await fetch("../reviews.json")).json();
-    drafts = Object.fromEntries(reviews.map((review) => [review.clip_id, review]));
-    return sample;
+  if (!served) {
+    drafts = shelved();
+    showReviewing();
+    return null;
   }
-  try { drafts = JSON.parse(stored(shelf) || "{}"); } catch { drafts = {}; }
-  showReviewing();
-  return null;
+  try {
+    const { reviews, sample } = await ask();
+    confirmed = Object.fromEntries(reviews.map((review) => [review.clip_id, review]));
+    drafts = { ...confirmed };
+    return sample;
+  } catch (error) {
+    $("gallery").prepend(problem(`The verdicts given before cannot be read: ${error.message}. Reload this page.`));
+    return null;
+  }
+}
+
+function shelved() {
+  try { return JSON.parse(stored(shelf) || "{}"); } catch { return {}; }
+}
+
+// What the review server says, an error where it refuses.
+async function ask(options) {
+  const answer = await fetch("../reviews.json", options).catch(() => { throw new Error("the review server does not answer"); });
+  const said = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw Object.assign(new Error(said.problem || `the review server answers ${answer.status}`), said);
+  return said;
 }
 
 // What is said of a clip; corrections of people who were found anew since are those that the report could carry over.
@@ -29,28 +49,47 @@ function reviewOf(row) {
 }
 
 function keepReview(row, review) {
-  drafts[row.id] = review;
-  if (player?.row === row) { applyCorrections(); fillPanel(); }
-  $("cards").querySelector(`[data-clip="${row.id}"]`)?.querySelector(".mark")?.replaceWith(verdictMark(row));
-  if (!served) {
-    store(shelf, JSON.stringify(drafts));
-    say(stored(shelf) === null ? "this browser keeps nothing: export before you leave" : "kept in this browser: export when done");
-    showReviewing();
+  if (served) {
+    drafts[row.id] = review;
+    showReview(row);
+    say("saving");
+    saving = saving.then(() => send(row, review));
     return;
   }
-  say("saving");
-  saving = saving.then(async () => {
-    const answer = await fetch("../reviews.json", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(review) });
-    const { problem } = await answer.json();
-    say(problem ? `not saved: ${problem}` : "saved");
-  }).catch(() => say("not saved: the review server does not answer"));
+  drafts = { ...shelved(), [row.id]: review }; // with what other tabs have kept since
+  store(shelf, JSON.stringify(drafts));
+  showReview(row);
+  say(stored(shelf) === null ? "this browser keeps nothing: export before you leave" : "kept in this browser: export when done");
+  showReviewing();
+}
+
+async function send(row, review) {
+  if (drafts[row.id] !== review) return; // a later one says all of it
+  const { words, failed } = await ask({ method: "POST", headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ review, instead_of: confirmed[row.id] ?? null }) }).then(
+    ({ saved }) => { confirmed[row.id] = saved; return { words: "saved", failed: false }; },
+    (error) => {
+      if (error.kept === undefined) return { words: `not saved: ${error.message}`, failed: true };
+      if (error.kept) confirmed[row.id] = drafts[row.id] = error.kept; // another tab was faster: its verdict is shown
+      else { delete confirmed[row.id]; delete drafts[row.id]; }
+      return { words: `not saved: ${error.message}`, failed: false };
+    });
+  if (failed) unsaved.add(row.id); else unsaved.delete(row.id);
+  showReview(row);
+  if (player?.row === row) say(words);
+  else if (words !== "saved") $("gallery").prepend(problem(`The verdict on ${row.id} is ${words}`));
+}
+
+function showReview(row) {
+  if (player?.row === row) { applyCorrections(); fillPanel(); }
+  $("cards").querySelector(`[data-clip="${row.id}"]`)?.querySelector(".mark")?.replaceWith(verdictMark(row));
 }
 
 const say = (words) => { const said = document.querySelector(".said"); if (said) said.textContent = words; };
 
 function verdictMark(row) {
   const { verdict, corrections } = reviewOf(row);
-  const words = [verdict && { accept: "accepted", reject: "rejected" }[verdict], corrections.length ? "corrected" : null, !verdict && row.leftOut].filter(Boolean);
+  const words = [verdict && { accept: "accepted", reject: "rejected" }[verdict], corrections.length ? "corrected" : null, !verdict && row.leftOut, unsaved.has(row.id) && "not saved"].filter(Boolean);
   return make("span", { class: `mark ${verdict || ""}` }, words.join(", "));
 }
 
@@ -171,22 +210,26 @@ function reviewKey(event) {
   return true;
 }
 
-// Dragging with Shift on a person's strip marks a span.
-function dragSpan(event, begins) {
+// Pressing on a person's strip chooses the person; with Shift a span begins there, true then.
+function beginSpan(event) {
   const person = player.canvases?.findIndex(({ canvas }) => canvas === event.target) ?? -1;
-  if (reviewing && begins && person >= 0) choosePerson(person);
-  if (!reviewing || !event.shiftKey) return false;
-  const frame = Math.max(0, Math.min(player.row.frames, frameAt(event)));
-  if (begins) {
-    if (person < 0 || person >= player.labels.people) return false;
-    player.span = { person, from: frame, to: frame, anchor: frame };
-  } else if (player.span.anchor !== undefined) {
-    player.span.from = Math.min(player.span.anchor, frame);
-    player.span.to = Math.max(player.span.anchor, frame + 1);
-  }
+  if (!reviewing || person < 0 || person >= player.labels.people) return false;
+  choosePerson(person);
+  if (!event.shiftKey) return false;
+  const frame = clamped(frameAt(event));
+  player.span = { person, from: frame, to: frame, anchor: frame };
   showSpan();
   return true;
 }
+
+function stretchSpan(event) {
+  const { span } = player, frame = clamped(frameAt(event));
+  span.from = Math.min(span.anchor, frame);
+  span.to = Math.max(span.anchor, frame + 1);
+  showSpan();
+}
+
+const clamped = (frame) => Math.max(0, Math.min(player.row.frames - 1, frame));
 
 // --- verdicts as a file ---
 function showReviewing() {
@@ -209,3 +252,11 @@ $("export").addEventListener("click", () => {
   make("a", { href: url, download: `reviews-${document.documentElement.dataset.workspace}.json` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 });
+if (!served) {
+  window.addEventListener("storage", (event) => {
+    if (event.key !== shelf || !gallery) return;
+    drafts = shelved();
+    showReviewing();
+    for (const row of clips) showReview(row);
+  });
+}
