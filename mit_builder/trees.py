@@ -132,7 +132,11 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.n_open += 1
-        if self._settled is not None and again and unit.step != "shards":
+        if again:
+            self._touch(unit)
+
+    def _touch(self, unit: Unit) -> None:
+        if self._settled is not None and self._keeps and unit.step != "shards":
             video = unit.trail.video
             self._settled.touch(unit.row.source_id if video is None else video.source_id)
 
@@ -147,6 +151,7 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.is_due = True
+        self._touch(unit)
 
     def removed(self, unit: Unit, tally: Tally) -> None:
         """A unit is of what was taken down."""
