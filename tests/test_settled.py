@@ -304,7 +304,7 @@ def test_a_source_that_is_gone_stays_due_and_is_told_until_it_is_back(workspace:
         assert run(workspace, names).tally.steps["download"].failed == {"transient": 1}
 
 
-@pytest.mark.parametrize("between", ["of others", "without detect", "of others, forced", "of others, with other settings"])
+@pytest.mark.parametrize("between", ["of others", "without detect", "of others, forced", "of others, set anew"])
 def test_files_that_are_gone_are_missed_also_after_a_run_that_did_not_look_for_them(
     workspace: Workspace, between: str
 ) -> None:
