@@ -129,6 +129,12 @@ def test_one_host_gets_no_more_downloads_at_once_than_set(workspace: Workspace) 
     assert engine.most_at_once["download"] == 3
 
 
+def test_two_files_under_one_video_id_are_worked_on_at_once(workspace: Workspace) -> None:
+    runner, _ = walk_with(Wide, workspace, ["c?video=x&lengths=150", "d?video=x&lengths=200"])
+    assert worked(runner)["shots"] == 2
+    assert len(dataset(workspace)) == 1
+
+
 def test_small_units_share_a_call(workspace: Workspace) -> None:
     _, engine = walk_with(Wide, workspace, ["a"])
     assert [len(tasks) for stage, tasks in engine.calls if stage == "filter.select"] == [3]
