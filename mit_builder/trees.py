@@ -279,7 +279,7 @@ class Trees:
             count = Count("rejected/download/duplicate", 1)
             return replace(plain, counts=(count,), artifacts=tuple(_files(entry)))
         bucket = self._buckets.publisher.bucket(video.video_id)
-        clips = list(self._buckets.clips.some(bucket, tree.clips))
+        clips = list(self._buckets.clips.some(bucket, tree.clips, video.media.sha256))
         kept = [row for row, reason in clips if reason is None]
         counts = [Count("done/download", 1), Count("videos", 1, video.duration_s), *tree.tally.counts()]
         reasons = Counter(reason for _, reason in clips if reason is not None)

@@ -172,7 +172,8 @@ class Pair:
                 options = [f"video=v{self.chance.randrange(4)}", "lengths=150,150"]
             elif self.chance.random() < 0.15:
                 entries = [f"n{self.chance.randrange(40)}x", f"n{self.chance.randrange(40)}?video=w&lengths=40"]
-                options = ["list=" + ",".join(map(quote, self.chance.choices(entries + self.names, k=3)))]
+                entries += [name for name in self.names if "," not in name]
+                options = ["list=" + ",".join(map(quote, self.chance.choices(entries, k=3)))]
             elif self.chance.random() < 0.35:
                 step = self.chance.choice(["download", "shots", "filter.detect", "filter.select", "pose", "speech"])
                 options.append(f"{step}={self.chance.choice(['fail', 'reject', 'transient', 'auth', 'bug'])}")
