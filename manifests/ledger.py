@@ -17,7 +17,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.parts import ROW_GROUP_ROWS, Parts, Storage, digest
@@ -153,22 +152,7 @@ class Ledger:
 
     def latest(self, unit_id: str) -> Entry | None:
         """The latest entry of a unit, whatever its input was."""
-        new = max((e for e in self._new.values() if e.unit_id == unit_id), key=lambda e: e.seq, default=None)
-        return new if new is not None else self._again(lambda: self._latest(unit_id))
-
-    def _latest(self, unit_id: str) -> Entry | None:
-        parts = self._parts()
-        rows = np.flatnonzero(pc.equal(parts.names()["unit_id"], unit_id).to_numpy())
-        return self._row(int(rows[np.argmax(parts.seqs[rows])])) if len(rows) else None
-
-    def ids(self) -> list[str]:
-        """All units that were ever worked on."""
-        written = self._again(self._unit_ids)
-        return list(dict.fromkeys([*written, *(unit_id for unit_id, _ in self._new)]))
-
-    def _unit_ids(self) -> list[str]:
-        found: list[str] = self._parts().names()["unit_id"].to_pylist()
-        return found
+        return next(self.newest(unit_id.__eq__), None)
 
     def attempts(self, names: list[str]) -> pa.Table:
         """Some of the plain columns of every attempt that was written, each once.

@@ -20,20 +20,21 @@ class LabelledClips:
         self._settings = settings
         self._duplicates = duplicates
         self._reviews = reviews
-        self._clips: dict[int, dict[str, Labelled]] = defaultdict(dict)
+        self._clips: dict[int, dict[tuple[str, str], Labelled]] = defaultdict(dict)
+        """By bucket, name and digest of the video's file: other bytes under its id have clips of the same names."""
 
     def add(self, bucket: int, row: Labelled) -> None:
         """Take a clip in, with the corrections that hold for it."""
-        self._clips[bucket][row.clip.clip_id] = self._reviews.correct(row)
+        self._clips[bucket][row.clip.clip_id, row.video.media.sha256] = self._reviews.correct(row)
 
     def all(self, bucket: int | None = None) -> Iterator[tuple[Labelled, str | None]]:
         """Clips of a bucket (None: of all), each with why it is left out of the dataset, if it is."""
         for clips in self._clips.values() if bucket is None else [self._clips.get(bucket, {})]:
             yield from self._judged(row for _, row in sorted(clips.items()))
 
-    def some(self, bucket: int, clip_ids: Iterable[str]) -> Iterator[tuple[Labelled, str | None]]:
-        """The same of some clips of a bucket."""
-        yield from self._judged(self._clips[bucket][clip_id] for clip_id in sorted(clip_ids))
+    def some(self, bucket: int, clip_ids: Iterable[str], sha256: str) -> Iterator[tuple[Labelled, str | None]]:
+        """The same of some clips of a bucket, that were made of the file with this digest."""
+        yield from self._judged(self._clips[bucket][clip_id, sha256] for clip_id in sorted(clip_ids))
 
     def _judged(self, rows: Iterable[Labelled]) -> Iterator[tuple[Labelled, str | None]]:
         for row in rows:

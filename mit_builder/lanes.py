@@ -97,6 +97,7 @@ class Lane:
     queue: deque[Waiting] = field(default_factory=deque)
     delayed: list[tuple[float, Waiting]] = field(default_factory=list)
     running: dict[str, Waiting] = field(default_factory=dict)
+    """By input key: of one video's id two files may be worked on at once."""
     finished: list[Entry] = field(default_factory=list)
     paused_until_s: float = 0.0
     mean_s: float | None = None

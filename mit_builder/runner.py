@@ -241,7 +241,7 @@ class Runner:
                 batch = self._take(lane, now_s)
                 if not batch:
                     break
-                lane.running.update({w.task.unit_id: w for w in batch})
+                lane.running.update({w.task.input_key: w for w in batch})
                 self._engine.submit(lane.step.name, [w.task for w in batch])
             blocked = blocked or len(lane.queue) >= lane.bound
 
@@ -306,7 +306,7 @@ class Runner:
 
     def _absorb(self, result: Result) -> None:
         lane = self.lanes[result.stage]
-        waiting = [lane.running.pop(task.unit_id) for task in result.tasks]
+        waiting = [lane.running.pop(task.input_key) for task in result.tasks]
         for w in waiting:
             if w.limit:
                 self.hosts.leave(w.limit)

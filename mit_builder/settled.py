@@ -64,6 +64,8 @@ class Settled:
         self._ever = np.unique(every["source"][~every["gone"]])
         self._added: set[int] = set()
         self._touched: set[int] = set()
+        self._has_all_files = self._store.head.plan == self.plan and self._store.head.folders == self._folder_times()
+        """Whether no row that counts names a file that is gone."""
         live = _live(every, self.plan)
         self._is = {name: column[live] for name, column in every.items()}
         """By column the rows that count. Where they lie in the store changes when its parts are merged; `seq` stays."""
@@ -81,10 +83,9 @@ class Settled:
             sources: all sources of the run.
             avoid: classes of failures that are due again.
         """
-        if not len(self._may):
-            return sources
-        self._may = ~self._failed_of(avoid) & ~self._without_files()
-        ids = sources.ids()
+        ids, missing = sources.ids(), self._without_files()
+        self._has_all_files = not (missing & ~np.isin(self._is["source"], ids)).any()
+        self._may = ~self._failed_of(avoid) & ~missing
         self.chosen = self._may & np.isin(self._is["source"], ids)
         torn = self._torn(np.flatnonzero(self.chosen & (self._is["video"] != 0)))
         self.chosen[torn] = self._may[torn] = False
@@ -110,10 +111,10 @@ class Settled:
     def _without_files(self) -> Array:
         """Rows that name a file that is gone."""
         missing = np.zeros(len(self._may), bool)
-        now = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS}
-        if now == self._store.head.folders and None not in now.values():
+        has_times = self._workspace.root is not None
+        if (has_times and self._has_all_files) or not len(missing):
             return missing
-        if None in now.values() and self._n_files() > CHECK_BELOW:
+        if not has_times and self._n_files() > CHECK_BELOW:
             return missing
         there = pa.array([key for f in ARTIFACT_FOLDERS for key in self._workspace.names(f"{f}/")], pa.string())
         lost: list[Array] = []
@@ -123,6 +124,9 @@ class Settled:
             rows = pc.list_parent_indices(column).filter(absent)
             lost.append(table["seq"].take(pc.unique(rows)).to_numpy())
         return np.isin(self._is["seq"], np.concatenate(lost)) if lost else missing
+
+    def _folder_times(self) -> dict[str, int | None]:
+        return {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS}
 
     def _n_files(self) -> int:
         return sum(int(pc.sum(pc.list_value_length(t["artifacts"])).as_py() or 0) for t in self._store.artifacts())
@@ -238,7 +242,7 @@ class Settled:
         rows, self._waiting = self._waiting, {}
         if rows:
             self._put(list(rows.values()))
-        folders = {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS} if at_rest else {}
+        folders = self._folder_times() if at_rest and self._has_all_files else {}
         self._store.settle(Head(self.plan, {}, folders, dict(self.published)))
 
     def merged(self, old: list[str], new: list[str]) -> None:

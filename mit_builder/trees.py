@@ -132,7 +132,11 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.n_open += 1
-        if self._settled is not None and again and unit.step != "shards":
+        if again:
+            self._touch(unit)
+
+    def _touch(self, unit: Unit) -> None:
+        if self._settled is not None and self._keeps and unit.step != "shards":
             video = unit.trail.video
             self._settled.touch(unit.row.source_id if video is None else video.source_id)
 
@@ -147,6 +151,7 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.is_due = True
+        self._touch(unit)
 
     def removed(self, unit: Unit, tally: Tally) -> None:
         """A unit is of what was taken down."""
@@ -274,7 +279,7 @@ class Trees:
             count = Count("rejected/download/duplicate", 1)
             return replace(plain, counts=(count,), artifacts=tuple(_files(entry)))
         bucket = self._buckets.publisher.bucket(video.video_id)
-        clips = list(self._buckets.clips.some(bucket, tree.clips))
+        clips = list(self._buckets.clips.some(bucket, tree.clips, video.media.sha256))
         kept = [row for row, reason in clips if reason is None]
         counts = [Count("done/download", 1), Count("videos", 1, video.duration_s), *tree.tally.counts()]
         reasons = Counter(reason for _, reason in clips if reason is not None)

@@ -130,6 +130,26 @@ def test_one_host_gets_no_more_downloads_at_once_than_set(workspace: Workspace) 
     assert engine.most_at_once["download"] == 3
 
 
+def test_two_files_under_one_video_id_are_worked_on_at_once(workspace: Workspace) -> None:
+    runner, _ = walk_with(Wide, workspace, ["c?video=x&lengths=150", "d?video=x&lengths=200"])
+    assert worked(runner)["shots"] == 2
+    assert len(dataset(workspace)) == 1
+
+
+@pytest.mark.parametrize("names", ["cd", "dc"])
+def test_other_bytes_under_a_videos_id_take_no_clip_from_it_whatever_the_order(
+    workspace: Workspace, names: str
+) -> None:
+    address = {"c": "c?video=x&lengths=150,40", "d": "d?video=x&lengths=150,200"}
+    keeper = min(address.values(), key=lambda name: fakes.source(name).source_id)
+    walk(workspace, [address[name] for name in names])
+    assert [row["title"] for row in dataset(workspace)] == [keeper[0]] * (1 if keeper[0] == "c" else 2)
+    there = dataset(workspace)
+    for order in (names, names[::-1]):
+        walk(workspace, [address[name] for name in order])
+        assert dataset(workspace) == there
+
+
 def test_small_units_share_a_call(workspace: Workspace) -> None:
     _, engine = walk_with(Wide, workspace, ["a"])
     assert [len(tasks) for stage, tasks in engine.calls if stage == "filter.select"] == [3]

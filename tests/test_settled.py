@@ -172,7 +172,8 @@ class Pair:
                 options = [f"video=v{self.chance.randrange(4)}", "lengths=150,150"]
             elif self.chance.random() < 0.15:
                 entries = [f"n{self.chance.randrange(40)}x", f"n{self.chance.randrange(40)}?video=w&lengths=40"]
-                options = ["list=" + ",".join(map(quote, self.chance.choices(entries + self.names, k=3)))]
+                entries += [name for name in self.names if "," not in name]
+                options = ["list=" + ",".join(map(quote, self.chance.choices(entries, k=3)))]
             elif self.chance.random() < 0.35:
                 step = self.chance.choice(["download", "shots", "filter.detect", "filter.select", "pose", "speech"])
                 options.append(f"{step}={self.chance.choice(['fail', 'reject', 'transient', 'auth', 'bug'])}")
@@ -199,6 +200,10 @@ class Pair:
             choice = {"only": self.chance.sample(list(fakes.CLASSES), 4)}
         elif what == 8:
             self.lose(self.chance.choice(["videos", "tracks", "clips", "poses", "speech", "dataset"]))
+            if self.chance.random() < 0.5:
+                names = names[: self.chance.randint(1, len(names))]
+            elif self.chance.random() < 0.5:
+                choice = {"only": self.chance.sample(list(fakes.CLASSES), 4)}
         elif what == 9:
             self.lose(f"manifests/{self.chance.choice(list(fakes.CLASSES))}")
         elif what == 10:
@@ -298,6 +303,26 @@ def test_a_source_that_is_gone_stays_due_and_is_told_until_it_is_back(workspace:
     workspace.delete(sorted(workspace.names("videos")))  # of which the copies were lost as well
     for _ in range(2):
         assert run(workspace, names).tally.steps["download"].failed == {"transient": 1}
+
+
+@pytest.mark.parametrize("between", ["of others", "without detect", "of others, forced", "of others, set anew"])
+def test_files_that_are_gone_are_missed_also_after_a_run_that_did_not_look_for_them(
+    workspace: Workspace, between: str
+) -> None:
+    names = ["a?lengths=200", "b?lengths=40"]
+    run(workspace, names[:1])
+    before = workspace.names("tracks")
+    run(workspace, names)
+    workspace.delete(sorted(workspace.names("tracks") - before))
+    if between == "of others":
+        run(workspace, names[:1])
+    elif between == "without detect":
+        run(workspace, names, only=["pose"])
+    elif between == "of others, forced":
+        run(workspace, names[:1], forced=frozenset(["pose"]))
+    else:
+        run(workspace, names[:1], "filter.min_clip_s=9")
+    assert worked(run(workspace, names))["filter.detect"] == 1
 
 
 @pytest.mark.parametrize("method", ["read", "stamps", "names"])

@@ -40,8 +40,7 @@ def run(place: Path, *arguments: str) -> dict[str, list[Candidate]]:
     lanes = look(Workspace(place)).lanes
     videos = {v.video_id: v.title or "" for e in lanes["download"].ledger.entries() for v in e.outputs}
     found: dict[str, list[Candidate]] = defaultdict(list)
-    latest = (lanes["filter.select"].ledger.latest(unit) for unit in lanes["filter.select"].ledger.ids())
-    for candidate in (row for entry in latest if entry for row in entry.outputs):
+    for candidate in (row for entry in lanes["filter.select"].ledger.newest() for row in entry.outputs):
         found[videos[candidate.video_id]].append(candidate)
     return found
 

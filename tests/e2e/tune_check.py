@@ -68,9 +68,7 @@ def compare(workspace: Path, override: str, scratch: Path) -> Comparison:
 def _selected(place: Path) -> Iterator[str]:
     """Clips that the latest verdict on each shot keeps; the ledger itself, not the program's reading of it."""
     ledger = Ledger(Workspace(place), "filter.select", (Candidate,))
-    for unit_id in ledger.ids():
-        entry = ledger.latest(unit_id)
-        assert entry is not None
+    for entry in ledger.newest():
         yield from (row.clip_id for row in entry.outputs if row.verdict == "kept")
 
 

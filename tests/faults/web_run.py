@@ -227,9 +227,8 @@ def run(
     wall_s = time.monotonic() - started
     ledger = Ledger(Workspace(workspace), "download", (Video, Source))
     outcomes = {address.url: outcome(ledger.latest(url_source(address.url).source_id)) for address in listed}
-    for unit_id in ledger.ids():
-        entry = ledger.latest(unit_id)
-        for row in entry.outputs if entry else ():
+    for entry in ledger.newest():
+        for row in entry.outputs:
             if isinstance(row, Source):
                 outcomes[row.address] = outcome(ledger.latest(row.source_id))
     time.sleep(web.SOCKET_TIMEOUT_S)  # servers that stall write their hits down later
