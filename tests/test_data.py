@@ -84,6 +84,21 @@ def test_the_video_shows_the_frames_of_the_window(root: Path) -> None:
         assert not sample["video"][:, :, :, :9].any(), "black beside a picture that is narrower"
 
 
+@pytest.mark.parametrize("size_hw", [(240, 320), (240, 500), (333, 320)])
+def test_a_clip_smaller_than_the_window_is_shown_as_large_as_its_labels(root: Path, size_hw: tuple[int, int]) -> None:
+    """The block of the source is 30 x 30 pixels at 10 + frame, 40 of 160 x 120; the picture is twice as large."""
+    left, top = (size_hw[1] - 320) // 2, (size_hw[0] - 240) // 2
+    for sample in ClipDataset(root, n_frames=6, size_hw=size_hw):
+        begins = int(sample["clip_id"].split("_")[1].split("to")[0]) + sample["first_frame"]
+        ys, xs = np.nonzero(sample["video"][0, 0].numpy() > 180)
+        block = (xs.min() - left, xs.max() + 1 - left, ys.min() - top, ys.max() + 1 - top)
+        expected = (2 * (10 + begins), 2 * (40 + begins), 80, 140)
+        assert np.abs(np.subtract(block, expected)).max() <= 3
+        lit = np.argwhere(sample["video"][0].numpy().max(axis=0) > 40)
+        assert lit.min(axis=0).tolist() == [top, left]
+        assert (lit.max(axis=0) + 1).tolist() == [top + 240, left + 320]
+
+
 def test_orders_follow_from_seed_and_epoch(many: Path) -> None:
     dataset = ClipDataset(many, **SMALL)
     first = ids(dataset)
