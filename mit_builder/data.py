@@ -135,7 +135,10 @@ class ClipDataset(IterableDataset[Sample]):
                 and not stones.bars_row(row)
             )
 
-        self._groups = self._plan(fits)
+        try:
+            self._groups = self._plan(fits)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{dataset} is being written anew, or a shard was lost: try again") from error
         if len(self) == 0:
             raise ConfigError(f"no clip of {dataset} fits (split {split}, {n_frames * frame_step} frames or more)")
         self._done: dict[int, int] = {}

@@ -315,6 +315,8 @@ def test_a_shard_that_went_while_it_was_read_is_one_line(root: Path, tmp_path: P
         path.unlink()
     with pytest.raises(MediaError, match="make the ClipDataset anew"):
         ids(dataset)
+    with pytest.raises(ConfigError, match="a shard was lost"):
+        ClipDataset(copy, **SMALL)
 
 
 def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) -> None:
