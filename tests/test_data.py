@@ -15,7 +15,7 @@ from mit_builder.dataset import open_dataset  # noqa: E402
 from mit_builder.errors import ConfigError, MediaError, WorkspaceError  # noqa: E402
 from mit_builder.media.audio import read_flac  # noqa: E402
 from mit_builder.pose_map import pose_map  # noqa: E402
-from mit_builder.tombstones import Tombstone, Tombstones, digest  # noqa: E402
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest  # noqa: E402
 from mit_builder.workspace import Workspace  # noqa: E402
 
 SIZE_HW = (60, 100)
@@ -258,6 +258,10 @@ def test_it_reads_from_object_storage(tmp_path: Path, s3: S3Server, embed_media:
             assert torch.equal(one["pose_maps"], two["pose_maps"])
     loader = torch.utils.data.DataLoader(ClipDataset(uri, **SMALL), num_workers=1, multiprocessing_context="spawn")
     assert len(list(loader)) == 3
+    gone = next(open_dataset(local))["video_id"]
+    Workspace(uri).write(KEY, Tombstones([Tombstone("video", digest("video", gone))]).dump())
+    for place in (uri, f"{uri}/dataset", f"{uri}/dataset?endpoint={s3.endpoint}"):
+        assert not any(name.startswith(gone) for name in ids(ClipDataset(place, **SMALL)))
 
 
 @pytest.fixture
