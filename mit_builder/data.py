@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -134,7 +135,10 @@ class ClipDataset(IterableDataset[Sample]):
                 and not stones.bars_row(row)
             )
 
-        self._groups = self._plan(fits)
+        try:
+            self._groups = self._plan(fits)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{dataset} is being written anew, or a shard was lost: try again") from error
         if len(self) == 0:
             raise ConfigError(f"no clip of {dataset} fits (split {split}, {n_frames * frame_step} frames or more)")
         self._done: dict[int, int] = {}
@@ -253,7 +257,7 @@ class ClipDataset(IterableDataset[Sample]):
         with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
             path = self._media(values["clip"], Path(folder) / "clip.mp4")
             frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
-            video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), offset)
+            video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), size, offset)
             samples = read_flac(self._media(values["audio"], Path(folder) / "audio.flac"))
         sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         return {
@@ -274,15 +278,18 @@ class ClipDataset(IterableDataset[Sample]):
             scratch.write_bytes(self._place.read(cell["path"]))
         return scratch
 
-    def _video(self, shown: Iterator[Frame], offset: Floats) -> npt.NDArray[np.uint8]:
-        """(F, 3, H, W)."""
+    def _video(self, shown: Iterator[Frame], size_wh: tuple[int, int], offset: Floats) -> npt.NDArray[np.uint8]:
+        """(F, 3, H, W): pictures, which come no larger than `size_wh` but may be smaller, brought to it."""
         height, width = self._size_hw
         x, y = int(offset[0]), int(offset[1])
         video = np.zeros((self._n_frames, 3, height, width), np.uint8)
         for i, frame in enumerate(shown):
             if i % self._step:
                 continue
-            image = frame.image[: height - y, : width - x]  # rounding may give a row or column more
+            image = frame.image
+            if image.shape[1] < size_wh[0] or image.shape[0] < size_wh[1]:
+                image = np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_CUBIC), np.uint8)
+            image = image[: height - y, : width - x]  # rounding may give a row or column more
             video[i // self._step, :, y : y + image.shape[0], x : x + image.shape[1]] = image.transpose(2, 0, 1)
         return video
 

@@ -85,7 +85,10 @@ class DatasetPlace:
         folder, _, last = address.rstrip("/").rpartition("/")
         if last != FOLDER:
             raise FileNotFoundError(name)
-        return Workspace(f"{folder}{mark}{options}").read(name)
+        try:
+            return Workspace(f"{folder}{mark}{options}").read(name)
+        except WorkspaceError as error:  # who may read the dataset alone
+            raise FileNotFoundError(name) from error
 
     def parquet(self, name: str) -> pq.ParquetFile:
         """A shard.

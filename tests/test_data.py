@@ -15,7 +15,7 @@ from mit_builder.dataset import open_dataset  # noqa: E402
 from mit_builder.errors import ConfigError, MediaError, WorkspaceError  # noqa: E402
 from mit_builder.media.audio import read_flac  # noqa: E402
 from mit_builder.pose_map import pose_map  # noqa: E402
-from mit_builder.tombstones import Tombstone, Tombstones, digest  # noqa: E402
+from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest  # noqa: E402
 from mit_builder.workspace import Workspace  # noqa: E402
 
 SIZE_HW = (60, 100)
@@ -82,6 +82,21 @@ def test_the_video_shows_the_frames_of_the_window(root: Path) -> None:
             assert abs(xs.min() - (10 + (10 + begins + 2 * i) / 2)) <= 1.5
             assert abs(ys.min() - 20) <= 1.5
         assert not sample["video"][:, :, :, :9].any(), "black beside a picture that is narrower"
+
+
+@pytest.mark.parametrize("size_hw", [(240, 320), (240, 500), (333, 320)])
+def test_a_clip_smaller_than_the_window_is_shown_as_large_as_its_labels(root: Path, size_hw: tuple[int, int]) -> None:
+    """The block of the source is 30 x 30 pixels at 10 + frame, 40 of 160 x 120; the picture is twice as large."""
+    left, top = (size_hw[1] - 320) // 2, (size_hw[0] - 240) // 2
+    for sample in ClipDataset(root, n_frames=6, size_hw=size_hw):
+        begins = int(sample["clip_id"].split("_")[1].split("to")[0]) + sample["first_frame"]
+        ys, xs = np.nonzero(sample["video"][0, 0].numpy() > 180)
+        block = (xs.min() - left, xs.max() + 1 - left, ys.min() - top, ys.max() + 1 - top)
+        expected = (2 * (10 + begins), 2 * (40 + begins), 80, 140)
+        assert np.abs(np.subtract(block, expected)).max() <= 3
+        lit = np.argwhere(sample["video"][0].numpy().max(axis=0) > 40)
+        assert lit.min(axis=0).tolist() == [top, left]
+        assert (lit.max(axis=0) + 1).tolist() == [top + 240, left + 320]
 
 
 def test_orders_follow_from_seed_and_epoch(many: Path) -> None:
@@ -243,6 +258,10 @@ def test_it_reads_from_object_storage(tmp_path: Path, s3: S3Server, embed_media:
             assert torch.equal(one["pose_maps"], two["pose_maps"])
     loader = torch.utils.data.DataLoader(ClipDataset(uri, **SMALL), num_workers=1, multiprocessing_context="spawn")
     assert len(list(loader)) == 3
+    gone = next(open_dataset(local))["video_id"]
+    Workspace(uri).write(KEY, Tombstones([Tombstone("video", digest("video", gone))]).dump())
+    for place in (uri, f"{uri}/dataset", f"{uri}/dataset?endpoint={s3.endpoint}"):
+        assert not any(name.startswith(gone) for name in ids(ClipDataset(place, **SMALL)))
 
 
 @pytest.fixture
@@ -300,6 +319,8 @@ def test_a_shard_that_went_while_it_was_read_is_one_line(root: Path, tmp_path: P
         path.unlink()
     with pytest.raises(MediaError, match="make the ClipDataset anew"):
         ids(dataset)
+    with pytest.raises(ConfigError, match="a shard was lost"):
+        ClipDataset(copy, **SMALL)
 
 
 def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) -> None:

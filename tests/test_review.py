@@ -361,11 +361,21 @@ def test_a_verdict_given_in_another_tab_is_not_overwritten(site: Site) -> None:
     assert post(site, change())[0] == 200
     status, answer = post(site, change(verdict="reject", reason="dark"))
     assert (status, answer["kept"]) == (409, document(REVIEW))
-    assert "another tab" in answer["problem"]
+    assert "judged elsewhere" in answer["problem"]
     assert site.reviews.find(NAME) == REVIEW
     assert post(site, change(instead_of=answer["kept"], verdict="reject"))[0] == 200
     status, answer = post(site, change(instead_of=document(REVIEW)))
     assert (status, answer["kept"]["verdict"]) == (409, "reject")
+
+
+def test_a_verdict_given_in_another_program_is_not_overwritten(site: Site) -> None:
+    other = Reviews(site.workspace)
+    assert post(site, change())[0] == 200
+    other.save([replace(REVIEW, verdict="reject")])
+    assert json.loads(ask(site, "GET", f"/{site.token}/reviews.json")[1])["reviews"][0]["verdict"] == "reject"
+    other.save([replace(REVIEW, verdict=None)])
+    status, answer = post(site, change(instead_of=document(REVIEW)))
+    assert (status, answer["kept"]["verdict"]) == (409, None)
 
 
 def test_a_disk_that_is_full_is_said_and_nothing_counts_as_kept(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

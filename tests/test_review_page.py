@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -46,6 +47,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace
 
 
+@pytest.fixture
+def own(place: Path, tmp_path: Path) -> Path:
+    """The workspace for a test alone, whose verdicts others do not see."""
+    return Path(shutil.copytree(place, tmp_path / "workspace"))
+
+
 @contextmanager
 def served(place: Path, *arguments: str) -> Iterator[str]:
     """Address of the review server while it runs; it must end by itself when interrupted."""
@@ -76,7 +83,7 @@ def open_clip(page: Any, clip_id: str) -> None:
 
 
 def saved(page: Any) -> None:
-    until(page, "document.querySelector('.said').textContent === 'saved'")
+    until(page, "document.querySelector('.said').textContent === 'saved'", within_s=20)
 
 
 def rows(place: Path) -> dict[str, dict[str, Any]]:
@@ -221,9 +228,9 @@ def test_verdicts_are_made_in_the_static_page_exported_and_taken_in(browser: Any
     assert not person["speaking"][10:21].any()
 
 
-def test_two_tabs_of_the_server_do_not_overwrite_each_other(browser: Any, place: Path) -> None:  # noqa: F811
-    name = sorted(rows(place))[0]
-    with served(place) as address:
+def test_two_tabs_of_the_server_do_not_overwrite_each_other(browser: Any, own: Path) -> None:  # noqa: F811
+    name = sorted(rows(own))[0]
+    with served(own) as address:
         first, second = (browser.new_page(viewport={"width": 1200, "height": 1000}) for _ in range(2))
         for page in (first, second):
             page.set_default_timeout(6000)
@@ -234,21 +241,25 @@ def test_two_tabs_of_the_server_do_not_overwrite_each_other(browser: Any, place:
         first.click('[data-does="reject"]')
         saved(first)
         second.click('[data-does="accept"]')
-        until(second, "document.querySelector('.said').textContent.startsWith('not saved: this clip was judged')")
+        until(
+            second,
+            "document.querySelector('.said').textContent.startsWith('not saved: this clip was judged')",
+            within_s=20,
+        )
         assert second.get_attribute('[data-does="reject"]', "aria-pressed") == "true"
         assert second.input_value(".review input") == "dark"
         second.click('[data-does="accept"]')
         saved(second)
         first.close()
         second.close()
-    found = Reviews(Workspace(place)).find(name)
+    found = Reviews(Workspace(own)).find(name)
     assert found is not None
     assert found.verdict == "accept"
 
 
-def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: Any, place: Path) -> None:  # noqa: F811
-    name = sorted(rows(place))[0]
-    with served(place) as address:
+def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: Any, own: Path) -> None:  # noqa: F811
+    name = sorted(rows(own))[0]
+    with served(own) as address:
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         page.set_default_timeout(6000)
         page.goto(address)
@@ -257,7 +268,9 @@ def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: A
         page.route("**/reviews.json", lambda route: route.fulfill(**answer))
         page.keyboard.press("r")
         until(
-            page, "document.querySelector('.said').textContent === 'not saved: cannot write: No space left on device'"
+            page,
+            "document.querySelector('.said').textContent === 'not saved: cannot write: No space left on device'",
+            within_s=20,
         )
         assert "not saved" in page.inner_text(f'.clip[data-clip="{name}"] .mark')
         page.unroute("**/reviews.json")
@@ -268,7 +281,7 @@ def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: A
         while not held:
             page.wait_for_timeout(20)
         held[0].fulfill(status=403, body="no")
-        until(page, "document.querySelector('#gallery > .problem') !== null")
+        until(page, "document.querySelector('#gallery > .problem') !== null", within_s=20)
         assert "not saved: the review server answers 403" in page.inner_text("#gallery > .problem")
         page.unroute("**/reviews.json")
         open_clip(page, name)

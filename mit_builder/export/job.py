@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -162,7 +163,13 @@ class Job:
 
     def _batches(self, columns: Sequence[str] | None, n_rows: int) -> Iterator[pa.RecordBatch]:
         for shard in self.index.shards:
-            with self.workspace.local(f"{FOLDER}/{shard.name}") as path, pq.ParquetFile(path) as file:
+            with ExitStack() as stack:
+                try:
+                    path = stack.enter_context(self.workspace.local(f"{FOLDER}/{shard.name}"))
+                except FileNotFoundError as error:
+                    message = f"{shard.name} is gone: a run or takedown wrote the dataset anew meanwhile; export again"
+                    raise ConfigError(message) from error
+                file = stack.enter_context(pq.ParquetFile(path))
                 yield from file.iter_batches(batch_size=n_rows, columns=columns, use_threads=False)
 
 

@@ -231,10 +231,11 @@ class _Rebuild:
         if self._files is None:
             raise SourceListError(f"{address} is a local file: give --files, the folder with it")
         name = Path(address.removeprefix("file:")).name
-        for path in sorted(self._files.rglob("*")):
-            if path.name == name and path.is_file():
-                return file_source(path)
-        raise SourceListError(f"no file {name} below {self._files}")
+        named = [path for path in sorted(self._files.rglob("*")) if path.name == name and path.is_file()]
+        if not named:
+            raise SourceListError(f"no file {name} below {self._files}")
+        same = (path for path in named if sha256_of(path) == clip["source_sha256"]) if len(named) > 1 else iter(())
+        return file_source(next(same, named[0]))
 
     def _cut(self, source: Path, clip: dict[str, Any], *, same_source: bool) -> None:
         start = round(clip["start_s"] * TIMELINE_FPS)

@@ -139,6 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             review, instead_of = parse_change(body)
             self._check(review)
             with self.site.lock:
+                self.site.reviews = self.site.reviews.current()
                 found = self.site.reviews.find(review.clip_id)
                 kept = None if found is None else document(found)
                 is_next = instead_of == kept
@@ -152,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
             if is_next:
                 self._send_json(HTTPStatus.OK, {"saved": document(review)})
             else:
-                problem = "this clip was judged in another tab meanwhile; that verdict is shown now, judge again"
+                problem = "this clip was judged elsewhere meanwhile; that verdict is shown now, judge again"
                 self._send_json(HTTPStatus.CONFLICT, {"problem": problem, "kept": kept})
 
     def _check(self, review: Review) -> None:
@@ -166,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, path: str) -> None:
         if path == "reviews.json":
             with self.site.lock:
+                self.site.reviews = self.site.reviews.current()
                 reviews = [document(review) for review in self.site.reviews.all()]
             sample = self.site.sample
             self._send_json(HTTPStatus.OK, {"reviews": reviews, "sample": sample and sample.sample_id})

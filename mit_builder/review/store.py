@@ -34,6 +34,11 @@ class Reviews:
         rows = [row for entry in self._ledger.newest() for row in entry.outputs]
         self._reviews = {row.clip_id: row for row in rows if isinstance(row, Review)}
         self._samples = [row for row in rows if isinstance(row, Sample)]
+        self._parts = workspace.names(self._ledger.folder)
+
+    def current(self) -> Reviews:
+        """These, or new ones where another program has given verdicts or drawn samples since."""
+        return self if self._workspace.names(self._ledger.folder) == self._parts else Reviews(self._workspace)
 
     def find(self, clip_id: str) -> Review | None:
         """The latest verdict on a clip."""
@@ -85,3 +90,4 @@ class Reviews:
         entries = [Entry(name, content_hash(row, now_s), "done", (row,), started_at_s=now_s) for name, row in rows]
         self._ledger.append(entries, run_id=self._run_id)
         self._ledger.compact(self._run_id)
+        self._parts = self._workspace.names(self._ledger.folder)

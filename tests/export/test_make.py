@@ -81,6 +81,14 @@ def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path:
     assert list(read_record(tmp_path / "out").clip_ids) == others
 
 
+def test_a_dataset_that_is_written_anew_meanwhile_is_one_line(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path / "w").root
+    (root / "dataset" / read_index(root).shards[1].name).unlink()
+    with pytest.raises(ConfigError, match=r"\.parquet is gone: .*; export again"):
+        make_export(Workspace(root), labels(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_licence_mix_is_said_with_footage(root: Path, tmp_path: Path) -> None:
     said = make_export(Workspace(root), ExportRequest("webdataset", tmp_path / "out", with_media=True))
     assert any("3 clips" in line and "CC0" in line for line in said)

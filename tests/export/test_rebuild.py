@@ -226,6 +226,20 @@ def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> N
     assert len(list(open_dataset(tmp_path / "again"))) == 3
 
 
+def test_of_local_files_with_one_name_each_is_found_by_its_content(tmp_path: Path) -> None:
+    sources = []
+    for source in sourced_dataset.write_sources(tmp_path / "talks"):
+        (tmp_path / "talks" / source.stem).mkdir()
+        sources.append(source.rename(tmp_path / "talks" / source.stem / "talk.mp4"))
+    sourced_dataset.build(
+        tmp_path / "original", sources, [f"http://unused.test/{p.parent.name}/talk.mp4" for p in sources]
+    )
+    make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
+    local_addresses(tmp_path / "manifest")
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
+    assert len(list(open_dataset(tmp_path / "again"))) == 3
+
+
 def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp_path: Path) -> None:
     sources = sourced_dataset.write_sources(tmp_path / "talks", fps=24)
     addresses = [f"http://unused.test/{path.name}" for path in sources]

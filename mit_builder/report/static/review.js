@@ -26,7 +26,7 @@ async function startReviews() {
 }
 
 function shelved() {
-  try { return JSON.parse(stored(shelf) || "{}"); } catch { return {}; }
+  try { return JSON.parse(stored(shelf)) || {}; } catch { return {}; }
 }
 
 // What the review server says, an error where it refuses.
