@@ -162,6 +162,14 @@ def test_a_worker_on_a_gpu_is_given_its_next_call_early_and_the_first_alone_is_b
     ]
 
 
+def test_a_worker_whose_unit_ran_out_of_something_is_replaced(on_ray: OnRay) -> None:
+    (before,) = on_gpu(on_ray, ["a"])
+    (worker,) = on_ray.engine._slots["GpuPose"]
+    (short,) = on_gpu(on_ray, ["?pose=resource"])
+    assert [e.failure_class for result in (before, short) for e in result.entries or []] == [None, "resource"]
+    assert worker not in on_ray.engine._slots["GpuPose"]
+
+
 def test_a_call_that_has_not_begun_is_taken_back_when_a_run_is_asked_to_end(on_ray: OnRay) -> None:
     lost = {r.tasks[0].unit_id: r.lost for r in on_gpu(on_ray, ["?pose=slow"] * 20, ["a"], recall=True)}
     assert lost == {"gpu-1-0": "unstarted", "gpu-0-0": None}
