@@ -322,6 +322,21 @@ def test_a_crash_on_a_node_that_is_lost_is_not_held_against_the_unit(
     assert not engine._suspects
 
 
+def test_short_calls_on_cores_are_given_early_where_nothing_else_wants_the_core(tmp_path: Path) -> None:
+    needs = {"first": Resources(), "later": Resources()}
+    engine = RayEngine({"first": None, "later": None}, needs, scratch=tmp_path, cpus=1)  # type: ignore[dict-item]
+    engine._slots["first"].append(Slot(actor=None, calls=[Call(object(), [])]))
+    assert not engine.offer("first", 5)  # nobody knows how long they take
+    engine._took_s["first"] = 600.0
+    assert not engine.offer("first", 5)
+    engine._took_s["first"] = 0.5
+    assert engine.offer("first", 5)
+    assert not engine.offer("later", 1)
+    assert not engine.offer("first", 5)
+    engine.wait(0.0)
+    assert engine.offer("first", 5)
+
+
 def died(why: str) -> Exception:
     """What Ray raises for an actor that is gone."""
     error = ray.exceptions.ActorDiedError()
