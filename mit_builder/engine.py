@@ -6,6 +6,7 @@ the reading of Ray's exceptions were measured on Ray 2.60.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -44,6 +45,8 @@ LOOK_AGAIN_S = 0.5
 """How often it is asked what became of a node."""
 START_S = 900.0
 """A worker that has not loaded its models by then never had a node: the largest take minutes."""
+SHORT_S = 2.0
+"""Above it, what the driver needs between two calls weighs little, and others should not wait for one more."""
 TRIFLE_CPUS = 0.01
 """Of a core, that Ray reserves for each worker on a cluster."""
 
@@ -81,6 +84,10 @@ class RayEngine:
         self._make: Callable[..., Any] | None = None
         self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
         self._looked_at_s = 0.0
+        self._refused: set[str] = set()
+        """Stages whose calls found no worker since results were waited for."""
+        self._took_s: dict[str, float] = {}
+        """How long the last call of each stage took."""
 
     def _start(self) -> None:
         """Start or join Ray at the first unit that is due: a run with nothing to do never pays for it."""
@@ -142,7 +149,10 @@ class RayEngine:
                     break
                 self._hire(stage)
         many = 2 * (crews[stage].n - 1)  # else what is given early could wait behind a long unit while others idle
-        return self._next(stage) is not None and (crews[stage].idle > 0 or n_calls > many)
+        if self._next(stage) is not None and (crews[stage].idle > 0 or n_calls > many):
+            return True
+        self._refused.add(stage)
+        return False
 
     def _next(self, stage: str) -> Slot | None:
         """The worker for the next call: an idle one, or one that is given it before its last call ends."""
@@ -151,8 +161,13 @@ class RayEngine:
             idle = next((slot for slot in slots if slot.is_idle), None)
             if idle is not None:
                 return idle
-        early = self._pools.keeps_its_core(stage, crews)
+        early = self._pools.uses_gpu(stage) or self._goes_on(stage, crews)
         return next((s for s in slots if early and len(s.calls) == 1 and not s.timed_out), None)
+
+    def _goes_on(self, stage: str, crews: dict[str, Crew]) -> bool:
+        """Whether workers on cores go from one short call to the next: where nothing else has a use for the core."""
+        is_wanted = self._refused - {stage} or not self._pools.has_cores_alone(stage, crews)
+        return not is_wanted and self._took_s.get(stage, math.inf) < SHORT_S
 
     def _hire(self, stage: str) -> None:
         if self._make is None:
@@ -186,8 +201,8 @@ class RayEngine:
             self._begins(stage, slot)
 
     def _begins(self, stage: str, slot: Slot) -> None:
-        slot.is_recalled = False
-        slot.deadline = time.monotonic() + self._resources[stage].timeout_s * len(slot.calls[0].tasks)
+        slot.is_recalled, slot.begun_s = False, time.monotonic()
+        slot.deadline = slot.begun_s + self._resources[stage].timeout_s * len(slot.calls[0].tasks)
 
     def recall(self) -> None:
         if self._make is None:
@@ -200,6 +215,7 @@ class RayEngine:
                 ray.cancel(slot.calls[1].ref)
 
     def wait(self, timeout_s: float) -> list[Result]:
+        self._refused.clear()
         if self._make is None:
             return []
         import ray
@@ -245,6 +261,7 @@ class RayEngine:
                 return
             yield Result(stage, slot.calls.pop(0).tasks, entries=entries)
             slot.idle_since_s = time.monotonic()
+            self._took_s[stage] = slot.idle_since_s - slot.begun_s
             if slot.calls:
                 self._begins(stage, slot)
             elif any(entry.failure_class == "resource" for entry in entries):

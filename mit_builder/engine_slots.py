@@ -24,6 +24,7 @@ class Slot:
     starting: Any = None
     calls: list[Call] = field(default_factory=list)
     deadline: float = 0.0
+    begun_s: float = 0.0
     timed_out: bool = False
     is_recalled: bool = False
     idle_since_s: float = 0.0

@@ -99,15 +99,12 @@ class Pools:
         needs = self._needs[stage].gpus
         return not needs or not self.room.gpus or self.gpus_used(crews) + needs <= self.room.gpus + _EXACT
 
-    def keeps_its_core(self, stage: str, crews: Mapping[str, Crew]) -> bool:
-        """Whether a worker may go from call to call, without the driver between them and with no core given up.
-
-        That a GPU waits costs more than that other stages do; any other stage may where no other stage computes.
-        """
+    def has_cores_alone(self, stage: str, crews: Mapping[str, Crew]) -> bool:
+        """Whether a stage computes and no other does."""
         others = (
             crew.busy + crew.starting for name, crew in crews.items() if name != stage and not self._is_light(name)
         )
-        return self.uses_gpu(stage) or not (self._is_light(stage) or any(others))
+        return not (self._is_light(stage) or any(others))
 
     def uses_gpu(self, stage: str) -> bool:
         """Whether a stage's workers reserve any of a GPU."""

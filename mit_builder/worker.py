@@ -190,12 +190,10 @@ def problem_here(spec: WorkerSpec, version: str, *, patient: bool = False) -> st
 
 def classify(error: BaseException) -> FailureClass:
     """The failure class of an exception from a stage; what the machine or storage did is never permanent."""
-    if isinstance(error, MemoryError | CannotContinue | ConfigError | ImportError) or _is_short(error):
+    if isinstance(error, CannotContinue | ConfigError | ImportError) or _is_short(error):
         return "resource"
     if isinstance(error, UnitError):
         return error.failure_class
-    if isinstance(error, RuntimeError) and _ON_GPU.match(str(error)):
-        return "resource"
     by_system = isinstance(error, OSError) and error.errno is not None
     return (
         "transient"
@@ -205,9 +203,11 @@ def classify(error: BaseException) -> FailureClass:
 
 
 def _is_short(error: BaseException | None) -> bool:
-    """Whether an error, or what it came from, says that this machine has run out of something."""
+    """Whether an error, or what it came from, says that this machine has run out of something, or a GPU fails."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in SHORT_OF + GONE:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in SHORT_OF + GONE):
+            return True
+        if isinstance(error, RuntimeError) and _ON_GPU.match(str(error)):
             return True
         error = error.__cause__
     return False

@@ -162,6 +162,14 @@ def test_a_worker_on_a_gpu_is_given_its_next_call_early_and_the_first_alone_is_b
     ]
 
 
+def test_a_worker_whose_unit_ran_out_of_something_is_replaced(on_ray: OnRay) -> None:
+    (before,) = on_gpu(on_ray, ["a"])
+    (worker,) = on_ray.engine._slots["GpuPose"]
+    (short,) = on_gpu(on_ray, ["?pose=resource"])
+    assert [e.failure_class for result in (before, short) for e in result.entries or []] == [None, "resource"]
+    assert worker not in on_ray.engine._slots["GpuPose"]
+
+
 def test_a_call_that_has_not_begun_is_taken_back_when_a_run_is_asked_to_end(on_ray: OnRay) -> None:
     lost = {r.tasks[0].unit_id: r.lost for r in on_gpu(on_ray, ["?pose=slow"] * 20, ["a"], recall=True)}
     assert lost == {"gpu-1-0": "unstarted", "gpu-0-0": None}
@@ -312,6 +320,21 @@ def test_a_crash_on_a_node_that_is_lost_is_not_held_against_the_unit(
     engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
     assert list(engine._cleared()) == [crash]
     assert not engine._suspects
+
+
+def test_short_calls_on_cores_are_given_early_where_nothing_else_wants_the_core(tmp_path: Path) -> None:
+    needs = {"first": Resources(), "later": Resources()}
+    engine = RayEngine({"first": None, "later": None}, needs, scratch=tmp_path, cpus=1)  # type: ignore[dict-item]
+    engine._slots["first"].append(Slot(actor=None, calls=[Call(object(), [])]))
+    assert not engine.offer("first", 5)  # nobody knows how long they take
+    engine._took_s["first"] = 600.0
+    assert not engine.offer("first", 5)
+    engine._took_s["first"] = 0.5
+    assert engine.offer("first", 5)
+    assert not engine.offer("later", 1)
+    assert not engine.offer("first", 5)
+    engine.wait(0.0)
+    assert engine.offer("first", 5)
 
 
 def died(why: str) -> Exception:

@@ -63,13 +63,12 @@ def test_a_gpu_is_shared_by_fractions_and_never_given_twice() -> None:
     assert pools.gpus_used(crews(gpu=Crew(idle=1), other_gpu=Crew(busy=1))) == 1.0
 
 
-def test_a_worker_goes_from_call_to_call_on_a_gpu_or_where_no_other_stage_computes() -> None:
+def test_a_stage_has_the_cores_alone_where_no_other_computes_or_is_about_to() -> None:
     pools = Pools(NEEDS, Room(cpus=2, gpus=1))
-    assert pools.keeps_its_core("gpu", crews(core=Crew(busy=1)))
-    assert pools.keeps_its_core("core", crews(core=Crew(busy=2), net=Crew(busy=3), gpu=Crew(idle=1)))
-    assert not pools.keeps_its_core("core", crews(core=Crew(busy=1), gpu=Crew(busy=1)))
-    assert not pools.keeps_its_core("core", crews(core=Crew(busy=1), gpu=Crew(starting=1)))
-    assert not pools.keeps_its_core("net", crews(net=Crew(busy=1)))
+    assert pools.has_cores_alone("core", crews(core=Crew(busy=2), net=Crew(busy=3), gpu=Crew(idle=1)))
+    assert not pools.has_cores_alone("core", crews(core=Crew(busy=1), gpu=Crew(busy=1)))
+    assert not pools.has_cores_alone("core", crews(core=Crew(busy=1), gpu=Crew(starting=1)))
+    assert not pools.has_cores_alone("net", crews(net=Crew(busy=1)))
 
 
 def test_more_cores_that_join_are_used() -> None:

@@ -15,7 +15,7 @@ import pytest
 from walks import Recording, Wide, dataset, failed, index, look, settings_with, walk, walk_with, worked
 
 from mit_builder.engine import Result, SerialEngine
-from mit_builder.errors import CannotContinue, ConfigError, MediaError, SourceError, WorkspaceError
+from mit_builder.errors import CannotContinue, ConfigError, MediaError, ModelError, SourceError, WorkspaceError
 from mit_builder.publish import INDEX_KEY
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
@@ -368,9 +368,17 @@ def test_a_file_that_could_not_be_opened_for_lack_of_descriptors_is_not_to_blame
     assert classify(error) == "resource"
 
 
-def test_media_on_a_disk_that_went_away_are_not_to_blame() -> None:
-    error = MediaError("cannot read a.mp4")
-    error.__cause__ = OSError(errno.ESTALE, "Stale file handle")
+@pytest.mark.parametrize(
+    "cause",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+    ],
+)
+def test_what_a_disk_or_a_gpu_did_is_not_blamed_where_a_backend_words_it(cause: Exception) -> None:
+    error = ModelError("yolo failed")
+    error.__cause__ = cause
     assert classify(error) == "resource"
 
 
