@@ -218,6 +218,28 @@ class Lane:
         self.finished.append(entry)
         return True
 
+    def enqueue(
+        self, waiting: Waiting, before: Entry | None, settings: RunSettings, clock: Clock, *, at_once: bool
+    ) -> None:
+        """Queue a unit; what failed a short time ago waits for the rest of its pause, also in a later run.
+
+        Args:
+            waiting: the unit.
+            before: what came of it last.
+            settings: say how long the pauses are.
+            clock: now.
+            at_once: whether there is no pause.
+        """
+        left_s = 0.0
+        if before is not None and before.status == "failed" and before.failure_class == "transient":
+            waiting.n_before = before.attempts
+            ended_s = before.started_at_s + before.duration_s
+            left_s = ended_s + delay_s(before.unit_id, before.attempts, settings) - clock.wall_s()
+        if left_s > 0 and not at_once:
+            self.put_off(waiting, clock.monotonic_s() + min(left_s, settings.retry_max_s))
+        else:
+            self.queue.append(waiting)
+
     def lost(self, waiting: Waiting, result: Result, settings: RunSettings, clock: Clock) -> Entry | None:
         """Queue a unit again whose worker died, or the entry that it ends with.
 
@@ -235,9 +257,8 @@ class Lane:
         if not is_alone or n_lost < most:
             waiting.n_crashes += is_alone and not by_node
             pause_s = delay_s(waiting.task.unit_id, waiting.n_nodes, settings) if waiting.is_suspect else 0.0
-            self.put_off(
-                waiting, clock.monotonic_s() + pause_s
-            )  # nodes that go one after another take no unit along each time
+            # After a pause: nodes that go one after another take no unit along each time.
+            self.put_off(waiting, clock.monotonic_s() + pause_s)
             return None
         entry = stamped(lost_entry(waiting.task, result, n_lost, clock.wall_s()), waiting, self)
         waiting.n_failed = settings.max_attempts  # that many dead workers are enough

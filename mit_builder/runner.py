@@ -24,7 +24,7 @@ from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, stamped
 from mit_builder.observe import Observer
 from mit_builder.pipeline import STEPS, Step, Unit
 from mit_builder.publish import Publisher
-from mit_builder.retries import Clock, delay_s
+from mit_builder.retries import Clock
 from mit_builder.review.store import Reviews
 from mit_builder.source_book import SourceList
 from mit_builder.stop import Stop
@@ -184,18 +184,9 @@ class Runner:
         return False
 
     def _enqueue(self, lane: Lane, waiting: Waiting, before: Entry | None) -> None:
-        """Queue a unit; what failed a short time ago waits for the rest of its pause, also in a later run."""
         self.buckets.count_live(waiting.unit, 1)
         self.trees.opened(waiting.unit, again=before is not None)
-        left_s = 0.0
-        if before is not None and before.status == "failed" and before.failure_class == "transient":
-            waiting.n_before = before.attempts
-            ended_s = before.started_at_s + before.duration_s
-            left_s = ended_s + delay_s(before.unit_id, before.attempts, self.settings.run) - self.clock.wall_s()
-        if left_s > 0 and not self._choice.at_once:
-            lane.put_off(waiting, self.clock.monotonic_s() + min(left_s, self.settings.run.retry_max_s))
-        else:
-            lane.queue.append(waiting)
+        lane.enqueue(waiting, before, self.settings.run, self.clock, at_once=self._choice.at_once)
 
     def _leave(self, unit: Unit) -> None:
         """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
