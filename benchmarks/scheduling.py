@@ -72,9 +72,9 @@ def main() -> None:
     parser.add_argument("--items", type=int)
     options = parser.parse_args()
     if options.table == "pipeline":
-        pipeline(options.items or 80)
+        pipeline(options.items or 60)
     elif options.table == "workers":
-        workers(options.items or 96, (1, 2, 4, 8))
+        workers(options.items or 384, (1, 2, 4, 8))
     else:
         small(options.items or 10_000)
 
