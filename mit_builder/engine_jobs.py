@@ -28,6 +28,9 @@ OUTAGE_S, AGAIN_S = 300.0, 1.0
 TAILS = 3
 """How often the end of what a job has printed is asked for."""
 _AWAY = re.compile(r"status code 5\d\d")
+_NOT_UP = "No available agent"
+"""What the job service says, having taken nothing, while the cluster comes up; more than a minute is no start."""
+COMES_UP_S = 60.0
 GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """How long Ray waits between SIGTERM and SIGKILL, read by its job supervisor; 3 s where it is not set."""
 
@@ -107,9 +110,19 @@ class Jobs:
             grace_s: from SIGTERM to SIGKILL when it is stopped.
         """
         environment = {"working_dir": str(folder), "env_vars": {GRACE: str(grace_s)}}
-        with self._asking():
-            job_id = self._client.submit_job(entrypoint=entrypoint, runtime_env=environment, entrypoint_num_cpus=cpus)
-            return str(job_id)
+        until_s = time.monotonic() + COMES_UP_S
+        while True:
+            try:
+                with self._asking():
+                    return str(
+                        self._client.submit_job(
+                            entrypoint=entrypoint, runtime_env=environment, entrypoint_num_cpus=cpus
+                        )
+                    )
+            except CannotContinue as error:
+                if _NOT_UP not in str(error) or time.monotonic() > until_s:
+                    raise
+            time.sleep(AGAIN_S)
 
     def _info(self, job_id: str) -> Any:
         until_s = time.monotonic() + OUTAGE_S

@@ -146,6 +146,29 @@ def test_a_job_that_there_is_not_and_a_service_that_stays_away_are_one_line(
         jobs.wait("job")
 
 
+def test_a_job_waits_for_a_cluster_that_comes_up(
+    jobs: engine_jobs.Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    comes_up = RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
+    answers: list[Exception | str] = [comes_up, comes_up, "job-1"]
+
+    def submit_job(**job: Any) -> str:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    jobs._client = SimpleNamespace(submit_job=submit_job)
+    assert jobs.submit("true", tmp_path, cpus=1.0, grace_s=30) == "job-1"
+    answers[:] = [RuntimeError("status code 500: something else"), "job-2"]
+    with pytest.raises(CannotContinue, match="something else"):
+        jobs.submit("true", tmp_path, cpus=1.0, grace_s=30)
+    monkeypatch.setattr(engine_jobs, "COMES_UP_S", 0.0)
+    answers[:] = [comes_up]
+    with pytest.raises(CannotContinue, match="No available agent"):
+        jobs.submit("true", tmp_path, cpus=1.0, grace_s=30)
+
+
 @pytest.fixture
 def silent_port() -> Iterator[int]:
     """A port that takes connections and closes them."""
