@@ -344,17 +344,23 @@ def died(why: str) -> Exception:
     return error
 
 
-def test_a_node_that_is_lost_while_a_worker_loads_its_models_does_not_stop_the_stage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
+@pytest.fixture
+def suspected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Result, str]]:
+    """Losses, each with the node that is asked about; every worker's node is known."""
+    asked: list[tuple[Result, str]] = []
     monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
-    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append(node))
+    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append((item, node)))
+    return asked
+
+
+def test_a_node_that_is_lost_while_a_worker_loads_its_models_does_not_stop_the_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suspected: list[tuple[Result, str]]
+) -> None:
     crash = died("Worker exit type: SYSTEM_ERROR ... End of file")
     engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
     engine._elsewhere = True
     assert engine._loss("a", Slot(actor=None, starting=object(), where="node-1"), crash) is None
-    assert (asked, engine.unavailable()) == (["node-1"], {})
+    assert ([node for _, node in suspected], engine.unavailable()) == (["node-1"], {})
     loading = Result("a", [], lost="crash", message="End of file")
     for is_lost, problem in ((True, {}), (False, {"a": "the worker died while it was set up: End of file"})):
         monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect, is_lost=is_lost: is_lost)
@@ -380,12 +386,9 @@ def test_the_loss_of_a_node_is_known_by_the_type_of_the_error_or_what_ray_says_o
 
 
 def test_a_unit_that_takes_too_long_on_a_frozen_node_is_not_blamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, suspected: list[tuple[Result, str]]
 ) -> None:
-    asked: list[Result] = []
-    monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
-    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append(item))
     engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
     slot = Slot(actor=None, calls=[Call(object(), [Task("u", "k", None)])], where="node-1", timed_out=True)
     assert engine._loss("a", slot, died("killed by ray.kill")) is None
-    assert [result.lost for result in asked] == ["timeout"]
+    assert [result.lost for result, _ in suspected] == ["timeout"]
