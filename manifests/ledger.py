@@ -10,7 +10,6 @@ A part's name ends in a digest of its bytes. One that does not fit, or cannot be
 from __future__ import annotations
 
 import io
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -102,16 +101,13 @@ class Ledger:
         self.folder = f"manifests/{stage}"
         self.trusted: frozenset[str] = frozenset()
         self._loaded: Parts | None = None
-        self._new: dict[tuple[str, str], Entry] = {}
-        self._appended: list[tuple[str, float, float, float]] = []
-        self._n_new_parts = 0
         self._next_seq = 0
 
     def _keys(self) -> list[str]:
         return sorted(key for key in self._storage.names(self.folder) if key.endswith(".parquet"))
 
     def _parts(self) -> Parts:
-        """What storage held when somebody first asked."""
+        """What storage held when somebody first asked, and what was appended since."""
         keys = self._keys() if self._loaded is None else []
         while self._loaded is None:
             parts = Parts(self._storage, self.schema, _PLAIN.names)
@@ -122,12 +118,12 @@ class Ledger:
                 if keys == before:
                     raise
                 continue
-            self._loaded, self._n_new_parts, self._new, self._appended = parts, 0, {}, []
+            self._loaded = parts
             self._next_seq = max(self._next_seq, int(parts.seqs.max(initial=-1)) + 1)
         return self._loaded
 
-    def _row(self, row: int) -> Entry:
-        record = self._parts().record(row)
+    def _row(self, parts: Parts, row: int) -> Entry:
+        record = parts.record(row)
         outputs: tuple[Any, ...] = ()
         for name, row_class in self._emits.items():
             outputs += tuple(from_dict(row_class, value) for value in record.pop(name) or ())
@@ -143,11 +139,11 @@ class Ledger:
 
     def find(self, unit_id: str, input_key: str) -> Entry | None:
         """The latest entry of a unit with just this input."""
-        new = self._new.get((unit_id, input_key))
-        return new if new is not None else self._again(lambda: self._find(unit_id, input_key))
+        return self._again(lambda: self._find(unit_id, input_key))
 
     def _find(self, unit_id: str, input_key: str) -> Entry | None:
-        entries = map(self._row, self._parts().candidates(input_key))
+        parts = self._parts()
+        entries = (self._row(parts, row) for row in parts.candidates(input_key))
         return next((e for e in entries if (e.unit_id, e.input_key) == (unit_id, input_key)), None)
 
     def latest(self, unit_id: str) -> Entry | None:
@@ -175,31 +171,22 @@ class Ledger:
 
     def _latest_of(self, names: Sequence[str], wanted: Callable[[str], bool] = lambda unit_id: True) -> Iterator[Entry]:
         """Of the entries with equal values the latest, as they are now: the older first."""
-        by_number = sorted(self._new.values(), key=lambda entry: entry.seq)
-        new = {tuple(getattr(entry, name) for name in names): entry for entry in by_number}
         end, told = self.next_seq, -1
         while told < end:
             try:
                 parts = self._parts()
                 for row in _last_rows(parts, names, told, end, wanted):
-                    entry = self._row(row)
-                    if tuple(getattr(entry, name) for name in names) not in new:
-                        yield entry
+                    entry = self._row(parts, row)
+                    yield entry
                     told = entry.seq
                 told = end
             except FileNotFoundError:  # a run has merged the parts meanwhile
                 self._loaded = None
-        yield from (entry for entry in new.values() if wanted(entry.unit_id))
 
     def work(self) -> Iterator[tuple[str, float, float, float]]:
-        """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded.
-
-        An attempt whose verdict was written again (a duplicate that is none any more) comes once.
-        """
+        """(unit_id, started_at_s, duration_s, cpu_s) of every attempt that was ever recorded; see `attempts`."""
         written = self.attempts(["unit_id", "started_at_s", "duration_s", "cpu_s"])
-        columns = (column.to_pylist() for column in written.columns)
-        done = itertools.chain(zip(*columns, strict=True), self._appended)
-        yield from {attempt[:2]: attempt for attempt in done}.values()
+        yield from zip(*(column.to_pylist() for column in written.columns), strict=True)
 
     @property
     def next_seq(self) -> int:
@@ -223,15 +210,11 @@ class Ledger:
         waiting = list(entries)
         if not waiting:
             return
-        self._parts()
+        parts = self._parts()
         stamped = [replace(e, run_id=run_id, seq=self._next_seq + i) for i, e in enumerate(waiting)]
         table = pa.Table.from_pylist([self._record(entry) for entry in stamped], self.schema)
-        self._write(f"part-{run_id}-{self._next_seq:08d}", [table])
+        parts.add(self._write(f"part-{run_id}-{self._next_seq:08d}", [table]), table)
         self._next_seq += len(stamped)
-        self._n_new_parts += 1
-        self._appended += [(e.unit_id, e.started_at_s, e.duration_s, e.cpu_s) for e in stamped]
-        for entry in stamped:
-            self._new[entry.unit_id, entry.input_key] = entry
 
     def _record(self, entry: Entry) -> dict[str, Any]:
         record = {name: getattr(entry, name) for name in _PLAIN.names}
@@ -261,10 +244,7 @@ class Ledger:
     @property
     def is_crowded(self) -> bool:
         """Whether there are so many small parts that merging them pays."""
-        return self._n_small() + self._n_new_parts > COMPACT_ABOVE_PARTS
-
-    def _n_small(self) -> int:
-        return 0 if self._loaded is None else sum(n < PART_ROWS for n in self._loaded.n_rows)
+        return self._loaded is not None and sum(n < PART_ROWS for n in self._loaded.n_rows) > COMPACT_ABOVE_PARTS
 
     def compact(self, run_id: str, merged: Callable[[list[str], list[str]], None] = lambda old, new: None) -> None:
         """Merge small parts when there are many; a crash in between leaves rows twice, which counts once.

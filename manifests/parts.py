@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -84,12 +84,17 @@ class _Recent:
             self._n_bytes -= freed
 
 
+def _offsets(n_rows: Iterable[int]) -> Array:
+    """Where row groups begin, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(list(n_rows), dtype=np.int64)])
+
+
 @dataclass
 class Parts:
-    """Parts as they were when this was made.
+    """Parts as they were when this was made, and those that were added to it.
 
     Attributes:
-        keys: those that are whole, sorted.
+        keys: those that are whole.
         damaged: those that are not.
         n_rows: rows of each whole part.
         seqs: (n,) int64, sequence number of every row, part after part.
@@ -128,7 +133,7 @@ class Parts:
         hashed = np.concatenate(found) if found else np.empty(0, np.uint64)
         self._order = np.argsort(hashed, kind="stable")
         self._hashed = hashed[self._order]
-        self._ends = np.cumsum(self.n_rows)
+        self._ends = np.cumsum(self.n_rows, dtype=np.int64)
 
     def _look(self, key: str, trusted: bool) -> tuple[Array, Array] | None:
         data = self.storage.read(key)
@@ -143,12 +148,25 @@ class Parts:
         except (pa.ArrowException, OSError):
             return None
         self._files.put(key, file, len(data))
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-        self._starts.append(np.concatenate([[0], np.cumsum(groups, dtype=np.int64)]))
+        self._starts.append(_offsets(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)))
         n = table.num_rows
         same = "input_key" in names and self._is_current(file)
         seqs = table["seq"].to_numpy() if "seq" in names else np.arange(n)
         return (ids_of(table["input_key"]) if same else np.zeros(n, np.uint64)), seqs.astype(np.int64)
+
+    def add(self, key: str, table: pa.Table) -> None:
+        """Take in a part that was just written: where its rows lie, not the rows."""
+        first, n = len(self.seqs), table.num_rows
+        hashed = ids_of(table["input_key"])
+        order = np.argsort(hashed, kind="stable")
+        places = np.searchsorted(self._hashed, hashed[order], "right")
+        self._hashed = np.insert(self._hashed, places, hashed[order])
+        self._order = np.insert(self._order, places, first + order)
+        self.seqs = np.concatenate([self.seqs, table["seq"].to_numpy()])
+        self.keys.append(key)
+        self.n_rows.append(n)
+        self._ends = np.append(self._ends, first + n)
+        self._starts.append(_offsets(min(ROW_GROUP_ROWS, n - at) for at in range(0, n, ROW_GROUP_ROWS)))
 
     def _is_current(self, file: pq.ParquetFile) -> bool:
         return bool(file.schema_arrow.remove_metadata().equals(self.schema.remove_metadata()))
