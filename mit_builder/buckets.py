@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from manifests.rows import Labelled
@@ -11,6 +12,8 @@ from mit_builder.publish import Publisher
 
 PUBLISH_S = 60.0
 """A shard is written, or looked at in vain, at most this often while downloads go on."""
+PUBLISH_SHARE = 0.1
+"""Share of one worker's time that writing shards anew may take while downloads go on."""
 
 
 class Buckets:
@@ -29,6 +32,7 @@ class Buckets:
         self.changed: set[int] = set()
         self.live: Counter[int] = Counter()
         self._seen_at_s: dict[int, float] = {}
+        self._took_s: dict[int, float] = {}
 
     def take(self, row: Labelled) -> int:
         """Take in a clip; its shard."""
@@ -43,12 +47,17 @@ class Buckets:
 
     def is_due(self, bucket: int, now_s: float, *, growing: bool) -> bool:
         """Whether a shard may be written now: nothing will be added to it soon."""
-        recent = now_s - self._seen_at_s.get(bucket, -PUBLISH_S) < PUBLISH_S
+        pause_s = max(PUBLISH_S, self._took_s.get(bucket, 0.0) * self.publisher.n_buckets / PUBLISH_SHARE)
+        recent = now_s - self._seen_at_s.get(bucket, -math.inf) < pause_s
         return not (self.live[bucket] or (growing and recent))
 
     def wait(self, bucket: int, now_s: float) -> None:
         """A shard is on its way, or still lacks clips that are published."""
         self._seen_at_s[bucket] = now_s
+
+    def written(self, bucket: int, took_s: float) -> None:
+        """A shard was written in this time: the longer it takes, the less often."""
+        self._took_s[bucket] = took_s
 
     def rows(self, bucket: int) -> tuple[Labelled, ...]:
         """What a shard should hold of the clips that were walked over."""

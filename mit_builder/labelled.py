@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -20,24 +22,29 @@ class LabelledClips:
         self._settings = settings
         self._duplicates = duplicates
         self._reviews = reviews
-        self._clips: dict[int, dict[tuple[str, str], Labelled]] = defaultdict(dict)
-        """By bucket, name and digest of the video's file: other bytes under its id have clips of the same names."""
+        self._clips: dict[int, dict[tuple[str, str], bytes]] = defaultdict(dict)
+        """By bucket, name and digest of the video's file: other bytes under its id have clips of the same names.
+
+        Packed, as a run keeps all it has made until its end: 1.3 KB a clip of 5 s in the place of 9 (measured).
+        """
 
     def add(self, bucket: int, row: Labelled) -> None:
         """Take a clip in, with the corrections that hold for it."""
-        self._clips[bucket][row.clip.clip_id, row.video.media.sha256] = self._reviews.correct(row)
+        packed = zlib.compress(pickle.dumps(self._reviews.correct(row), pickle.HIGHEST_PROTOCOL), 1)
+        self._clips[bucket][row.clip.clip_id, row.video.media.sha256] = packed
 
     def all(self, bucket: int | None = None) -> Iterator[tuple[Labelled, str | None]]:
         """Clips of a bucket (None: of all), each with why it is left out of the dataset, if it is."""
         for clips in self._clips.values() if bucket is None else [self._clips.get(bucket, {})]:
-            yield from self._judged(row for _, row in sorted(clips.items()))
+            yield from self._judged(packed for _, packed in sorted(clips.items()))
 
     def some(self, bucket: int, clip_ids: Iterable[str], sha256: str) -> Iterator[tuple[Labelled, str | None]]:
         """The same of some clips of a bucket, that were made of the file with this digest."""
         yield from self._judged(self._clips[bucket][clip_id, sha256] for clip_id in sorted(clip_ids))
 
-    def _judged(self, rows: Iterable[Labelled]) -> Iterator[tuple[Labelled, str | None]]:
-        for row in rows:
+    def _judged(self, clips: Iterable[bytes]) -> Iterator[tuple[Labelled, str | None]]:
+        for packed in clips:
+            row: Labelled = pickle.loads(zlib.decompress(packed))
             video = self._duplicates.current(row.video)
             if video is not None:
                 yield replace(row, video=video), self._left_out(row)

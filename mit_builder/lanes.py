@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -290,24 +290,29 @@ def worker_specs(
 
 
 class Files:
-    """Which artifacts there are; a folder is listed once."""
+    """Which artifacts there are; a folder is listed once, and of names hashes are kept: there are millions."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._folders: dict[str, set[str]] = {}
+        self._folders: dict[str, set[int]] = {}
 
     def has(self, key: str) -> bool:
         """Whether an artifact is there."""
-        return key in self._folder(key)
+        return hash(key) in self._folder(key)
 
     def add(self, key: str) -> None:
         """Take note of a new one."""
-        self._folder(key).add(key)
+        self._folder(key).add(hash(key))
 
-    def _folder(self, key: str) -> set[str]:
+    def remove(self, keys: Iterable[str]) -> None:
+        """Take note that some are gone."""
+        for key in keys:
+            self._folder(key).discard(hash(key))
+
+    def _folder(self, key: str) -> set[int]:
         folder = key.partition("/")[0]
         if folder not in self._folders:
-            self._folders[folder] = self._workspace.names(folder)
+            self._folders[folder] = set(map(hash, self._workspace.names(folder)))
         return self._folders[folder]
 
 

@@ -1,4 +1,8 @@
-"""Publishing the dataset while a run goes on: shards first, then the index in one write, then what is stale goes."""
+"""Publishing the dataset while a run goes on: shards first, then the index in one write, then what is stale goes.
+
+A run of weeks writes a shard many times. Of the files before the ones that the index names, those just replaced stay,
+so that whoever has read the index still finds them.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,8 @@ class Publisher:
         self._workspace = workspace
         self.has_written = False
         self._there: set[str] | None = None
+        self._replaced: dict[int, Shard] = {}
+        """By bucket the shard before the one of today."""
         old = self._read()
         self.n_buckets = old.n_buckets if old else n_buckets
         self._shards: dict[int, Shard] = {}
@@ -48,19 +54,29 @@ class Publisher:
             self._there = self._workspace.names(FOLDER)
         return shard.parquet.key if shard is not None and shard.parquet.key in self._there else None
 
-    def take(self, rows: Iterable[object], *, write: bool) -> None:
-        """`add` the shards among a unit's output."""
-        for shard in (row for row in rows if isinstance(row, Shard)):
-            self.add(shard, write=write)
+    def take(self, rows: Iterable[object], *, write: bool) -> list[str]:
+        """Take the shards among a unit's output into the dataset; the files that went for it."""
+        return [key for row in rows if isinstance(row, Shard) for key in self._replace(row, write=write)]
 
-    def add(self, shard: Shard, *, write: bool) -> None:
-        """Take a shard into the dataset, replacing the one of its bucket."""
+    def _replace(self, shard: Shard, *, write: bool) -> list[str]:
         known = self._shards.get(shard.bucket)
         if self._there is not None:
             self._there.add(shard.parquet.key)
         self._shards[shard.bucket] = shard
-        if write and (known is None or known.parquet.key != shard.parquet.key):
-            self._write()
+        if not write or (known is not None and known.parquet.key == shard.parquet.key):
+            return []
+        self._write()
+        return self._forget(shard, known)
+
+    def _forget(self, shard: Shard, known: Shard | None) -> list[str]:
+        before = self._replaced.pop(shard.bucket, None)
+        if known is not None:
+            self._replaced[shard.bucket] = known
+        gone = sorted(_files(before) - _files(known) - _files(shard))
+        self._workspace.delete(gone)
+        if self._there is not None:
+            self._there.difference_update(gone)
+        return gone
 
     def finish(self, buckets: set[int] | None) -> None:
         """Make the index final: only these buckets stay (None: all); then remove files that it does not name."""
@@ -85,3 +101,7 @@ class Publisher:
     def _write(self) -> None:
         self.has_written = True
         self._workspace.write(INDEX_KEY, publish_index(self._shards.values(), self.n_buckets).encode())
+
+
+def _files(shard: Shard | None) -> set[str]:
+    return set() if shard is None else {shard.parquet.key, *(artifact.key for artifact in shard.media)}

@@ -77,7 +77,8 @@ class Runner:
         self._on_progress, self._on_note = on_progress, on_note
         self.observer: Observer | None = None
         self.clock, self._duplicates = Clock(), Duplicates()
-        self._seen: dict[tuple[str, str], str] = {}
+        self._seen: dict[int, int] = {}
+        """Hashes: by step and unit the input key that it came with last."""
         self.reviews, self.tombstones = Reviews(workspace), Tombstones.of(workspace)
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self.buckets = Buckets(self.publisher, self.clips)
@@ -168,9 +169,10 @@ class Runner:
             return False
         lane = self.lanes[unit.step]
         task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
-        if self._seen.get((unit.step, task.unit_id)) == task.input_key:
+        name, key = hash((unit.step, task.unit_id)), hash(task.input_key)
+        if self._seen.get(name) == key:
             return False
-        self._seen[unit.step, task.unit_id] = task.input_key
+        self._seen[name] = key
         entry = lane.ledger.find(task.unit_id, task.input_key)
         if entry is not None and not lane.is_due(entry, self._choice, self._files):
             self._settle(unit, entry)
@@ -205,11 +207,12 @@ class Runner:
         self.tally.settle(unit.step, entry, self.settings.filter)
         self.trees.count(unit, entry)
         if entry.status == "failed":
-            self.failures.append((unit.step, entry))
+            self.failures.append((unit.step, replace(entry, traceback=None)))
         if entry.status != "done":
             return
         if unit.step == "shards":
-            self.publisher.take(entry.outputs, write=self._engine is not None)
+            self._files.remove(self.publisher.take(entry.outputs, write=self._engine is not None))
+            self.buckets.written(unit.row.bucket, entry.duration_s)
         for follower in self.lanes[unit.step].step.route(self.settings, unit, entry.outputs):
             self._arrive(follower)
 

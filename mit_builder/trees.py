@@ -29,7 +29,7 @@ from mit_builder.workspace import Workspace
 
 LASTING = frozenset(("permanent", "poison"))
 """Failures that are tried again only when somebody asks for it."""
-WRITE_ROWS, WRITE_S = 4096, 60.0
+WRITE_ROWS, WRITE_S = 128, 60.0
 """Rows are written after so many sources or seconds, and at the end."""
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import subprocess
 import sys
@@ -14,9 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 from walks import Recording, Wide, dataset, failed, index, look, settings_with, walk, walk_with, worked
 
+from mit_builder.buckets import Buckets
+from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Result, SerialEngine
 from mit_builder.errors import CannotContinue, ConfigError, MediaError, ModelError, SourceError, WorkspaceError
-from mit_builder.publish import INDEX_KEY
+from mit_builder.labelled import LabelledClips
+from mit_builder.lanes import Files
+from mit_builder.publish import INDEX_KEY, Publisher
+from mit_builder.review.store import Reviews
 from mit_builder.runner import Choice, Runner
 from mit_builder.session import new_run_id
 from mit_builder.tally import Tally
@@ -47,6 +53,7 @@ def test_while_sources_arrive_a_shard_is_written_at_once_and_then_now_and_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publish_s: float, written: list[int]
 ) -> None:
     monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", publish_s)
+    monkeypatch.setattr("mit_builder.buckets.PUBLISH_SHARE", math.inf)
 
     _, engine = walk_with(Recording, workspace, ["a", "b", "c"])
     assert [len(task.row.clips) for stage, tasks in engine.calls if stage == "shards" for task in tasks] == written
@@ -81,6 +88,55 @@ def test_readers_find_every_shard_of_the_index_at_any_time_and_stale_ones_go(wor
     named = {f"dataset/{shard.name}" for shard in index(workspace).shards}
     assert workspace.names("dataset") == named | {INDEX_KEY}
     assert len(named) == 2
+
+
+def test_of_a_shard_that_is_written_again_and_again_two_versions_are_kept_and_no_more(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", 0.0)
+    monkeypatch.setattr("mit_builder.buckets.PUBLISH_SHARE", math.inf)
+    monkeypatch.setattr("mit_builder.lanes.QUEUE_BOUND", 1)
+    seen: list[set[str]] = []
+
+    def check(runner: Runner) -> None:
+        if workspace.exists(INDEX_KEY):
+            there = workspace.names("dataset") - {INDEX_KEY}
+            assert {f"dataset/{shard.name}" for shard in index(workspace).shards} <= there
+            seen.append(there)
+
+    walk_with(
+        SerialEngine,
+        workspace,
+        [f"v{i}?lengths=200" for i in range(12)],
+        "shards.n_buckets=1",
+        on_progress=check,
+    )
+    assert len(set().union(*seen)) > 5, "versions"
+    assert max(map(len, seen)) == 2, "today's and the one before"
+    assert workspace.names("dataset") == {INDEX_KEY, *(f"dataset/{shard.name}" for shard in index(workspace).shards)}
+
+
+def test_the_longer_a_shard_takes_the_less_often_it_is_written_while_sources_arrive() -> None:
+    workspace = Workspace(f"memory://{new_run_id()}")
+    publisher = Publisher(workspace, 4)
+    buckets = Buckets(publisher, LabelledClips(settings_with(), Duplicates(), Reviews(workspace)))
+    for bucket, took_s in ((0, 0.1), (1, 10.0)):
+        buckets.wait(bucket, 1000.0)
+        buckets.written(bucket, took_s)
+    for bucket, due_s in ((0, 1060.0), (1, 1400.0), (2, 0.0)):  # 4 shards of 10 s: a tenth of the time is 400 s each
+        assert not buckets.is_due(bucket, due_s - 1, growing=True) or due_s == 0.0
+        assert buckets.is_due(bucket, due_s, growing=True)
+        assert buckets.is_due(bucket, 1000.0, growing=False)
+
+
+def test_files_that_are_gone_are_not_taken_to_be_there(workspace: Workspace) -> None:
+    workspace.write("dataset/a", b"")
+    files = Files(workspace)
+    assert files.has("dataset/a")
+    assert not files.has("dataset/b")
+    files.add("dataset/b")
+    files.remove(["dataset/a", "dataset/never"])
+    assert [files.has(f"dataset/{name}") for name in ("a", "b", "never")] == [False, True, False]
 
 
 def test_an_index_that_is_no_text_is_refused_with_what_to_do(workspace: Workspace) -> None:
