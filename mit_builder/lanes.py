@@ -128,7 +128,7 @@ class Lane:
         if entry.status == "failed":
             changed = entry.failure_class == "auth" and entry.settings_key != self.settings_key
             return changed or entry.failure_class in choice.retry
-        return not all(files.has(a.key) for row in entry.outputs for a in artifacts(row))
+        return not files.has_all(entry)
 
     @property
     def is_idle(self) -> bool:
@@ -292,17 +292,18 @@ def worker_specs(
 class Files:
     """Which artifacts there are; a folder is listed once, and of names hashes are kept: there are millions."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, run_id: str) -> None:
         self._workspace = workspace
+        self._run_id = run_id
         self._folders: dict[str, set[int]] = {}
 
-    def has(self, key: str) -> bool:
-        """Whether an artifact is there."""
-        return hash(key) in self._folder(key)
+    def has_all(self, entry: Entry) -> bool:
+        """Whether the artifacts that an entry names are there; what this run made is asked for by itself."""
+        has = self._workspace.exists if entry.run_id == self._run_id else self._has
+        return all(has(artifact.key) for row in entry.outputs for artifact in artifacts(row))
 
-    def add(self, key: str) -> None:
-        """Take note of a new one."""
-        self._folder(key).add(hash(key))
+    def _has(self, key: str) -> bool:
+        return hash(key) in self._folder(key)
 
     def remove(self, keys: Iterable[str]) -> None:
         """Take note that some are gone."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from manifests.ledger import Entry
 from manifests.rows import Bucket, Labelled, Source
-from manifests.schema import artifacts, content_hash
+from manifests.schema import content_hash
 from mit_builder.buckets import Buckets
 from mit_builder.config import Settings
 from mit_builder.duplicates import Duplicates
@@ -39,6 +39,8 @@ __all__ = ["Choice", "Runner"]
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
 CHECK_SPACE_S = 5.0
+MEET = ("download", "shots", "shards")
+"""Steps at which a unit may arrive twice: as a source, as the video of two. What follows comes from one unit each."""
 SUSPECT_WAIT_S = 1.0
 
 
@@ -83,7 +85,7 @@ class Runner:
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self.buckets = Buckets(self.publisher, self.clips)
         self.trees = Trees(settings, self._duplicates, self.buckets, None)
-        self._feeding, self._files = True, Files(workspace)
+        self._feeding, self._files = True, Files(workspace, run_id)
         self.failures: list[tuple[str, Entry]] = []
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
 
@@ -169,10 +171,11 @@ class Runner:
             return False
         lane = self.lanes[unit.step]
         task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
-        name, key = hash((unit.step, task.unit_id)), hash(task.input_key)
-        if self._seen.get(name) == key:
-            return False
-        self._seen[name] = key
+        if unit.step in MEET:
+            name, key = hash((unit.step, task.unit_id)), hash(task.input_key)
+            if self._seen.get(name) == key:
+                return False
+            self._seen[name] = key
         entry = lane.ledger.find(task.unit_id, task.input_key)
         if entry is not None and not lane.is_due(entry, self._choice, self._files):
             self._settle(unit, entry)
@@ -327,8 +330,6 @@ class Runner:
     def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
         entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
         lane.finished.append(entry)
-        for artifact in (a for row in entry.outputs for a in artifacts(row)):
-            self._files.add(artifact.key)
         self.tally.worked_on(lane.step.name, entry)
         self._settle(waiting.unit, entry)
         self.buckets.count_live(waiting.unit, -1)

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from walks import Recording, Wide, dataset, failed, index, look, settings_with, walk, walk_with, worked
 
+from manifests.ledger import Entry
+from manifests.rows import Artifact, Shard
 from mit_builder.buckets import Buckets
 from mit_builder.duplicates import Duplicates
 from mit_builder.engine import Result, SerialEngine
@@ -130,13 +132,17 @@ def test_the_longer_a_shard_takes_the_less_often_it_is_written_while_sources_arr
 
 
 def test_files_that_are_gone_are_not_taken_to_be_there(workspace: Workspace) -> None:
+    def entry(name: str, run_id: str) -> Entry:
+        return Entry("u", "k", "done", (Shard(0, Artifact(f"dataset/{name}", "", 0), (), 1),), run_id=run_id)
+
     workspace.write("dataset/a", b"")
-    files = Files(workspace)
-    assert files.has("dataset/a")
-    assert not files.has("dataset/b")
-    files.add("dataset/b")
+    files = Files(workspace, "this-run")
+    assert [files.has_all(entry(name, "before")) for name in "ab"] == [True, False]
+    workspace.write("dataset/b", b"")
+    assert [files.has_all(entry(name, "this-run")) for name in "abc"] == [True, True, False]
+    workspace.delete(["dataset/a"])
     files.remove(["dataset/a", "dataset/never"])
-    assert [files.has(f"dataset/{name}") for name in ("a", "b", "never")] == [False, True, False]
+    assert [files.has_all(entry("a", run_id)) for run_id in ("before", "this-run")] == [False, False]
 
 
 def test_an_index_that_is_no_text_is_refused_with_what_to_do(workspace: Workspace) -> None:
