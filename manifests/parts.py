@@ -8,6 +8,7 @@ be asked about a few of them.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -117,8 +118,7 @@ class Parts:
         Raises:
             FileNotFoundError: a part has gone.
         """
-        self._files, self._groups = _Recent(), _Recent()
-        self._starts: list[Array] = []
+        self._bytes, self._starts = _Recent(), list[Array]()
         found, seqs = [], []
         for key in keys:
             columns = self._look(key, key in trusted)
@@ -129,8 +129,10 @@ class Parts:
             self.n_rows.append(len(columns[1]))
             found.append(columns[0])
             seqs.append(columns[1])
-        self.seqs = np.concatenate(seqs) if seqs else np.empty(0, np.int64)
-        hashed = np.concatenate(found) if found else np.empty(0, np.uint64)
+        self._index(np.concatenate([np.empty(0, np.uint64), *found]), np.concatenate([np.empty(0, np.int64), *seqs]))
+
+    def _index(self, hashed: Array, seqs: Array) -> None:
+        self.seqs, self._groups = seqs, _Recent()
         self._order = np.argsort(hashed, kind="stable")
         self._hashed = hashed[self._order]
         self._ends = np.cumsum(self.n_rows, dtype=np.int64)
@@ -147,26 +149,40 @@ class Parts:
             table = file.read(columns=names, use_threads=False)
         except (pa.ArrowException, OSError):
             return None
-        self._files.put(key, file, len(data))
+        self._bytes.put(key, data, len(data))
         self._starts.append(_offsets(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)))
         n = table.num_rows
         same = "input_key" in names and self._is_current(file)
         seqs = table["seq"].to_numpy() if "seq" in names else np.arange(n)
         return (ids_of(table["input_key"]) if same else np.zeros(n, np.uint64)), seqs.astype(np.int64)
 
-    def add(self, key: str, table: pa.Table) -> None:
-        """Take in a part that was just written: where its rows lie, not the rows."""
-        first, n = len(self.seqs), table.num_rows
-        hashed = ids_of(table["input_key"])
+    def add(self, key: str, tables: Sequence[pa.Table]) -> None:
+        """Take in a part that was just written, table by table: where its rows lie, not the rows."""
+        first, n = len(self.seqs), sum(table.num_rows for table in tables)
+        hashed = np.concatenate([ids_of(table["input_key"]) for table in tables])
         order = np.argsort(hashed, kind="stable")
         places = np.searchsorted(self._hashed, hashed[order], "right")
         self._hashed = np.insert(self._hashed, places, hashed[order])
         self._order = np.insert(self._order, places, first + order)
-        self.seqs = np.concatenate([self.seqs, table["seq"].to_numpy()])
+        self.seqs = np.concatenate([self.seqs, *(table["seq"].to_numpy() for table in tables)])
         self.keys.append(key)
         self.n_rows.append(n)
         self._ends = np.append(self._ends, first + n)
-        self._starts.append(_offsets(min(ROW_GROUP_ROWS, n - at) for at in range(0, n, ROW_GROUP_ROWS)))
+        groups = (min(ROW_GROUP_ROWS, t.num_rows - at) for t in tables for at in range(0, t.num_rows, ROW_GROUP_ROWS))
+        self._starts.append(_offsets(groups))
+
+    def without(self, keys: Collection[str]) -> Parts:
+        """The other parts; nothing is read for it."""
+        stay = [key not in keys for key in self.keys]
+        rows = np.repeat(np.array(stay, bool), self.n_rows)
+        hashed = np.empty_like(self._hashed)
+        hashed[self._order] = self._hashed
+        kept = list(itertools.compress(self.keys, stay))
+        other = Parts(self.storage, self.schema, self.plain, kept, self.damaged)
+        other.n_rows = list(itertools.compress(self.n_rows, stay))
+        other._bytes, other._starts = _Recent(), list(itertools.compress(self._starts, stay))
+        other._index(hashed[rows], self.seqs[rows])
+        return other
 
     def _is_current(self, file: pq.ParquetFile) -> bool:
         return bool(file.schema_arrow.remove_metadata().equals(self.schema.remove_metadata()))
@@ -192,12 +208,12 @@ class Parts:
         return record
 
     def _file(self, key: str) -> pq.ParquetFile:
-        file = self._files.get(key)
-        if file is None:
+        # Not the open file: its metadata are several times as large as a part of some hundred rows.
+        data = self._bytes.get(key)
+        if data is None:
             data = self.storage.read(key)
-            file = open_parquet(data)
-            self._files.put(key, file, len(data))
-        return file
+            self._bytes.put(key, data, len(data))
+        return open_parquet(data)
 
     def names(self) -> pa.Table:
         """unit_id and input_key of every row, in the order of the rows."""

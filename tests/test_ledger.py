@@ -218,6 +218,25 @@ def test_many_parts_become_one_and_every_entry_stays(workspace: Workspace, monke
     assert shots(workspace).find("v0", "k").status == "failed"  # type: ignore[union-attr]
 
 
+def test_what_another_program_wrote_or_merged_meanwhile_is_merged_as_well(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests.ledger, "COMPACT_ABOVE_PARTS", 2)
+    mine, another = shots(workspace), shots(workspace)
+    mine.append([done("mine", "k")], run_id="m1")
+    for i in range(3):
+        another.append([done(f"another{i}", "k")], run_id=f"a{i}")
+    another.compact("a9")
+    for i in range(3):
+        another.append([done(f"later{i}", "k")], run_id=f"b{i}")
+    mine.compact("m9")
+    (part,) = workspace.names("manifests/shots")
+    assert "m9-compact" in part
+    everything = sorted(["mine", *(f"another{i}" for i in range(3)), *(f"later{i}" for i in range(3))])
+    assert ids(mine) == ids(shots(workspace)) == everything
+    assert all(mine.find(name, "k") for name in everything)
+
+
 def test_few_parts_are_left_alone(workspace: Workspace) -> None:
     ledger = shots(workspace)
     for i in range(3):
