@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import manifests.ledger
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Artifact, Shot, Source, doc
+from manifests.schema import content_hash
 from mit_builder.session import new_run_id
 from mit_builder.workspace import Workspace
 
@@ -48,6 +50,23 @@ def test_entries_of_this_run_count_before_they_are_read_back(workspace: Workspac
     ledger.append([done("v", "k", Shot("v", 0, 40))], run_id="r")
     assert ledger.find("v", "k") == shots(workspace).find("v", "k")
     assert ledger.latest("v") == ledger.find("v", "k")
+
+
+def test_what_a_run_has_written_is_not_kept_as_rows(workspace: Workspace) -> None:
+    ledger, shot = shots(workspace), [Shot("v", k, k + 1) for k in range(10)]
+    tracemalloc.start()
+    try:
+        for i in range(8):
+            ledger.append([done(f"v{j}", content_hash(i, j), *map(replace, shot)) for j in range(50)], run_id="r")
+            if i == 3:
+                before, _ = tracemalloc.get_traced_memory()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / (4 * 50) < 400, "bytes a row, with its place in the index"
+    found = ledger.find("v7", content_hash(7, 7))
+    assert found is not None
+    assert found.outputs == tuple(shot)
 
 
 def test_every_field_survives(workspace: Workspace) -> None:
