@@ -107,7 +107,9 @@ def test_failures_and_verdicts_come_back_from_workers_as_entries(on_ray: OnRay) 
     assert dict(tally.rejected) == {"told_to": 1}
     (bug,) = (entry for step, entry in on_ray.runner.failures if step == "shots")
     assert bug.message == "told to have a bug"
-    assert "ZeroDivisionError" in (bug.traceback or "")
+    recorded = on_ray.runner.lanes["shots"].ledger.find(bug.unit_id, bug.input_key)
+    assert recorded is not None
+    assert "ZeroDivisionError" in (recorded.traceback or "")
 
 
 def test_a_second_run_finds_everything_done(on_ray: OnRay) -> None:
