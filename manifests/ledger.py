@@ -213,7 +213,7 @@ class Ledger:
         parts = self._parts()
         stamped = [replace(e, run_id=run_id, seq=self._next_seq + i) for i, e in enumerate(waiting)]
         table = pa.Table.from_pylist([self._record(entry) for entry in stamped], self.schema)
-        parts.add(self._write(f"part-{run_id}-{self._next_seq:08d}", [table]), [table])
+        self._write(f"part-{run_id}-{self._next_seq:08d}", [table], parts)
         self._next_seq += len(stamped)
 
     def _record(self, entry: Entry) -> dict[str, Any]:
@@ -222,7 +222,8 @@ class Ledger:
             record[name] = [to_dict(o) for o in entry.outputs if type(o) is row]
         return record
 
-    def _write(self, name: str, tables: Iterable[pa.Table]) -> str:
+    def _write(self, name: str, tables: Sequence[pa.Table], parts: Parts) -> str:
+        """Write a part, and add it to those that are known; its key."""
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, self.schema, compression="zstd") as writer:
             for table in tables:
@@ -230,6 +231,7 @@ class Ledger:
         data = buffer.getvalue()
         key = f"{self.folder}/{name}.{digest(data)}.parquet"
         self._storage.write(key, data)
+        parts.add(key, tables)
         return key
 
     def set_aside(self) -> list[str]:
@@ -263,16 +265,11 @@ class Ledger:
         if len(small) <= COMPACT_ABOVE_PARTS and len(small) < len(parts.keys):
             return
         kept = parts.without(small)
-        new = [self._copy(f"part-{run_id}-compact", tables, kept) for tables in _batches(parts, small)]
+        new = [self._write(f"part-{run_id}-compact", tables, kept) for tables in _batches(parts, small)]
         merged(small, new)
         self._storage.delete(sorted(set(small) - set(new)))
         self._loaded = kept
         pa.default_memory_pool().release_unused()  # Arrow keeps what it frees: 20 MB (measured) until the run ends
-
-    def _copy(self, name: str, tables: list[pa.Table], kept: Parts) -> str:
-        key = self._write(name, tables)
-        kept.add(key, tables)
-        return key
 
 
 def _batches(parts: Parts, keys: list[str]) -> Iterator[list[pa.Table]]:

@@ -18,7 +18,8 @@ from mit_builder.review.store import Reviews
 class _Packer:
     """Rows as bytes: a run keeps what all its clips are made of until its end.
 
-    The first row is the dictionary of the others: a third less than without (1.5 KB for a clip of 15 s).
+    The first row is the dictionary of the others: a third less than without (1.5 KB for a clip of 15 s). Pickled, as no
+    byte of it leaves this object; JSON and `from_dict` take thirteen times as long to read (0.7 ms a row).
     """
 
     def __init__(self) -> None:
@@ -73,10 +74,13 @@ class LabelledClips:
         """The clips that belong into the dataset."""
         return [row for row, reason in self.all(bucket) if reason is None]
 
-    def filled(self) -> set[int]:
-        """Buckets with clips that belong into the dataset."""
-        return {bucket for bucket in self._clips if self.kept(bucket)}
-
-    def reasons(self) -> Counter[str]:
-        """How many clips are left out, by reason."""
-        return Counter(reason for _, reason in self.all() if reason is not None)
+    def outcome(self) -> tuple[set[int], Counter[str]]:
+        """Buckets with clips that belong into the dataset, and how many clips are left out, by reason."""
+        filled, reasons = set(), Counter[str]()
+        for bucket in self._clips:
+            for _, reason in self.all(bucket):
+                if reason is None:
+                    filled.add(bucket)
+                else:
+                    reasons[reason] += 1
+        return filled, reasons

@@ -308,7 +308,7 @@ class Files:
     def remove(self, keys: Iterable[str]) -> None:
         """Take note that some are gone."""
         for key in keys:
-            self._folder(key).discard(hash(key))
+            self._folders.get(key.partition("/")[0], set()).discard(hash(key))
 
     def _folder(self, key: str) -> set[int]:
         folder = key.partition("/")[0]

@@ -123,11 +123,11 @@ class Runner:
             if self._engine is not None:
                 self.lanes["download"].finished += self._duplicates.changed_verdicts()
                 self._flush()
-        self.tally.left_out = self.clips.reasons()
+        filled, self.tally.left_out = self.clips.outcome()
         self.trees.add_to(self.tally)
         if self._engine and "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            self.publisher.finish(self.clips.filled() | self.trees.intact if self.tally.pending == 0 else None)
+            self.publisher.finish(filled | self.trees.intact if self.tally.pending == 0 else None)
         self.tally.n_dataset = self.publisher.n_clips
         for line in self.reviews.lines:
             self._on_note(line)

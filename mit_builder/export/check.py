@@ -217,7 +217,7 @@ def _embedding_problems(path: Path, n_frames: int) -> Iterator[str]:
     try:
         with zipfile.ZipFile(path) as file:
             n_bytes = sum(part.file_size for part in file.infolist() if part.filename.endswith("/data/0"))
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         yield f"{path.name}: not a file of torch.save"
         return
     if n_bytes != 4 * math.prod(shape):

@@ -40,16 +40,15 @@ RAYS_OWN = ("gcs_server", "raylet", "DashboardAgent", "RuntimeEnvAgent", "log_mo
 FRAMES = (100, 230)
 """Of the demo: five seconds of a two-shot."""
 ZOOM = 4
-N_BUCKETS = 256
-"""Shards: few clips each. Their worker holds up to 64 MB of a shard, and growing towards that is no leak."""
 SETTINGS = (
     "filter.min_face_px=0",
     "filter.min_voice_activity=0",
     "filter.min_stillness=0",
     "filter.max_camera_motion_pct=100",
-    f"shards.n_buckets={N_BUCKETS}",
+    "shards.n_buckets=256",
     "run.overlays=0",
 )
+"""256 shards, of few clips each: their worker holds up to 64 MB of one, and growing towards that is no leak."""
 
 
 @dataclass

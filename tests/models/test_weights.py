@@ -304,6 +304,19 @@ def test_a_program_is_opened_only_on_trust_and_then_known(
     assert not opened
 
 
+def test_an_archive_that_cannot_be_listed_is_no_program(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/ä", b"")
+        archive.writestr("x/constants.pkl", b"")
+    whole = path.read_bytes()
+    assert weights.is_script(path)
+    at = whole.rindex("ä".encode())
+    for damaged in (whole[:-1], whole[:at] + b"\xff" + whole[at + 1 :], b"", b"PK"):
+        path.write_bytes(damaged)
+        assert not weights.is_script(path)
+
+
 def test_a_program_that_was_put_there_by_hand_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = weights.entry("sapiens-2b-torchscript")
     folder.mkdir(parents=True)
