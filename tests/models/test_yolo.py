@@ -257,9 +257,21 @@ def test_predictions_are_those_of_ultralytics(
     assert len(theirs) == len(ours) == 3
     for result, (boxes, scores, points) in zip(theirs, ours, strict=True):
         assert len(scores) > 5
-        np.testing.assert_allclose(scores, result.boxes.conf.numpy(), atol=1e-3)
-        np.testing.assert_allclose(boxes, result.boxes.xyxy.numpy(), atol=0.1)
-        np.testing.assert_allclose(points, result.keypoints.data.numpy(), atol=0.1)
+        wanted = rows(result.boxes.conf.numpy(), result.boxes.xyxy.numpy(), result.keypoints.data.numpy())
+        found = rows(scores, boxes, points)
+        np.testing.assert_allclose(found[:, 0], wanted[:, 0], atol=1e-3)
+        # Scores of random weights are often equal but for rounding: such people may change places.
+        left = list(range(len(wanted)))
+        for person in found:
+            same = min(left, key=lambda at: np.abs(wanted[at] - person).max())
+            left.remove(same)
+            np.testing.assert_allclose(person[0], wanted[same, 0], atol=1e-3)
+            np.testing.assert_allclose(person, wanted[same], atol=0.1)
+
+
+def rows(scores: np.ndarray, boxes_xyxy: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n, 56): a score, a box and 17 points each."""
+    return np.column_stack([scores, boxes_xyxy, points.reshape(-1, 51)])
 
 
 def test_equal_pictures_give_equal_people_whatever_came_between(weights: Path, tiny: None) -> None:
