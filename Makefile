@@ -17,7 +17,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
 	@echo 'make test        install into $(VENV) and run all tests, with coverage'
-	@echo 'make test-paper  the same tests in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
+	@echo 'make test-paper  the same tests, but for faults and the web, in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
 	@echo 'make lint        ruff, ruff format, codespell'
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
@@ -48,7 +48,7 @@ test: $(VENV)/.installed
 	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --cov
 
 test-paper: $(PAPER_VENV)/.installed
-	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile
+	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile --ignore tests/faults --ignore tests/web
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
