@@ -8,6 +8,7 @@ import obstore
 import pytest
 from walks import failed, walk
 
+import mit_builder.object_store
 from manifests.rows import Artifact
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
 from mit_builder.scratch import SCRATCH, sha256_of
@@ -203,6 +204,7 @@ def test_object_storage_that_cannot_be_reached_is_an_error_of_the_workspace(
     if workspace.root is not None:
         pytest.skip("a folder")
     monkeypatch.setattr(obstore, "put", out_of_reach)
+    monkeypatch.setattr(mit_builder.object_store, "PAUSE_S", 0.001)
     path = file_with(tmp_path, "hello")
     for write in (lambda: workspace.write("clips/a", b"1"), lambda: workspace.commit(path, "clips/a")):
         with pytest.raises(WorkspaceError, match=r"^cannot write clips/a in workspace memory://\S+: no route$"):
