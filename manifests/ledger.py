@@ -29,6 +29,8 @@ COMPACT_ABOVE_PARTS = 200
 """More small parts of one stage than this are merged."""
 PART_ROWS = 1 << 17
 """Rows from which on a part is no small one (of the widest stage, filter.cut: about 80 MB)."""
+MERGE_TABLES = 16
+"""Small tables that are held at once while merging: each costs tens of KB besides its rows."""
 
 Found = TypeVar("Found")
 
@@ -278,14 +280,19 @@ def _batches(parts: Parts, keys: list[str]) -> Iterator[list[pa.Table]]:
     waiting: list[pa.Table] = []
     for table in (table for key in keys for table in parts.tables(key)):
         waiting.append(table)
-        if sum(t.num_rows for t in waiting) >= ROW_GROUP_ROWS:
-            done.append(pa.concat_tables(waiting).combine_chunks())
+        is_full = sum(t.num_rows for t in waiting) >= ROW_GROUP_ROWS
+        if is_full or len(waiting) == MERGE_TABLES:
+            waiting = [pa.concat_tables(waiting).combine_chunks()]
+        if is_full:
+            done += waiting
             waiting = []
         if sum(t.num_rows for t in done) >= PART_ROWS:
             yield done
             done = []
-    if waiting or done:
-        yield [*done, *([pa.concat_tables(waiting).combine_chunks()] if waiting else [])]
+    if waiting:
+        done.append(pa.concat_tables(waiting).combine_chunks())
+    if done:
+        yield done
 
 
 def _last_rows(

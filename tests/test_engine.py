@@ -189,6 +189,11 @@ def test_ray_exports_the_figures_of_a_run_under_the_names_that_the_dashboard_ask
     assert {name for name in found if name.startswith("ray_mit_builder_")} == wanted
 
 
+def test_ray_keeps_no_list_of_calls_that_grows_with_a_run(on_ray: OnRay) -> None:
+    time.sleep(2)  # twice as long as calls are reported late
+    assert ray.timeline() == []  # type: ignore[no-untyped-call]
+
+
 def test_the_driver_keeps_its_folder_and_its_way_to_end(on_ray: OnRay) -> None:
     assert Path.cwd() == on_ray.folder_before
     assert signal.getsignal(signal.SIGTERM) == on_ray.on_terminate_before
