@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import manifests.ledger
+import manifests.parts
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Artifact, Shot, Source, doc
 from manifests.schema import content_hash
@@ -221,10 +222,16 @@ def test_damaged_parts_are_set_aside_once_and_never_deleted(
     assert second not in workspace.names("manifests")
 
 
-def test_many_parts_become_one_and_every_entry_stays(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("n_at_once", "group_rows"), [(16, 8192), (3, 8192), (2, 5), (16, 3)])
+def test_many_parts_become_one_and_every_entry_stays(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, n_at_once: int, group_rows: int
+) -> None:
     monkeypatch.setattr(manifests.ledger, "COMPACT_ABOVE_PARTS", 3)
+    monkeypatch.setattr(manifests.ledger, "MERGE_TABLES", n_at_once)
+    for module in (manifests.ledger, manifests.parts):
+        monkeypatch.setattr(module, "ROW_GROUP_ROWS", group_rows)
     ledger = shots(workspace)
-    for i in range(4):
+    for i in range(8):
         ledger.append([done(f"v{i}", "k", Shot(f"v{i}", 0, i))], run_id=f"r{i}")
     before = sorted(shots(workspace).entries(), key=lambda e: e.seq)
     # Entries that were appended after loading are not lost either.
@@ -233,6 +240,7 @@ def test_many_parts_become_one_and_every_entry_stays(workspace: Workspace, monke
     assert part.startswith("manifests/shots/part-r9-compact.")
     after = shots(workspace)
     assert sorted(after.entries(), key=lambda e: e.seq) == before
+    assert all(ledger.find(e.unit_id, e.input_key) == e == after.find(e.unit_id, e.input_key) for e in before)
     after.append([Entry("v0", "k", "failed")], run_id="r10")
     assert shots(workspace).find("v0", "k").status == "failed"  # type: ignore[union-attr]
 
