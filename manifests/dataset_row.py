@@ -1,7 +1,7 @@
 """The row of the finished dataset: one a clip, with its people.
 
-Declared as the rows that stages hand on are, see manifests/rows.py. Raise `SCHEMA_VERSION` in mit_builder/dataset.py
-when a column changes its name, type or meaning.
+Declared as the rows that stages hand on are, see manifests/rows.py. Raise `SCHEMA_VERSION` in
+mit_builder/dataset/index.py when a column changes its name, type or meaning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from manifests.rows import BOXES, FLAGS, KEYPOINTS, PERIODS, SCORES, Caption, doc
+from manifests.fields import BOXES, FLAGS, PERIODS, SCORES, doc
+from manifests.rows import KEYPOINTS, Caption
+from manifests.sound_track import SoundTrack
 
 MEDIA = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
 """Video and Audio form of the `datasets` library; the order of the two fields matters to it."""
@@ -39,9 +41,15 @@ class Person:
         arrow=FLAGS,
     )
     human_periods: Any = doc("frames whose `speaking` a reviewer has set, [start, end)", arrow=PERIODS)
-    speak_periods: Any = doc("runs of speaking after a median filter of 5 frames, [start, end)", arrow=PERIODS)
+    speak_periods: Any = doc(
+        "runs of speaking after a median filter of 5 frames, which leaves human_periods as they are, [start, end)",
+        arrow=PERIODS,
+    )
     listen_periods: Any = doc("the rest, [start, end)", arrow=PERIODS)
-    speak_periods_merged: Any = doc("speak periods with all runs shorter than merge_below_frames merged", arrow=PERIODS)
+    speak_periods_merged: Any = doc(
+        "speak periods with all runs shorter than merge_below_frames merged, but those with a frame of human_periods",
+        arrow=PERIODS,
+    )
     listen_periods_merged: Any = doc("the rest of the merged ones", arrow=PERIODS)
     talk_share: float = doc("share of frames in which this person speaks", arrow=pa.float32())
 
@@ -52,7 +60,7 @@ class DatasetRow:
 
     clip_id: str = doc("<video_id>_<start>to<end>, frames on the video's 25 fps timeline")
     video_id: str = doc("the video it was cut from")
-    source_url: str = doc("where the video came from")
+    source_url: str = doc("where the video came from, without signatures and tokens")
     title: str | None = doc("title at the source")
     uploader: str | None = doc("uploader or channel name")
     channel_id: str | None = doc("the site's id of the channel")
@@ -78,7 +86,7 @@ class DatasetRow:
     people: tuple[Person, ...] = doc("the people, by person_id")
     voice_activity: Any = doc("speech probability 0..1, mean of the 9 frames around each", arrow=SCORES)
     captions: tuple[Caption, ...] = doc("what the source shows as captions during the clip, in order of time")
-    n_turns: int = doc("changes of the sole speaker", arrow=pa.int32())
+    n_turns: int = doc("changes of the sole speaker, by speak_periods", arrow=pa.int32())
     overlap_ratio: float | None = doc("frames with >= 2 speakers / frames with >= 1; null if nobody speaks")
     silence_ratio: float = doc("frames without a speaker / all frames")
     camera_motion_pct: float | None = doc("median background movement a frame, % of the width")
@@ -89,7 +97,12 @@ class DatasetRow:
     brightness: float | None = doc("mean luma 0..255")
     sharpness: float | None = doc("median variance of the Laplacian")
     loudness_dbfs: float = doc("root mean square of the audio, dB below full scale")
-    label_tier: str = doc("heuristic or model: of `speaking` outside human_periods; human where these cover everything")
+    gain_db: float = doc("gain with which voice and speaker models listened to the audio")
+    sound: tuple[SoundTrack, ...] = doc("the source's sound tracks that are heard, without their titles")
+    label_tier: str = doc(
+        "who made `speaking` outside human_periods: heuristic or model; human only where those of all people cover "
+        "every frame"
+    )
     min_voice_activity: float = doc("voice_activity below which nobody counts as speaking")
     merge_below_frames: int = doc("shorter periods were merged in the merged ones", arrow=pa.int32())
     min_body_visible: float = doc("clips in which somebody's body_visible_ratio is lower were left out")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
+import time
 from typing import Any
 
 import numpy as np
@@ -46,3 +48,8 @@ def _hex_ids(column: pa.StringArray) -> np.ndarray[Any, Any] | None:
     for place in range(16):
         found = (found << np.uint64(4)) | nibbles[:, place]
     return found
+
+
+def new_run_id() -> str:
+    """Name of a run: sorts by time, unique."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)

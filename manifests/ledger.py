@@ -10,8 +10,8 @@ A part's name ends in a digest of its bytes. One that does not fit, or cannot be
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -57,6 +57,8 @@ class Entry:
     seq: int = 0
     retry_after_s: float | None = None
     """Pause that a host asked for; from the worker to the driver, not written down."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Artifacts that could not be read, by key what is wrong with them; likewise not written down."""
 
 
 _PLAIN = pa.schema(
@@ -78,6 +80,10 @@ _PLAIN = pa.schema(
         pa.field("seq", pa.int64()),
     ]
 )
+
+
+def _any(unit_id: str) -> bool:
+    return True
 
 
 class Ledger:
@@ -165,13 +171,23 @@ class Ledger:
 
     def entries(self) -> Iterator[Entry]:
         """The latest entry of every unit and input."""
-        yield from self._latest_of(["unit_id", "input_key"])
+        yield from self._latest_of(["unit_id", "input_key"], _any)
 
-    def newest(self, wanted: Callable[[str], bool] = lambda unit_id: True) -> Iterator[Entry]:
+    def artifact_keys(self) -> pa.Array:
+        """Keys of all artifacts that `entries` name, without making rows of them; some twice, some null."""
+
+        def ask() -> pa.Array:
+            parts = self._parts()
+            rows = np.sort(np.fromiter(_last_rows(parts, ["unit_id", "input_key"], -1, self.next_seq, _any), np.int64))
+            return pa.concat_arrays([pa.array([], pa.string()), *parts.artifact_keys(rows)])
+
+        return self._again(ask)
+
+    def newest(self, wanted: Callable[[str], bool] = _any) -> Iterator[Entry]:
         """The latest entry of every unit that is wanted, whatever its input was."""
         yield from self._latest_of(["unit_id"], wanted)
 
-    def _latest_of(self, names: Sequence[str], wanted: Callable[[str], bool] = lambda unit_id: True) -> Iterator[Entry]:
+    def _latest_of(self, names: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Entry]:
         """Of the entries with equal values the latest, as they are now: the older first."""
         end, told = self.next_seq, -1
         while told < end:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.ids import id_of, ids_of
+from manifests.schema import artifact_columns, texts_below
 
 KEEP_BYTES = 256 << 20
 """Rows that were read, and bytes of parts, that are kept in memory for the next question (each)."""
@@ -237,6 +238,23 @@ class Parts:
             whole = {n: found[n] if n in found.column_names else missing[n] for n in names}
             tables.append(pa.table(whole).cast(tables[0].schema))
         return pa.concat_tables(tables)
+
+    def artifact_keys(self, rows: Array) -> Iterator[pa.Array]:
+        """Keys of the artifacts that rows name, read a column at a time.
+
+        Args:
+            rows: ascending.
+        """
+        columns, start = artifact_columns(self.schema), 0
+        for key, n in zip(self.keys, self.n_rows, strict=True):
+            mine = rows[np.searchsorted(rows, start) : np.searchsorted(rows, start + n)] - start
+            start += n
+            file = self._file(key)
+            if not (columns and len(mine) and self._is_current(file)):
+                continue
+            table = file.read(columns=columns, use_threads=False).take(pa.array(mine))
+            for chunk in (chunk for column in table.columns for chunk in column.chunks):
+                yield from texts_below(chunk)
 
     def tables(self, key: str) -> Iterator[pa.Table]:
         """The row groups of a part, as rows of today."""

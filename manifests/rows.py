@@ -11,10 +11,13 @@ called and how long it took must not cause work to be done again.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
+
+from manifests.fields import BOXES, FLAGS, PERIODS, SCORES, doc
+from manifests.sound_track import SoundTrack
 
 TIMELINE_FPS = 25
 """Frame rate of the clip timeline: the rate TalkNet was trained at."""
@@ -24,20 +27,8 @@ SAMPLES_PER_FRAME = AUDIO_RATE_HZ // TIMELINE_FPS
 """Audio samples that belong to one frame of the clip timeline (640)."""
 N_KEYPOINTS = 133
 """Keypoints of COCO-WholeBody."""
-
-BOXES = pa.list_(pa.list_(pa.float32(), 4))
-"""(n_frames, 4) float32."""
 KEYPOINTS = pa.list_(pa.list_(pa.list_(pa.float32(), 3), N_KEYPOINTS))
 """(n_frames, 133, 3) float32: x, y, score."""
-SCORES = pa.list_(pa.float32())
-FLAGS = pa.list_(pa.bool_())
-PERIODS = pa.list_(pa.list_(pa.int32(), 2))
-"""Half-open frame intervals."""
-
-
-def doc(text: str, *, identity: bool = True, arrow: pa.DataType | None = None, **kwargs: Any) -> Any:
-    """A dataclass field with its documentation; `arrow` overrides the type derived from the annotation."""
-    return field(metadata={"doc": text, "identity": identity, "arrow": arrow}, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,9 @@ class Artifact:
 class Source:
     """An address that was asked for: one line of a source list."""
 
-    source_id: str = doc("16 hex digits: hash of the normalised address, for local files of the content")
+    source_id: str = doc(
+        "16 hex digits: hash of the normalised address without its signature, for local files of the content"
+    )
     address: str = doc("path or URL as given", identity=False)
     kind: Literal["file", "url"] = doc("local file, or an http(s) address for yt-dlp")
 
@@ -64,7 +57,9 @@ class Video:
 
     video_id: str = doc("16 hex digits: hash of extractor and id for sites, else of the file's content")
     source_id: str = doc("the source it came from", identity=False)
-    source_url: str = doc("canonical address; for local files `file:` and the file's name", identity=False)
+    source_url: str = doc(
+        "canonical address, without signatures and tokens; for local files `file:` and the file's name", identity=False
+    )
     title: str | None = doc("title at the source, else the file's name", identity=False)
     uploader: str | None = doc("uploader or channel name", identity=False)
     channel_id: str | None = doc("the site's id of the channel", identity=False)
@@ -78,9 +73,17 @@ class Video:
     width_px: int = doc("width of the upright picture with square pixels", identity=False)
     height_px: int = doc("height of the upright picture with square pixels", identity=False)
     has_audio: bool = doc("whether an audio track can be decoded", identity=False)
+    time_jumps: int = doc("places where the file's times jump or begin anew", identity=False, default=0)
     captions: Artifact | None = doc(
         "Parquet, one row a caption, times in the video; none where the source has none", identity=False, default=None
     )
+    sound: tuple[SoundTrack, ...] | None = doc(
+        "the sound tracks that decode, in the order of the file; null in rows of before they were compared",
+        identity="where set",
+        default=None,
+    )
+    gain_db: float | None = doc("gain that brings speech to the models' level", identity="where set", default=None)
+    combed_share: float | None = doc("share of moving pictures with combs (interlaced)", identity=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -136,11 +139,14 @@ TRACK = pa.schema(
         pa.field("face_detected", FLAGS),
         pa.field("boxes_xyxy", BOXES),
         pa.field("stillness", pa.float32()),
+        pa.field("similarity_beside", pa.float32()),
+        pa.field("similarity_above", pa.float32()),
     ]
 )
-"""A face track: boxes in the upright source for every frame from `start_frame` (a frame of the video) on; where
-`face_detected` is false the box is interpolated (score 0). `boxes_xyxy` is the whole body. `stillness` is the mean
-absolute change of the face's pixels (grey levels a frame, motion compensated); low for photographs."""
+"""A face track: boxes in the upright source for every frame from `start_frame` (a frame of the video) on; score 0 and
+not `face_detected` where interpolated. `boxes_xyxy` is the whole body. `stillness`: the face's own movement in half a
+second, % of its size (low for photographs). `similarity_…`: how well the face is found in the other of the halves left
+and right, above and below (median correlation; near 1 where both are views of one scene)."""
 
 SIGNALS = pa.schema(
     [
@@ -184,16 +190,15 @@ class Candidate:
     reason: Reason | None = doc("first test that failed", identity=False)
     min_face_px: float | None = doc("smallest person's face: square root of its mean area", identity=False)
     face_area_ratio: float | None = doc("smallest mean face area / largest", identity=False)
-    camera_motion_pct: float | None = doc(
-        "background's movement a frame, % of the width: median of means over 5 frames", identity=False
-    )
+    camera_motion_pct: float | None = doc("median movement of the background a frame, % of the width", identity=False)
     voice_activity: float | None = doc("share of frames with speech", identity=False)
-    stillness: float | None = doc("smallest stillness of the people's tracks", identity=False)
+    stillness: float | None = doc("smallest own movement of a face in half a second, % of its size", identity=False)
     n_bystanders: int = doc("visible people whose face does not qualify", identity=False)
     bystander_area: float | None = doc("largest bystander's face area / smallest person's", identity=False)
     brightness: float | None = doc("mean luma 0..255", identity=False)
     sharpness: float | None = doc("median variance of the Laplacian", identity=False)
     detector: str = doc("people backend with version and weight digest", identity=False)
+    view_similarity: float | None = doc("how well a face is found in the other half", identity=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -229,6 +234,10 @@ class Clip:
         identity=False,
         default=(),
     )
+    gain_db: float = doc(
+        "gain with which the models listen to the FLAC, which has the source's level", identity=False, default=0.0
+    )
+    sound: tuple[SoundTrack, ...] = doc("the source's tracks that are heard", identity=False, default=())
 
 
 PEOPLE = pa.schema(
@@ -330,9 +339,7 @@ class Review:
     """What a reviewer says about a clip; the latest one of a clip counts, whole."""
 
     clip_id: str = doc("the clip")
-    verdict: Literal["accept", "reject"] | None = doc(
-        "whether it belongs into the dataset; null where only labels count"
-    )
+    verdict: Literal["accept", "reject"] | None = doc("whether it belongs into the dataset; null: only labels count")
     reason: str = doc("why, in the reviewer's words")
     corrections: tuple[Correction, ...] = doc("of who speaks, in order; the later of two counts")
     labels_checked: bool = doc("whether who speaks was looked at in the whole clip: what is not corrected is right")
@@ -360,6 +367,7 @@ class Labelled:
     pose: Pose = doc("its keypoints")
     speech: Speech = doc("its labels")
     corrections: tuple[Correction, ...] = doc("of a reviewer, those that still fit the clip", default=())
+    plugged: tuple[Any, ...] | None = doc("PluginRows", identity="where set", default=None, arrow=pa.null())
 
 
 @dataclass(frozen=True)

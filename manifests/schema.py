@@ -93,8 +93,10 @@ def content(row: Any, *, everything: bool = False) -> Any:
     """
     if dataclasses.is_dataclass(row) and not isinstance(row, type):
         whole = everything and not isinstance(row, Artifact)
-        fields = [f for f in dataclasses.fields(row) if whole or f.metadata.get("identity", True)]
-        return {f.name: content(getattr(row, f.name), everything=everything) for f in fields}
+        kinds = {f.name: f.metadata.get("identity", True) for f in dataclasses.fields(row)}
+        values = {name: getattr(row, name) for name, kind in kinds.items() if whole or kind}
+        unset = {name for name, value in values.items() if value is None and kinds[name] == "where set"}
+        return {name: content(value, everything=everything) for name, value in values.items() if name not in unset}
     if isinstance(row, tuple | list):
         return [content(v, everything=everything) for v in row]
     return row
@@ -110,6 +112,36 @@ def artifacts(row: Any) -> Iterator[Artifact]:
     elif isinstance(row, tuple | list):
         for value in row:
             yield from artifacts(value)
+
+
+def artifact_columns(schema: pa.Schema) -> list[str]:
+    """Paths in a Parquet file of the columns with the keys of artifacts, however deep they lie in rows."""
+    return [path for field in schema for path in _key_paths(field.name, field.type)]
+
+
+def _key_paths(path: str, kind: pa.DataType) -> Iterator[str]:
+    if pa.types.is_list(kind):
+        yield from _key_paths(f"{path}.list.element", kind.value_type)
+    elif _is_artifact(kind):
+        yield f"{path}.key"
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _key_paths(f"{path}.{field.name}", field.type)
+
+
+def _is_artifact(kind: pa.DataType) -> bool:
+    return bool(kind.equals(arrow_type(Artifact)))
+
+
+def texts_below(column: pa.Array) -> Iterator[pa.Array]:
+    """All strings in a column of nested lists and structs, a flat array for each that lies in it."""
+    if pa.types.is_list(column.type):
+        yield from texts_below(column.flatten())
+    elif pa.types.is_struct(column.type):
+        for child in column.flatten():
+            yield from texts_below(child)
+    else:
+        yield column
 
 
 def content_hash(*values: Any) -> str:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import yaml
-
 from manifests.rows import Source, short_id
+from manifests.signatures import object_of, unsigned
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -40,12 +36,7 @@ VIDEO_SUFFIXES = frozenset(
     ]
 )
 """Files with these endings are taken from a folder."""
-LIST_SUFFIXES = frozenset((".txt", ".csv", ".tsv", ".jsonl", ".parquet", ".yaml", ".yml"))
-COLUMNS = ("url", "address", "source", "path", "link")
-"""Names under which a table may hold the addresses; the first that is there counts."""
-
-_UNREADABLE = (OSError, ValueError, OverflowError, RecursionError, yaml.YAMLError, csv.Error, pa.ArrowException)
-"""What readers of lists raise; dates that there are not, and brackets thousands deep, are among it."""
+_NAMES_ITSELF = (*VIDEO_SUFFIXES, ".m3u8", ".mpd")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -54,7 +45,7 @@ class SourceListError(ValueError):
 
 
 def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[Source]:
-    """Source rows of addresses: URLs, files, and folders (their video files, sorted, recursively).
+    """Source rows of addresses: URLs, files, and folders (their video files, sorted, recursively, but no workspace's).
 
     Args:
         addresses: as given by the user.
@@ -67,10 +58,11 @@ def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[So
         if "://" in address:
             yield url_source(address)
             continue
-        path = Path(address).expanduser()
-        path = path if path.is_absolute() else (base or Path.cwd()) / path
+        path = located(address, base)
+        if path.is_dir() and is_workspace(path):
+            raise SourceListError(f"{address} is a workspace, its videos are sources already: give what they came from")
         if path.is_dir():
-            files = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in VIDEO_SUFFIXES and p.is_file()]
+            files = sorted(_videos_below(path))
             if not files:
                 raise SourceListError(f"no video files in folder {address}")
             yield from (file_source(p) for p in files)
@@ -86,8 +78,47 @@ def expand(addresses: Iterable[str], *, base: Path | None = None) -> Iterator[So
             raise SourceListError(f"no such file, folder or URL: {address}")
 
 
+def _videos_below(folder: Path) -> Iterator[Path]:
+    """Video files, but for those that a run has made: a workspace often lies beside the footage."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_workspace(Path(place, name))]
+        found = (Path(place, name) for name in names)
+        yield from (path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+
+
+def is_workspace(folder: Path) -> bool:
+    """Whether a run has worked in a folder, or a dataset was rebuilt there."""
+    marks = ("manifests/sources/*.parquet", "manifests/*/part-*.parquet", "rebuilt.json")
+    return any(True for mark in marks for _ in folder.glob(mark))
+
+
+def located(address: str, base: Path | None) -> Path:
+    """Where an address that is no URL leads: from `base`, or the current folder, or from somebody's home.
+
+    Raises:
+        SourceListError: no file can have such a name.
+    """
+    path = Path(address)
+    with suppress(RuntimeError):  # "~x" of a user that there is not is a name like others
+        path = path.expanduser()
+    path = (base or Path.cwd()) / path
+    try:
+        path.exists()
+    except OSError as error:
+        raise SourceListError(f"cannot look for {address[:200]}: {error.strerror}") from error
+    return path
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name with its dot, which the files that are made of it carry on; "" where there is none.
+
+    In "Dr. Ann Smith on bees" nothing ends.
+    """
+    return path.suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,16}", path.suffix) else ""
+
+
 def url_source(address: str) -> Source:
-    """A URL's row; scheme and host are compared without case, the fragment does not count.
+    """A URL's row; scheme and host are compared without case, neither the fragment nor a signature counts.
 
     Raises:
         SourceListError: no http(s) URL, or one with a login in it, which ledger and dataset would tell everybody.
@@ -96,13 +127,14 @@ def url_source(address: str) -> Source:
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise SourceListError(f"cannot fetch {text}: {error}") from error
+        raise SourceListError(f"cannot fetch {unsigned(text)}: {error}") from error
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname:
-        raise SourceListError(f"cannot fetch {text}: only http(s) URLs, files and folders are supported")
+        raise SourceListError(f"cannot fetch {unsigned(text)}: only http(s) URLs, files and folders are supported")
     if parts.username is not None:
         advice = "leave it out, and set download.cookies_file where the site asks for a login"
         raise SourceListError(f"an address at {parts.hostname} holds a user name or password: {advice}")
-    normal = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path or "/", parts.query, ""))
+    named = urlsplit(object_of(text, path_names_it=parts.path.lower().endswith(_NAMES_ITSELF)))
+    normal = urlunsplit((parts.scheme.lower(), parts.netloc.lower(), named.path or "/", named.query, ""))
     return Source(source_id=short_id("url", normal), address=text, kind="url")
 
 
@@ -127,58 +159,3 @@ def _utf8(text: str) -> str:
     except UnicodeEncodeError as error:
         raise SourceListError(f"the name {text!r} is not valid UTF-8: rename it") from error
     return text
-
-
-def read_list(path: Path) -> Iterator[str]:
-    """Addresses of a .txt (one a line, # comments), .csv, .tsv, .jsonl, .parquet or .yaml list, streamed.
-
-    Raises:
-        SourceListError: the file cannot be read, has another ending, or has no column of `COLUMNS`.
-    """
-    suffix = path.suffix.lower()
-    try:
-        if suffix == ".txt":
-            with path.open(encoding="utf-8-sig") as file:
-                stripped = (line.strip() for line in file)
-                yield from (line for line in stripped if line and not line.startswith("#"))
-        elif suffix in (".csv", ".tsv"):
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield from _from_table(csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","), path)
-        elif suffix == ".jsonl":
-            with path.open(encoding="utf-8-sig") as file:
-                yield from _from_table((json.loads(line) for line in file if line.strip()), path)
-        elif suffix == ".parquet":
-            yield from _from_parquet(path)
-        elif suffix in (".yaml", ".yml"):
-            loaded = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-            entries = loaded.get("sources") if isinstance(loaded, dict) else loaded
-            if not isinstance(entries, list):
-                raise SourceListError(f"{path} must be a YAML list, or hold one under 'sources:'")
-            yield from _from_table(entries, path)
-        else:
-            raise SourceListError(f"{path}: a source list ends in one of {', '.join(sorted(LIST_SUFFIXES))}")
-    except SourceListError:
-        raise
-    except _UNREADABLE as error:
-        first = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise SourceListError(f"cannot read source list {path}: {first}") from error
-
-
-def _from_parquet(path: Path) -> Iterator[str]:
-    """Only the columns that may hold addresses are read: another one may be of any size."""
-    file = pq.ParquetFile(path)
-    names = [name for name in file.schema_arrow.names if name.lower() in COLUMNS]
-    rows = (row for batch in file.iter_batches(columns=names) for row in batch.to_pylist())
-    yield from _from_table(rows, path)
-
-
-def _from_table(rows: Iterable[Any], path: Path) -> Iterator[str]:
-    for row in rows:
-        if isinstance(row, str):
-            yield row
-            continue
-        values = {str(k).lower(): v for k, v in row.items()} if isinstance(row, dict) else {}
-        address = next((values[name] for name in COLUMNS if values.get(name)), None)
-        if not isinstance(address, str):
-            raise SourceListError(f"{path}: a row has no address in a column named {', '.join(COLUMNS)}")
-        yield address

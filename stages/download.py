@@ -10,24 +10,35 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from manifests.rows import Source, Video, short_id
-from manifests.sources import SourceListError, url_source
-from mit_builder.config import DownloadSettings
-from mit_builder.errors import SourceError
+from manifests.signatures import is_signed, unsigned
+from manifests.sources import SourceListError, ending, url_source
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.errors import MediaError, SourceError
+from mit_builder.media.audio_tracks import choose_sound
 from mit_builder.media.captions import CaptionFile, beside, write_captions
+from mit_builder.media.level import TARGET_DBFS
 from mit_builder.media.probe import probe
-from mit_builder.media.timeline import read_timeline
-from mit_builder.scratch import sha256_of
+from mit_builder.media.timeline import MAX_DURATION_S, read_timeline
+from mit_builder.media.wholeness import is_cut_short
 from mit_builder.stage import Context, Reject, Resources
-from mit_builder.tombstones import REMOVED
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.tombstones import REMOVED
 from mit_builder.web.budget import Budget
-from mit_builder.web.client import PLAYLISTS, Client, check_cookies
+from mit_builder.web.client import PLAYLISTS, Client, check_cookies, with_safe_endings
+from mit_builder.web.failures import LOGIN_HINT
 
+ENTRY = "#mit-build-entry="
+"""Behind the address of a page, and before a source's id: the video on it whose own address is signed. Such an address
+expires and must not stand in a row; the page gives a fresh one."""
 AGE_LIMIT = 18
 """Items for adults are never taken (DESIGN: people in the footage)."""
 
@@ -79,16 +90,17 @@ class Download:
     def _local(self, row: Source, ctx: Context) -> Video:
         path = Path(row.address)
         if not path.is_file():
-            raise SourceError(f"{path} is gone: put it back, or leave it out of the list", failure_class="transient")
+            advice = f"put it back, or leave it out: {hints.keep(Hint.FORGET, name=path)}"
+            raise SourceError(f"{path} is gone: {advice}", failure_class="transient")
         budget = Budget(self._settings, ctx.tmp)
         budget.check_size(path.stat().st_size)
         budget.check_disk(path.stat().st_size)
-        copy = ctx.tmp / f"video{path.suffix.lower()}"
+        copy = ctx.tmp / f"video{ending(path).lower() or '.video'}"
         shutil.copyfile(path, copy)
         digest = sha256_of(copy)
         if short_id("file", digest) != row.source_id:
             raise SourceError(f"{path} has changed since it was given: give it again", failure_class="transient")
-        info = {"title": path.stem, "webpage_url": f"file:{path.name}"}
+        info = {"title": path.name.removesuffix(ending(path)), "webpage_url": f"file:{path.name}"}
         return self._video(row, ctx, copy, short_id("content", digest), info, beside(path))
 
     def _remote(self, row: Source, ctx: Context) -> Iterator[Video | Source]:
@@ -97,29 +109,43 @@ class Download:
         client, in_media = Client(self._settings, ctx.tmp, ctx.partial(), partial(self._judge, ctx=ctx)), False
         # What follows this mark would be instructions to yt-dlp's extractors.
         address = yt_dlp.utils.unsmuggle_url(row.address)[0]
+        page, _, wanted = address.partition(ENTRY)
         try:
-            with client.open(address) as ydl:
+            with client.open(page) as ydl:
+                if wanted:
+                    address = _address_on_page(client, ydl, page, wanted)
                 info = ydl.extract_info(address, download=False)
                 if not info:
                     raise client.nothing_fetched()
                 if info.get("_type") in PLAYLISTS:
                     _judge_age(info)
-                    yield from _sources(ydl, client.entries(ydl, info), row)
+                    yield from map(partial(_told, page=page), _sources(ydl, client.entries(ydl, info), row.source_id))
                     return
-                in_media = True
-                info = ydl.process_ie_result(info, download=True)
+                in_media, client.heard.has_open_end = True, False
+                info = ydl.process_ie_result(with_safe_endings(info), download=True)
+                has_open_end = client.heard.has_open_end
                 path = Path(info["requested_downloads"][0]["filepath"])
                 captions = list(client.captions(ydl, info)) if path.is_file() else []
         except yt_dlp.utils.YoutubeDLError as error:
-            raise client.failure(error, in_media=in_media) from error
+            raise _of_signed(row, client.failure(error, in_media=in_media)) from error
         except (KeyError, IndexError) as error:
             raise client.nothing_fetched() from error
         if not path.is_file():
             raise client.nothing_fetched()
         Budget(self._settings, ctx.tmp).check_size(path.stat().st_size)
+        if has_open_end and not client.heard.login and is_cut_short(path):
+            advice = "the connection broke, or the file at the site is damaged"
+            raise SourceError(f"came without its length, and the end is missing: {advice}", failure_class="transient")
+        if not ending(path):
+            path = path.rename(path.with_suffix(".video"))
         extractor = str(info.get("extractor_key", "Generic"))
         name = (extractor.lower(), str(info["id"])) if _of_a_site(extractor) else ("content", sha256_of(path))
-        yield self._video(row, ctx, path, short_id(*name), info, captions)
+        try:
+            yield self._video(row, ctx, path, short_id(*name), info, captions)
+        except MediaError as error:
+            if client.heard.login:
+                raise client.needs_login() from error
+            raise
 
     def _judge(self, info: dict[str, Any], *, ctx: Context) -> None:
         """Before media are fetched: what the metadata say."""
@@ -147,21 +173,27 @@ class Download:
         if ctx.is_barred(video_id=video_id, sha256=sha256, channels=_channels(info)):
             raise Reject(REMOVED)
         media = probe(path)
-        if media.duration_s and media.duration_s > self._settings.max_duration_s:
+        if media.duration_s > MAX_DURATION_S:
             raise Reject("too_long", duration_s=media.duration_s)
         if media.width_px * media.height_px > self._settings.max_frame_megapixels * 1e6:
             raise Reject("too_large", width_px=media.width_px, height_px=media.height_px)
         timeline = read_timeline(path)
         if timeline.n_frames / 25 > self._settings.max_duration_s:
             raise Reject("too_long", duration_s=timeline.n_frames / 25)
+        level_dbfs = self._settings.speech_level_dbfs
+        sound = choose_sound(path, self._settings.audio_language, TARGET_DBFS if level_dbfs is None else level_dbfs)
         table = ctx.tmp / "captions.parquet"
         has_captions = write_captions(
-            captions, table, zero_s=float(timeline.zero_s) - media.start_s, duration_s=timeline.n_frames / 25
+            captions,
+            table,
+            zero_s=float(timeline.zero_s) - media.start_s,
+            duration_s=timeline.n_frames / 25,
+            stills_s=timeline.stills_s,
         )
         return Video(
             video_id=video_id,
             source_id=row.source_id,
-            source_url=_text(info.get("webpage_url")) or row.address,
+            source_url=row.address if ENTRY in row.address else unsigned(_text(info.get("webpage_url")) or row.address),
             title=_text(info.get("title")),
             uploader=_text(info.get("uploader") or info.get("channel")),
             channel_id=_text(info.get("channel_id") or info.get("uploader_id")),
@@ -175,8 +207,21 @@ class Download:
             width_px=media.width_px,
             height_px=media.height_px,
             has_audio=media.has_audio,
+            time_jumps=len(timeline.clock.jumps),
             captions=ctx.commit(table, "videos", video_id) if has_captions else None,
+            sound=sound.tracks,
+            gain_db=sound.gain_db,
+            combed_share=timeline.combed_share,
         )
+
+
+def _of_signed(row: Source, failure: SourceError | Reject) -> SourceError | Reject:
+    """A refusal of a signed address passes when the address is given with a fresh signature; no login helps."""
+    refused = isinstance(failure, SourceError) and (failure.failure_class == "auth" or "HTTP Error 400" in str(failure))
+    if not refused or not is_signed(row.address):
+        return failure
+    text = str(failure).replace(LOGIN_HINT, "")
+    return SourceError(f"{text} (the address is signed: give it again, signed anew)", failure_class="transient")
 
 
 def _channels(info: dict[str, Any]) -> list[str | None]:
@@ -196,7 +241,24 @@ def _judge_age(info: dict[str, Any]) -> None:
         raise Reject("age_limited", age_limit=info["age_limit"])
 
 
-def _sources(ydl: Any, entries: Iterable[dict[str, Any] | None], row: Source) -> Iterator[Source]:
+def _told(source: Source, *, page: str) -> Source:
+    """A source of a page as the ledger may know it: without a signature."""
+    return (
+        replace(source, address=f"{unsigned(page)}{ENTRY}{source.source_id}") if is_signed(source.address) else source
+    )
+
+
+def _address_on_page(client: Client, ydl: Any, page: str, wanted: str) -> str:
+    """The address, signed as the page signs it now, of the source of this id."""
+    info = ydl.extract_info(page, download=False) or {}
+    found = _sources(ydl, client.entries(ydl, info), "") if info.get("_type") in PLAYLISTS else iter(())
+    address = next((source.address for source in found if source.source_id == wanted), None)
+    if address is None:
+        raise SourceError(f"{unsigned(page)} does not show this video any more")
+    return address
+
+
+def _sources(ydl: Any, entries: Iterable[dict[str, Any] | None], own_id: str) -> Iterator[Source]:
     """A source for each entry that has an address; of one with formats, the best is the address."""
     from yt_dlp.utils import sanitize_url
 
@@ -213,7 +275,7 @@ def _sources(ydl: Any, entries: Iterable[dict[str, Any] | None], row: Source) ->
             source = url_source(sanitize_url(address, scheme="https"))
         except SourceListError:
             continue
-        if source.source_id != row.source_id:
+        if source.source_id != own_id:
             yield source
 
 

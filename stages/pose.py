@@ -8,7 +8,6 @@ those of the MIT dataset, or from MediaPipe, which runs on a laptop.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,20 +16,13 @@ import numpy.typing as npt
 
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Clip, Pose
-from mit_builder.config import PoseSettings
-from mit_builder.errors import StageUnavailable
+from mit_builder.config import backends
+from mit_builder.config.settings import PoseSettings
+from mit_builder.labels.keypoints import BODY, visible_ratios
 from mit_builder.media.clip import read_clip
-from mit_builder.models import mediapipe_pose, weights
 from mit_builder.models.base import Floats, Image, PoseEstimator
-from mit_builder.models.coco_wholebody import BODY, visible_ratios
-from mit_builder.models.devices import device_of, gpu_resources
-from mit_builder.models.weights_table import SAPIENS_MODELS
+from mit_builder.models.devices import resources_of
 from mit_builder.stage import Context, Resources
-
-GPU_SHARE = 0.5
-"""Of a GPU that Ray reserves for Sapiens: the other half is left to people and speech."""
-CPU_TIMEOUT_S = 7 * 24 * 3600.0
-"""Sapiens on a CPU takes minutes a crop: a clip may well take days."""
 
 
 class EstimatePose:
@@ -42,16 +34,13 @@ class EstimatePose:
 
     def __init__(self, settings: PoseSettings) -> None:
         self._settings = settings
+        self._backend = backends.find("pose", settings.model)
         self._estimator: PoseEstimator | None = None
 
     @property
     def resources(self) -> Resources:
-        """A core; with Sapiens also half a GPU where there is one."""
-        if self._settings.model not in SAPIENS_MODELS:
-            return Resources(cpus=1.0)
-        needs = gpu_resources(self._settings.device, share=GPU_SHARE)
-        on_cpu = device_of(self._settings.device) == "cpu"
-        return replace(needs, timeout_s=CPU_TIMEOUT_S) if on_cpu else needs
+        """A core, and what the registry says of the estimator."""
+        return resources_of(self._backend, self._settings.device)
 
     def setup(self) -> None:
         """Load the estimator.
@@ -59,7 +48,7 @@ class EstimatePose:
         Raises:
             StageUnavailable: its package, its weights or its device are missing.
         """
-        self._estimator = load_estimator(self._settings)
+        self._estimator = self._backend.load(self._settings)
 
     def unit_id(self, row: Clip) -> str:
         """The clip."""
@@ -67,7 +56,7 @@ class EstimatePose:
 
     def backend(self) -> str:
         """The model, its version or size, and the digest of its weights."""
-        return backend_name(self._settings)
+        return self._backend.label_of(self._settings)
 
     def limit_key(self, row: Clip) -> str | None:
         """No shared limit."""
@@ -99,54 +88,6 @@ class EstimatePose:
             mean_keypoint_score=float(keypoints[:, :, BODY, 2].mean(dtype=np.float64)),
             min_body_visible_ratio=min(ratios["body_visible_ratio"] for ratios in visible),
         )
-
-
-def load_estimator(settings: PoseSettings) -> PoseEstimator:
-    """The estimator of the settings; a run replaces "auto" beforehand, alone it means mediapipe.
-
-    Raises:
-        StageUnavailable: its package, its weights or its device are missing.
-    """
-    if settings.model not in SAPIENS_MODELS:
-        return mediapipe_pose.MediaPipePose()
-    name, path = _sapiens_weights(settings)
-    if path is None:
-        raise StageUnavailable(
-            f"pose.model {settings.model} needs its weights: mit-build weights fetch {name} "
-            "(mit-build weights import FILE, where the file was brought here by other means)"
-        )
-    from mit_builder.models.sapiens import Sapiens
-
-    device = device_of(settings.device)
-    return Sapiens(
-        path,
-        script=weights.entry(name).is_script,
-        run_script=settings.torchscript,
-        device=device,
-        precision=settings.precision,
-        flip_test=settings.flip_test,
-        # On a CPU sums may come out differently in another batch, and no more crops a second.
-        batch=1 if device == "cpu" else settings.batch,
-        compiled=settings.compile,
-    )
-
-
-def backend_name(settings: PoseSettings) -> str:
-    """Name, version or size, and weight digest of the estimator, without loading it."""
-    if settings.model not in SAPIENS_MODELS:
-        return mediapipe_pose.backend_name()
-    name, _ = _sapiens_weights(settings)
-    return weights.label(name) + (" as a program" if settings.torchscript else "")
-
-
-def _sapiens_weights(settings: PoseSettings) -> tuple[str, Path | None]:
-    """Name and place of the weights to use: the checkpoint, else the tensors of the program, where they are here."""
-    checkpoint, program = SAPIENS_MODELS[settings.model]
-    if settings.torchscript:
-        return program, weights.find(program)
-    found = {name: weights.find(name) for name in (checkpoint, program)}
-    name = program if found[checkpoint] is None and found[program] is not None else checkpoint
-    return name, found[name]
 
 
 def _images(clip: Clip, mp4: Path, wanted: Sequence[int]) -> Iterator[Image]:

@@ -1,6 +1,6 @@
 """Shards: everything known about the clips of one bucket, as one Parquet file of the dataset.
 
-In: `Bucket`. Out: `Shard`. Nothing is dropped here (`mit_builder.labelled` has done so). A reviewer's corrections are
+In: `Bucket`. Out: `Shard`. Nothing is dropped here (driver/labelled_clips.py has done so). A reviewer's corrections are
 applied here, so that scores and artifacts stay what the models said. The file has the
 columns of `DatasetRow`, one row a clip ordered by `clip_id`, and holds no clock, host or attempt value: the same clips
 give the same bytes.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,16 +20,18 @@ import pyarrow as pa
 from manifests.arrays import read_arrays, to_arrow
 from manifests.dataset_row import DatasetRow, Person
 from manifests.rows import TIMELINE_FPS, Artifact, Bucket, Caption, Labelled, Shard, Video
-from mit_builder import __version__
-from mit_builder.config import ShardsSettings
-from mit_builder.dataset import FOLDER, dataset_schema
-from mit_builder.errors import MediaError
+from manifests.signatures import unsigned
+from mit_builder.config.settings import ShardsSettings
+from mit_builder.dataset.index import FOLDER, dataset_schema
+from mit_builder.dataset.plugged import fields_of, plugged_columns
+from mit_builder.dataset.shard_file import ShardFile
+from mit_builder.errors import DamagedError, MediaError
+from mit_builder.labels.corrections import human_mask, label_tier, with_corrections
+from mit_builder.labels.speaking import interaction_labels
 from mit_builder.media.captions import cut_captions, load_captions
 from mit_builder.media.clip import media_frames
-from mit_builder.review.corrections import label_tier, with_corrections
-from mit_builder.shard_file import ShardFile
-from mit_builder.speaking import interaction_labels
 from mit_builder.stage import Context, Resources
+from mit_builder.version import __version__
 
 Split = Literal["train", "val", "test"]
 
@@ -38,7 +40,7 @@ class WriteShard:
     """Write one shard of the dataset."""
 
     name: ClassVar[str] = "shards"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     resources: ClassVar[Resources] = Resources(cpus=1.0, max_workers=2)
     emits: ClassVar[tuple[type, ...]] = (Shard,)
 
@@ -64,17 +66,26 @@ class WriteShard:
         """Join the clips' artifacts one clip at a time, and commit the file.
 
         Raises:
+            DamagedError: artifacts are; all clips were looked at, so that all are made again together.
             MediaError: the artifacts of a clip name different people.
         """
         path = ctx.tmp / "shard.parquet"
         media: list[Artifact] = []
-        schema = dataset_schema()
+        schema = dataset_schema(fields_of(row.clips[0]) if row.clips else ())
+        damaged: DamagedError | None = None
         with ShardFile(path, schema) as writer:
             for labelled in sorted(row.clips, key=lambda labelled: labelled.clip.clip_id):
-                clip, audio, committed = self._media(labelled, ctx)
+                try:
+                    clip, audio, committed = self._media(labelled, ctx)
+                    labels = _people(labelled, ctx), _voice(labelled, ctx), _captions(labelled, ctx)
+                except DamagedError as error:
+                    damaged = error
+                    continue
                 media += committed
-                labels = _people(labelled, ctx), _voice(labelled, ctx), _captions(labelled, ctx)
-                writer.add(_table(_dataset_row(labelled, *labels, clip, audio, self._settings), schema))
+                values = vars(_dataset_row(labelled, *labels, clip, audio, self._settings)) | plugged_columns(labelled)
+                writer.add(_table(values, schema))
+        if damaged:
+            raise damaged
         parquet = ctx.commit(path, FOLDER, f"shard-{row.bucket:05d}-of-{row.n_buckets:05d}")
         yield Shard(bucket=row.bucket, parquet=parquet, media=tuple(media), n_clips=len(row.clips))
 
@@ -94,8 +105,8 @@ class WriteShard:
         return cells[0], cells[1], committed
 
 
-def _table(row: DatasetRow, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_arrays([_column(getattr(row, field.name), field.type) for field in schema], schema=schema)
+def _table(values: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_arrays([_column(values[field.name], field.type) for field in schema], schema=schema)
 
 
 def _column(value: Any, kind: pa.DataType) -> pa.Array:
@@ -158,11 +169,12 @@ def _dataset_row(
     settings: ShardsSettings,
 ) -> DatasetRow:
     video, candidate, clip = labelled.video, labelled.candidate, labelled.clip
-    interaction = interaction_labels(np.stack([person.speaking for person in people]))
+    human = np.stack([human_mask(vars(person)) for person in people])
+    interaction = interaction_labels(np.stack([person.speaking for person in people]), human)
     return DatasetRow(
         clip_id=clip.clip_id,
         video_id=video.video_id,
-        source_url=video.source_url,
+        source_url=unsigned(video.source_url),  # one of an older download may be signed
         title=video.title,
         uploader=video.uploader,
         channel_id=video.channel_id,
@@ -196,6 +208,8 @@ def _dataset_row(
         brightness=candidate.brightness,
         sharpness=candidate.sharpness,
         loudness_dbfs=clip.loudness_dbfs,
+        gain_db=clip.gain_db,
+        sound=tuple(replace(track, title=None) for track in clip.sound),
         label_tier=label_tier([vars(person) for person in people], clip.n_frames, labelled.speech.label_tier),
         min_voice_activity=labelled.speech.min_voice_activity,
         merge_below_frames=labelled.speech.merge_below_frames,

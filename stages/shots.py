@@ -1,8 +1,9 @@
 """Shots: the stretches of a video between two cuts.
 
 In: `Video`. Out: one `Shot` for each stretch of at least `min_shot_frames` frames, in order. Rejects: `too_short` (the
-whole video is). PySceneDetect's detectors run on the frames of the 25 fps clip timeline, scaled down as its own scene
-manager does, so that a cut is a frame number of the timeline and nothing has to be converted later.
+whole video is). A place where the file's times jump is a cut, whatever is seen there. PySceneDetect's detectors run on
+the frames of the 25 fps clip timeline, scaled down as its own scene manager does, so that a cut is a frame number of
+the timeline and nothing has to be converted later.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from manifests.rows import TIMELINE_FPS, Shot, Video
-from mit_builder.config import ShotsSettings
+from mit_builder.config.settings import ShotsSettings
 from mit_builder.media.frames import read_frames
+from mit_builder.media.timeline import read_timeline
 from mit_builder.stage import Context, Reject, Resources
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class DetectShots:
     """Find the cuts of a video."""
 
     name: ClassVar[str] = "shots"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     resources: ClassVar[Resources] = Resources(cpus=1.0)
     emits: ClassVar[tuple[type, ...]] = (Shot,)
 
@@ -64,7 +66,8 @@ class DetectShots:
         cuts: list[int] = []
         n_frames = 0
         with ctx.local(row.media) as path:
-            for frame in read_frames(path, max_side_px=MAX_SIDE_PX):
+            timeline = read_timeline(path)
+            for frame in read_frames(path, timeline=timeline, max_side_px=MAX_SIDE_PX):
                 now = FrameTimecode(n_frames, fps=float(TIMELINE_FPS))
                 cuts += [cut.frame_num for cut in detector.process_frame(now, frame.image[:, :, ::-1].copy())]
                 n_frames += 1
@@ -73,7 +76,7 @@ class DetectShots:
             cuts += [cut.frame_num for cut in detector.post_process(last)]
         if n_frames < self._settings.min_shot_frames:
             raise Reject("too_short", n_frames=n_frames)
-        yield from shots_between(row.video_id, cuts, n_frames, self._settings.min_shot_frames)
+        yield from shots_between(row.video_id, cuts + timeline.cuts, n_frames, self._settings.min_shot_frames)
 
 
 def make_detector(settings: ShotsSettings) -> SceneDetector:

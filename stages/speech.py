@@ -4,7 +4,7 @@ In: `SpeechJob` (a clip and its pose). Out: one `Speech` with two artifacts: sco
 (schema `SPEECH`) and the voice activity of the clip (schema `VOICE`). No verdicts.
 
 A person speaks where the smoothed score is positive and somebody's voice is heard; scores are stored ungated. Smoothing
-and periods follow the scripts of the MIT dataset (see `mit_builder.speaking`), which take their scores from TalkNet.
+and periods follow the scripts of the MIT dataset (see labels/speaking.py), which take their scores from TalkNet.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import numpy as np
 
 from manifests.arrays import read_arrays, write_arrays, write_columns
 from manifests.rows import SAMPLES_PER_FRAME, SPEECH, VOICE, Speech, SpeechJob
-from mit_builder.config import SpeechSettings
+from mit_builder.config import backends
+from mit_builder.config.settings import SpeechSettings
 from mit_builder.errors import MediaError
-from mit_builder.face_boxes import FaceBoxSource, speech_face_boxes
+from mit_builder.labels.face_boxes import FaceBoxSource, speech_face_boxes
+from mit_builder.labels.speaking import is_speaking, merged_periods, periods, smooth, smooth_voice
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
-from mit_builder.models import lips, silero_voice, weights
+from mit_builder.media.level import amplified
 from mit_builder.models.base import Floats, SpeakerScorer, SpeechInput, VoiceDetector
-from mit_builder.models.devices import device_of, gpu_resources
-from mit_builder.models.weights_table import SPEECH_MODELS
-from mit_builder.speaking import is_speaking, merged_periods, periods, smooth, smooth_voice
+from mit_builder.models.devices import resources_of
 from mit_builder.stage import Context, Resources
 
 
@@ -33,20 +33,20 @@ class ScoreSpeech:
     """Speaking labels of the people of a clip."""
 
     name: ClassVar[str] = "speech"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     emits: ClassVar[tuple[type, ...]] = (Speech,)
 
     def __init__(self, settings: SpeechSettings) -> None:
         self._settings = settings
+        self._speaker = backends.find("speaker", settings.model)
+        self._listener = backends.find("voice", settings.voice_detector)
         self._scorer: SpeakerScorer | None = None
         self._voice: VoiceDetector | None = None
 
     @property
     def resources(self) -> Resources:
-        """A quarter of a GPU for a network on one."""
-        return (
-            gpu_resources(self._settings.device, share=0.25) if self._settings.model in SPEECH_MODELS else Resources()
-        )
+        """A core, and what the registry says of the speaker model."""
+        return resources_of(self._speaker, self._settings.device)
 
     def setup(self) -> None:
         """Load the speaker model and the voice detector.
@@ -54,8 +54,8 @@ class ScoreSpeech:
         Raises:
             StageUnavailable: a package or the model's weights are missing.
         """
-        self._scorer = load_scorer(self._settings)
-        self._voice = silero_voice.SileroVoice()
+        self._scorer = self._speaker.load(self._settings)
+        self._voice = self._listener.load(self._settings)
 
     def unit_id(self, row: SpeechJob) -> str:
         """The clip."""
@@ -63,7 +63,7 @@ class ScoreSpeech:
 
     def backend(self) -> str:
         """Speaker model and voice detector with versions and weight digests."""
-        return f"{scorer_name(self._settings.model)}; {silero_voice.backend_name()}"
+        return f"{self._speaker.label_of(self._settings)}; {self._listener.label_of(self._settings)}"
 
     def limit_key(self, row: SpeechJob) -> str | None:
         """No shared limit."""
@@ -80,7 +80,7 @@ class ScoreSpeech:
         assert self._voice, "setup() comes first"
         clip = row.clip
         with ctx.local(clip.flac) as path:
-            samples = read_flac(path)
+            samples = amplified(read_flac(path), clip.gain_db)
         if len(samples) != SAMPLES_PER_FRAME * clip.n_frames:
             raise MediaError(f"{clip.clip_id}: {len(samples)} samples for {clip.n_frames} frames")
         voice_activity = smooth_voice(self._voice.probabilities(samples))
@@ -148,26 +148,3 @@ def _read_people(row: SpeechJob, ctx: Context) -> list[_Seen]:
         boxes, source = speech_face_boxes(pose["keypoints"], face["face_boxes_xyxy"], face["face_detected"])
         people.append(_Seen(pose["person_id"], pose["keypoints"], boxes, source))
     return people
-
-
-def load_scorer(settings: SpeechSettings) -> SpeakerScorer:
-    """The speaker model of the settings; a run replaces "auto" beforehand, alone it means lips.
-
-    Raises:
-        StageUnavailable: its package or its weights are missing.
-    """
-    if settings.model not in SPEECH_MODELS:
-        return lips.Lips()
-    path, device = weights.file_for("speech.model", settings.model), device_of(settings.device)
-    if settings.model == "talknet":
-        from mit_builder.models.talknet import TalkNet
-
-        return TalkNet(path, device=device, precision=settings.precision)
-    from mit_builder.models.lr_asd import LrAsd
-
-    return LrAsd(path, device=device, precision=settings.precision)
-
-
-def scorer_name(model: str) -> str:
-    """Name, version and weight digest of the speaker model, without loading it."""
-    return weights.label(SPEECH_MODELS[model]) if model in SPEECH_MODELS else lips.NAME

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from manifests.arrays import write_arrays
 from manifests.rows import Caption
 from manifests.schema import arrow_schema, from_dict, to_dict
+from manifests.sources import ending
 
 FORMATS = {".vtt": "webvtt", ".srt": "srt"}
 """Endings that are read, and libav's names of the formats."""
@@ -49,21 +50,33 @@ class CaptionFile:
 
 def beside(video: Path) -> list[CaptionFile]:
     """`NAME.vtt`, `NAME.LANGUAGE.vtt` and the same with .srt, which lie beside a local video file."""
-    found = []
+    found, title = [], video.name.removesuffix(ending(video))
     for path in sorted(path for path in video.parent.iterdir() if path.suffix.lower() in FORMATS):
-        name, _, language = path.stem.partition(f"{video.stem}.")
+        name, _, language = path.stem.partition(f"{title}.")
         if not path.is_file():
             continue
-        if path.stem == video.stem:
+        if path.stem == title:
             found.append(CaptionFile(path, UNKNOWN))
         elif not name and _LANGUAGE.fullmatch(language):
             found.append(CaptionFile(path, language))
     return found
 
 
-def write_captions(files: Iterable[CaptionFile], path: Path, *, zero_s: float, duration_s: float) -> bool:
-    """Write the captions of the files as one Parquet file, in order of time; False where there are none."""
-    read = (read_captions(file, zero_s=zero_s, duration_s=duration_s) for file in list(files)[:MAX_FILES])
+def write_captions(
+    files: Iterable[CaptionFile],
+    path: Path,
+    *,
+    zero_s: float,
+    duration_s: float,
+    stills_s: Sequence[tuple[float, float]] = (),
+) -> bool:
+    """Write the captions of the files as one Parquet file, in order of time; False where there are none.
+
+    The other arguments are those of `read_captions`.
+    """
+    read = (
+        read_captions(file, zero_s=zero_s, duration_s=duration_s, stills_s=stills_s) for file in list(files)[:MAX_FILES]
+    )
     found = [caption for captions in read for caption in captions]
     if found:
         found.sort(key=lambda c: (c.start_s, c.end_s, c.language, c.automatic, c.text))
@@ -71,13 +84,16 @@ def write_captions(files: Iterable[CaptionFile], path: Path, *, zero_s: float, d
     return bool(found)
 
 
-def read_captions(file: CaptionFile, *, zero_s: float = 0.0, duration_s: float) -> list[Caption]:
+def read_captions(
+    file: CaptionFile, *, zero_s: float = 0.0, duration_s: float, stills_s: Sequence[tuple[float, float]] = ()
+) -> list[Caption]:
     """The captions in a file; none where it is too large or cannot be read.
 
     Args:
         file: its times count from the start that players show.
         zero_s: when the first frame is shown then; times that are returned count from it.
         duration_s: length of the video from its first frame.
+        stills_s: what the timeline leaves out of what players show (`Timeline.stills_s`).
     """
     if file.path.stat().st_size > MAX_BYTES:
         return []
@@ -88,11 +104,22 @@ def read_captions(file: CaptionFile, *, zero_s: float = 0.0, duration_s: float) 
         return []
     if file.automatic:
         cues = list(_unrolled(cues))
+    spans = (
+        (_on_timeline(start_s - zero_s, stills_s), _on_timeline(end_s - zero_s, stills_s)) for start_s, end_s, _ in cues
+    )
     captions = (
-        Caption(max(start_s - zero_s, 0), min(end_s - zero_s, duration_s), _one_line(text), language, file.automatic)
-        for start_s, end_s, text in cues
+        Caption(max(start_s, 0), min(end_s, duration_s), _one_line(text), language, file.automatic)
+        for (start_s, end_s), (_, _, text) in zip(spans, cues, strict=True)
     )
     return [c for c in captions if c.start_s < c.end_s and c.text]
+
+
+def _on_timeline(shown_s: float, stills_s: Sequence[tuple[float, float]]) -> float:
+    """Time on the clip timeline for that of a player, which lets pictures stand still where times jump ahead."""
+    left_out_s = 0.0
+    for at_s, still_s in stills_s:
+        left_out_s += min(max(shown_s - left_out_s - at_s, 0.0), still_s)
+    return shown_s - left_out_s
 
 
 def _cues(path: Path) -> Iterator[tuple[float, float, str]]:

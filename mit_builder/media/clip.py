@@ -49,7 +49,7 @@ def read_clip(
     index = np.asarray(media_frames(n_frames, media_frame_index), np.int64)
     if len(index) != n_frames:
         raise MediaError(f"{path.name}: media_frame_index has {len(index)} values for {n_frames} frames")
-    timeline = read_timeline(path)
+    timeline = read_timeline(path, is_progressive=True)
     n_found, n_named = len(timeline.source_pts), int(index[-1]) + 1
     if n_found != n_named:
         raise MediaError(f"{path.name} has {n_found} frames in place of {n_named}")

@@ -18,10 +18,12 @@ from av.audio.frame import AudioFrame
 from av.codec.context import Flags
 
 from manifests.rows import AUDIO_RATE_HZ, TIMELINE_FPS
+from manifests.sound_track import SoundTrack
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import Layout, Samples, iter_audio, read_flac, read_samples
+from mit_builder.media.audio_tracks import choose_sound
 from mit_builder.media.frames import Frame, read_frames, read_source_frames
-from mit_builder.media.probe import AudioTrack, decoded_video, find_audio, open_media, video_stream
+from mit_builder.media.probe import decoded_video, open_media, video_stream
 from mit_builder.media.timeline import Timeline, read_timeline
 from mit_builder.media.write import write_timed_video, write_video
 
@@ -65,7 +67,7 @@ def cut_clip(
     *,
     crf: int,
     audio_kbps: int,
-    timeline: Timeline | None = None,
+    sound: Sequence[SoundTrack] | None = None,
 ) -> CutResult:
     """Cut [start_frame, end_frame) of the clip timeline into an MP4 and a FLAC of exactly 640 samples a frame.
 
@@ -79,17 +81,17 @@ def cut_clip(
         flac: written: mono, 16 kHz, 16 bit.
         crf: constant rate factor of the picture.
         audio_kbps: bit rate of the MP4's sound.
-        timeline: the source's timeline, where it is known already.
+        sound: the source's sound tracks with their weights, where they are chosen already.
 
     Raises:
         MediaError: the source cannot be read, or what was written does not decode to exactly these frames and samples.
     """
-    job = _Cut(source, start_frame, end_frame, timeline or read_timeline(source))
+    job = _Cut.of(source, start_frame, end_frame, sound)
     shown: list[int] = []
     frames = read_frames(source, start_frame, end_frame, timeline=job.timeline)
-    with job.sound(mp4.parent) as sound:
+    with job.sound_file(mp4.parent) as sound_file:
         images = _noting(frames, shown)
-        write_video(mp4, images, **job.size, audio=sound, crf=crf, audio_kbps=audio_kbps)
+        write_video(mp4, images, **job.size, audio=sound_file, crf=crf, audio_kbps=audio_kbps)
     return job.finish(mp4, flac, shown)
 
 
@@ -102,7 +104,7 @@ def cut_native(
     *,
     crf: int,
     audio_kbps: int,
-    timeline: Timeline | None = None,
+    sound: Sequence[SoundTrack] | None = None,
 ) -> CutResult:
     """The same as `cut_clip`, but the MP4 keeps the source's frames and their times.
 
@@ -114,14 +116,14 @@ def cut_native(
     Raises:
         MediaError: as for `cut_clip`.
     """
-    job = _Cut(source, start_frame, end_frame, timeline or read_timeline(source))
+    job = _Cut.of(source, start_frame, end_frame, sound)
     wanted = job.timeline.source_frame_index[start_frame:end_frame]
     ranks: list[int] = []
     frames = read_source_frames(source, int(wanted[0]), int(wanted[-1]), timeline=job.timeline)
-    with job.sound(mp4.parent) as sound:
+    with job.sound_file(mp4.parent) as sound_file:
         timed = _timed(frames, ranks, job)
         write_timed_video(
-            mp4, timed, ticks_per_s=job.ticks_per_s, **job.size, audio=sound, crf=crf, audio_kbps=audio_kbps
+            mp4, timed, ticks_per_s=job.ticks_per_s, **job.size, audio=sound_file, crf=crf, audio_kbps=audio_kbps
         )
     places = np.maximum(np.searchsorted(ranks, wanted, side="right") - 1, 0)
     cut = job.finish(mp4, flac, np.array(ranks)[places].tolist(), n_media_frames=len(ranks))
@@ -140,6 +142,13 @@ class _Cut:
     start_frame: int
     end_frame: int
     timeline: Timeline
+    sound: Sequence[SoundTrack]
+
+    @classmethod
+    def of(cls, source: Path, start_frame: int, end_frame: int, sound: Sequence[SoundTrack] | None) -> _Cut:
+        """With the source's timeline, and its sound where that is not chosen yet."""
+        timeline = read_timeline(source)
+        return cls(source, start_frame, end_frame, timeline, choose_sound(source).tracks if sound is None else sound)
 
     def __post_init__(self) -> None:
         if not 0 <= self.start_frame < self.end_frame <= self.timeline.n_frames:
@@ -164,19 +173,39 @@ class _Cut:
         return round(due_s * self.ticks_per_s)
 
     @contextmanager
-    def sound(self, folder: Path) -> Iterator[Path | None]:
+    def sound_file(self, folder: Path) -> Iterator[Path | None]:
         """The source's sound as a file that lasts as long as the context; None where it has none."""
-        track = find_audio(self.source)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             path = Path(scratch) / "sound.wav"
-            if track is not None:
-                _write_wav(path, self.source, self.start_frame, self.end_frame, track, self.timeline)
-            yield path if track is not None else None
+            heard = [track for track in self.sound if track.weights]
+            if heard:
+                self._write_wav(path, heard)
+            yield path if heard else None
+
+    def _write_wav(self, path: Path, heard: Sequence[SoundTrack]) -> None:
+        """The sound on the clip's timeline, at a rate that AAC has, for ffmpeg to encode."""
+        is_mono = len(heard) > 1 or heard[0].n_channels == 1
+        rate_hz = heard[0].rate_hz if heard[0].rate_hz in _AAC_RATES_HZ else _OTHER_RATE_HZ
+        layout: Layout = "mono" if is_mono else "stereo"
+        with wave.open(str(path), "wb") as wav:
+            wav.setnchannels(1 if is_mono else 2)
+            wav.setsampwidth(2)
+            wav.setframerate(rate_hz)
+            for block in iter_audio(
+                self.source,
+                self.start_frame,
+                self.end_frame,
+                rate_hz=rate_hz,
+                layout=layout,
+                timeline=self.timeline,
+                sound=heard,
+            ):
+                wav.writeframes(np.ascontiguousarray(block.T, "<i2").tobytes())
 
     def finish(self, mp4: Path, flac: Path, shown: Sequence[int], n_media_frames: int | None = None) -> CutResult:
         """Write the FLAC and look whether both files hold what they should."""
         n_frames = self.end_frame - self.start_frame
-        samples = read_samples(self.source, self.start_frame, n_frames, timeline=self.timeline)
+        samples = read_samples(self.source, self.start_frame, n_frames, timeline=self.timeline, sound=self.sound)
         _write_flac(flac, samples)
         _check(mp4, flac, n_frames if n_media_frames is None else n_media_frames, samples)
         width, height = self.timeline.geometry.upright_wh
@@ -211,20 +240,6 @@ def _timed(
         last = max(job.ticks(rank), last + 1) if ranks else 0
         ranks.append(rank)
         yield last, image
-
-
-def _write_wav(
-    path: Path, source: Path, start_frame: int, end_frame: int, track: AudioTrack, timeline: Timeline
-) -> None:
-    """The source's sound on the clip's timeline, at a rate that AAC has, for ffmpeg to encode."""
-    layout: Layout = "mono" if track.n_channels == 1 else "stereo"
-    rate = track.rate_hz if track.rate_hz in _AAC_RATES_HZ else _OTHER_RATE_HZ
-    with wave.open(str(path), "wb") as wav:
-        wav.setnchannels(1 if layout == "mono" else 2)
-        wav.setsampwidth(2)
-        wav.setframerate(rate)
-        for block in iter_audio(source, start_frame, end_frame, rate_hz=rate, layout=layout, timeline=timeline):
-            wav.writeframes(np.ascontiguousarray(block.T, "<i2").tobytes())
 
 
 def _write_flac(path: Path, samples: Samples) -> None:

@@ -15,6 +15,8 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpola
 from av.video.stream import VideoStream
 
 from mit_builder.errors import MediaError
+from mit_builder.media.clock import Clock
+from mit_builder.media.deinterlace import deinterlaced
 from mit_builder.media.probe import Geometry, decoded_video, open_media, video_stream
 from mit_builder.media.timeline import Entry, Timeline, entry_points, read_timeline
 
@@ -119,7 +121,8 @@ class RgbConverter:
         assumed = Colorspace.ITU709 if frame.width >= 1280 or frame.height > 576 else Colorspace.ITU601
         converted = self._reformatter.reformat(
             frame,
-            *self._wh,
+            self._wh[0] * self._shape.views_wh[0],
+            self._wh[1] * self._shape.views_wh[1],
             format="rgb24",
             src_colorspace=assumed if is_unnamed else None,
             interpolation=self._interpolation,
@@ -127,7 +130,8 @@ class RgbConverter:
             dst_color_primaries=ColorPrimaries.BT709 if is_hdr else None,
             threads=1,
         )
-        image = self._shape.upright(np.asarray(converted.to_ndarray(), np.uint8))
+        first_view = np.asarray(converted.to_ndarray(), np.uint8)[: self._wh[1], : self._wh[0]]
+        image = self._shape.upright(first_view)
         image.flags.writeable = False
         return image
 
@@ -138,7 +142,8 @@ def _ranked_from(path: Path, timeline: Timeline, rank: int) -> Iterator[tuple[in
     Raises:
         MediaError: nothing decodes.
     """
-    for entry in entry_points(timeline, rank):
+    # A picture of two fields needs the one before as well, so that it is the same wherever reading began.
+    for entry in entry_points(timeline, rank if timeline.field_order is None else max(0, rank - 1)):
         frames = _ranked(path, timeline, entry)
         first = next(frames, None)
         if first is not None and (first[0] <= rank or entry is None):
@@ -151,7 +156,12 @@ def _ranked(path: Path, timeline: Timeline, entry: Entry | None) -> Generator[tu
     """Decode from an entry point on. What is shown before its keyframe may lack references and is passed over."""
     with open_media(path) as container:
         stream = video_stream(container, path)
-        frames = decoded_video(container, stream) if entry is None else _frames_from(container, stream, entry)
+        if entry is None:
+            frames = decoded_video(container, stream, timeline.clock.packets(container, stream))
+        else:
+            frames = _frames_from(container, stream, timeline.clock, entry)
+        if timeline.field_order is not None:
+            frames = deinterlaced(frames, timeline.field_order, timeline.time_base)
         last = -1 if entry is None else _rank_of(timeline, entry[0]) - 1
         for n, frame in enumerate(frames):
             rank = n if timeline.is_counted or frame.pts is None else _rank_of(timeline, frame.pts)
@@ -160,7 +170,7 @@ def _ranked(path: Path, timeline: Timeline, entry: Entry | None) -> Generator[tu
                 yield rank, frame
 
 
-def _frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -> Iterator[VideoFrame]:
+def _frames_from(container: InputContainer, stream: VideoStream, clock: Clock, entry: Entry) -> Iterator[VideoFrame]:
     """Decoded frames from a keyframe on, or from before it.
 
     libavformat seeks in MP4 and Matroska by presentation times: a decoding time, which is smaller, leads a whole group
@@ -168,12 +178,12 @@ def _frames_from(container: InputContainer, stream: VideoStream, entry: Entry) -
     """
     shown_at, decoded_at = entry
     container.seek(shown_at, stream=stream)
-    frames = decoded_video(container, stream)
+    frames = decoded_video(container, stream, clock.packets(container, stream))
     first = next(frames, None)
     if first is not None and first.pts is not None and first.pts <= shown_at:
         return chain((first,), frames)
     container.seek(decoded_at, stream=stream)
-    return decoded_video(container, stream)
+    return decoded_video(container, stream, clock.packets(container, stream))
 
 
 def _rank_of(timeline: Timeline, pts: int) -> int:

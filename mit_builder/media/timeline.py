@@ -2,23 +2,31 @@
 
 Frame k is the source frame whose presentation time is nearest k/25 s after the first presented frame, ties to the
 later, for every k/25 before the end of the last frame. The packets' times are read without decoding; where they cannot
-be trusted (missing, or not what the decoder shows in the first frames) the whole stream is decoded once instead.
+be trusted (missing, or not what the decoder shows in the first frames) the whole stream is decoded once instead. All
+times are those of the file's clock (`mit_builder.media.clock`), which the sound is placed by too: whatever has to be
+guessed here keeps the container's first time.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
 from manifests.rows import TIMELINE_FPS
 from mit_builder.errors import MediaError
+from mit_builder.media.clock import Clock
+from mit_builder.media.deinterlace import SAMPLE_PLACES, FieldOrder, measure_fields, passed, sampled, stated_order
+from mit_builder.media.file_cache import kept_by_file
+from mit_builder.media.jumps import find_clock
 from mit_builder.media.probe import Geometry, decoded_video, geometry, open_media, packets_of, source_rate, video_stream
 
 Entry = tuple[int, int]
@@ -47,11 +55,21 @@ class Timeline:
     """Seconds of one tick."""
     keyframes: Indices
     """(n_keyframes, 2) `Entry` of every packet where decoding can begin, ascending; empty where the file's own times
-    are of no use, and reading has to count frames from the start."""
+    are of no use or come twice, and reading has to begin at the start."""
+    is_counted: bool
+    """Whether frames are known by counting them from the start of the file, not by their times."""
     source_fps: Fraction
     """Average rate of the source's frames."""
     geometry: Geometry
     """How the source's pictures become upright; taken from the first frame, so one size holds for the whole video."""
+    clock: Clock
+    """What makes one rising time of the file's times."""
+    edit_s: Fraction = Fraction(0)
+    """How much later the picture is shown than its times say: libavformat lets it begin where an edit list does."""
+    field_order: FieldOrder | None = None
+    """Which field of interlaced pictures is first; None where the source is progressive."""
+    combed_share: float | None = None
+    """Share of the moving pictures looked at that are combed, 0..1; None where too little moves."""
 
     @property
     def n_frames(self) -> int:
@@ -59,14 +77,25 @@ class Timeline:
         return len(self.source_frame_index)
 
     @property
-    def is_counted(self) -> bool:
-        """Whether frames are known by counting them from the start of the file, not by their times."""
-        return len(self.keyframes) == 0
-
-    @property
     def zero_s(self) -> Fraction:
         """Presentation time of the first frame in the file: zero of the clip timeline."""
-        return int(self.source_pts[0]) * self.time_base
+        return int(self.source_pts[0]) * self.time_base + self.edit_s
+
+    @property
+    def cuts(self) -> list[int]:
+        """Frames of the clip timeline before which the file's times jump, other than where recordings were joined."""
+        ranks = []
+        for jump in (jump for jump in self.clock.jumps if not jump.is_restart):
+            if self.is_counted and jump.first_packet is not None:
+                ranks.append(jump.first_packet)
+            else:
+                ranks.append(int(np.searchsorted(self.source_pts, -int(-jump.at_s // self.time_base))))
+        return [int(frame) for frame in np.searchsorted(self.source_frame_index, ranks)]
+
+    @property
+    def stills_s(self) -> list[tuple[float, float]]:
+        """When the timeline leaves out how long a picture that players show: seconds on the timeline, seconds."""
+        return [(float(jump.at_s - self.zero_s), float(jump.skipped_s)) for jump in self.clock.jumps if jump.skipped_s]
 
 
 @dataclass(frozen=True)
@@ -76,34 +105,66 @@ class _Times:
     pts: list[int]
     last_duration: int | None
     keyframes: list[Entry]
+    is_counted: bool = False
+    edit_s: Fraction = Fraction(0)
 
 
-def read_timeline(path: Path) -> Timeline:
-    """Lay the clip timeline over a video file.
+@kept_by_file
+def read_timeline(path: Path, *, is_progressive: bool = False) -> Timeline:
+    """Lay the clip timeline over a video file; its arrays are shared, and not to be written to.
+
+    Args:
+        path: the video.
+        is_progressive: it is known not to be interlaced (a clip of ours), so that no pictures are sampled.
 
     Raises:
         MediaError: unreadable, no video stream, no frame can be decoded, or its timestamps span days.
     """
+    clock = find_clock(path)
     with open_media(path) as container:
         stream = video_stream(container, path)
-        head = list(islice(decoded_video(container, stream), _HEAD_FRAMES))
+        head = list(islice(decoded_video(container, stream, clock.packets(container, stream)), _HEAD_FRAMES))
         if not head:
             raise MediaError(f"{path.name}: no video frame can be decoded")
         shape = geometry(stream, head[0])
         time_base = stream.time_base or 1 / source_rate(stream)
         fps = source_rate(stream)
         has_hidden = stream.codec_context.codec.canonical_name in _HIDDEN_FRAME_CODECS
-    times = None if has_hidden else _packet_times(path, [frame.pts for frame in head])
+    times = None if has_hidden else _packet_times(path, clock, [frame.pts for frame in head])
     if times is None:
-        times = _decoded_times(path, time_base, fps)
+        times = _decoded_times(path, clock, time_base, fps)
+    order, combed_share = (None, None) if is_progressive else _fields(path, head, times)
     return Timeline(
         source_frame_index=nearest_frames(times.pts, time_base, times.last_duration),
         source_pts=np.array(times.pts, np.int64),
         time_base=time_base,
         keyframes=np.array(times.keyframes, np.int64).reshape(-1, 2),
+        is_counted=times.is_counted,
         source_fps=fps,
         geometry=shape,
+        clock=clock,
+        edit_s=times.edit_s,
+        field_order=order,
+        combed_share=combed_share,
     )
+
+
+def _fields(path: Path, head: Sequence[VideoFrame], times: _Times) -> tuple[FieldOrder | None, float | None]:
+    """Order of the fields and share of combed pictures, measured in the head and at places spread over the file.
+
+    Where the timeline names no keyframes, as after a jump, the file's times may be there twice: it is read through.
+    """
+    with open_media(path) as container:
+        stream = video_stream(container, path)
+        stated = stated_order(stream, head[0])
+        if times.keyframes:
+            entries = [seek_to for _, seek_to in times.keyframes[1:]]
+            places = sorted({len(entries) * i // SAMPLE_PLACES for i in range(SAMPLE_PLACES)} if entries else ())
+            samples = sampled(container, stream, [entries[place] for place in places])
+        else:
+            samples = passed(container, stream, len(times.pts))
+        fields = measure_fields(chain((head,), samples))
+    return fields.order(stated), fields.combed_share
 
 
 def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int | None) -> Indices:
@@ -134,55 +195,126 @@ def nearest_frames(pts: Sequence[int], time_base: Fraction, last_duration: int |
     return np.searchsorted(np.array(takeovers, np.int64), np.arange(n_frames), side="right").astype(np.int64)
 
 
-def _packet_times(path: Path, head: Sequence[int | None]) -> _Times | None:
+def _packet_times(path: Path, clock: Clock, head: Sequence[int | None]) -> _Times | None:
     """Times by demuxing alone; None where they do not name the frames that the decoder shows first (`head`)."""
     durations: dict[int, int | None] = {}
     keyframes: list[Entry] = []
+    is_edited = False
     with open_media(path) as container:
-        for packet in packets_of(container, video_stream(container, path)):
-            if packet.size == 0 or packet.is_discard:
+        stream = video_stream(container, path)
+        for packet in clock.packets(container, stream):
+            if packet.is_discard:
+                is_edited = True
                 continue
             if packet.pts is None or packet.pts in durations:
                 return None
             durations[packet.pts] = packet.duration or None
             if packet.is_keyframe and not packet.is_corrupt:
                 keyframes.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
+        may_seek = clock.runs_on(stream.index)
+        is_edited &= "mov" in container.format.name
     pts = sorted(durations)
     # What lies before the first decoded frame (a stream that starts between keyframes) is never presented.
     first = head[0] if head[0] in durations else None
     pts = [] if first is None else pts[pts.index(first) :]
     if not keyframes or list(head) != pts[:_HEAD_FRAMES]:
         return None
-    return _Times(pts, durations[pts[-1]], sorted(keyframes))
+    edit_s = _edit_s(path, pts[0], *pts[1:2]) if is_edited else Fraction(0)
+    return _Times(pts, durations[pts[-1]], sorted(keyframes) if may_seek else [], edit_s=edit_s)
 
 
-def _decoded_times(path: Path, time_base: Fraction, fps: Fraction) -> _Times:
-    """Times by decoding everything.
+def _edit_s(path: Path, first: int, second: int | None = None) -> Fraction:
+    """How much later the first frame is shown than the time that libavformat gives it, at most until the second.
 
-    AVI knows decoding times alone, and libavformat makes presentation times of them that go back and forth where frames
-    are reordered. There the decoding times count from zero, or the average rate where those are of no use either.
+    Where an edit list begins between two frames, as in an MP4 that was trimmed without encoding it anew, libavformat
+    lets the second begin there, up to a frame early, but cuts the sound exactly. Without its handling of edit lists it
+    states the times of all packets from where the first edit begins.
     """
     with open_media(path) as container:
         packets = packets_of(container, video_stream(container, path))
-        keyframes = [(p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe and p.pts is not None]
+        place = next((packet.pos for packet in packets if packet.pts == first and not packet.is_discard), None)
+    with open_media(path, advanced_editlist="0") as container:
+        stream = video_stream(container, path)
+        packets = packets_of(container, stream)
+        shown = next((packet.pts for packet in packets if packet.pos == place and packet.pts is not None), first)
+        tick_s = stream.time_base or Fraction(0)
+    is_within_a_frame = first <= shown and (second is None or shown <= second)
+    return (shown - first) * tick_s if is_within_a_frame else Fraction(0)
+
+
+def _decoded_times(path: Path, clock: Clock, time_base: Fraction, fps: Fraction) -> _Times:
+    """Times by decoding everything.
+
+    Frames without a time lie evenly between those that have one. Where times go back and forth, those of decoding are
+    left, and where these do not rise either, the average rate.
+    """
     with open_media(path) as container:
-        frames = decoded_video(container, video_stream(container, path))
+        stream = video_stream(container, path)
+        packets = [(p.pts, p.dts, p.is_keyframe) for p in clock.packets(container, stream)]
+        first = next((time for pts, dts, _ in packets for time in (pts, dts) if time is not None), stream.start_time)
+        may_seek = clock.runs_on(stream.index)
+    keyframes = [
+        (pts, pts if dts is None else dts) for pts, dts, is_keyframe in packets if is_keyframe and pts is not None
+    ]
+    with open_media(path) as container:
+        stream = video_stream(container, path)
+        frames = decoded_video(container, stream, clock.packets(container, stream))
         times = [(frame.pts, frame.dts, frame.duration or None) for frame in frames]
-    rising = _rising([pts for pts, _, _ in times])
-    if keyframes and len(rising) >= _MIN_RISING * len(times):
+    known = [pts for pts, _, _ in times if pts is not None]
+    rising = _rising(known)
+    if keyframes and len(rising) >= (_MIN_RISING if may_seek and not clock.is_decode_timed else 1) * len(times):
         last_duration = next(duration for pts, _, duration in reversed(times) if pts == rising[-1])
-        return _Times(rising, last_duration, sorted(keyframes))
-    stored = _rising([dts for _, dts, _ in times])
+        return _Times(rising, last_duration, sorted(keyframes) if may_seek else [])
     tick = 1 / (fps * time_base)
-    n_early = next((i for i, (pts, _, _) in enumerate(times) if pts is not None), 0)
-    if n_early and len(rising) == len(times) - n_early:
-        # libavformat reads no times below zero from Matroska: counted back from the first that there is.
-        step = max(1, round(median([float(after - before) for before, after in pairwise(rising)] or [float(tick)])))
-        early = [rising[0] - (n_early - i) * step for i in range(n_early)]
-        return _Times(early + rising, step, [])
-    if len(stored) == len(times):
-        return _Times([dts - stored[0] for dts in stored], max(1, round(tick)), [])
-    return _Times([round(rank * tick) for rank in range(len(times))], max(1, round(tick)), [])
+    if rising and len(rising) >= _MIN_RISING * len(known) and not clock.is_decode_timed:
+        return _between([pts for pts, _, _ in times], rising, tick)
+    stored = [dts for _, dts, _ in packets if dts is not None]
+    if len(stored) == len(packets) and len(_rising(stored)) == len(stored):
+        return _as_decoded([dts for _, dts, _ in times], stored, clock.is_shown_late, tick)
+    return _Times([(first or 0) + round(rank * tick) for rank in range(len(times))], max(1, round(tick)), [], True)
+
+
+def _between(times: Sequence[int | None], rising: Sequence[int], tick: Fraction) -> _Times:
+    """Frames without a time, or with one that does not rise, lie evenly between those of the `rising` times.
+
+    Before the first and after the last they lie as far apart as frames usually do: libavformat reads no times below
+    zero from Matroska, and some broadcasters give every fifth frame one.
+    """
+    wanted = deque(rising)
+    marks = [(n, wanted.popleft()) for n, time in enumerate(times) if wanted and time == wanted[0]]
+    steps: list[Fraction] = [Fraction(b - a, m - n) for (n, a), (m, b) in pairwise(marks)]
+    step = max(1, round(median(steps or [tick])))
+    (first, start), (last, end) = marks[0], marks[-1]
+    pts = [start - (first - n) * step for n in range(first)]
+    for (n, a), (m, b) in pairwise(marks):
+        pts += [round(a + Fraction((b - a) * k, m - n)) for k in range(m - n)]
+    pts += [end + k * step for k in range(len(times) - last)]
+    return _Times(pts, step, [], is_counted=True)
+
+
+def _as_decoded(times: Sequence[int | None], stored: Sequence[int], is_shown_late: bool, tick: Fraction) -> _Times:
+    """Frames are shown in the order in which they come, at the times at which packets are decoded.
+
+    Args:
+        times: (n_frames,) decoding time of the packet that made the decoder give each frame; None at the end.
+        stored: (n_packets,) decoding times of all packets, rising.
+        is_shown_late: whether a frame is shown when the decoder gives it; else as much earlier as the decoder delays
+            frames, so that the first is shown when it is decoded.
+        tick: ticks of a frame at the average rate.
+    """
+    steps: list[Fraction] = [Fraction(b - a) for a, b in pairwise(stored)]
+    step = max(1, round(median(steps or [tick])))
+    delay = sum(1 for time in times if time is None)
+    shown = [*stored, *(stored[-1] + n * step for n in range(1, delay + 1))]
+    place = {time: n for n, time in enumerate(stored)}
+    places: list[int] = []
+    for time in times:
+        following = places[-1] + 1 if places else 0
+        places.append(min(len(shown) - 1, following if time is None else place.get(time, following)))
+    pts = [shown[max(0, n if is_shown_late else n - delay)] for n in places]
+    if len(_rising(pts)) < len(pts):
+        pts = [pts[0] + rank * step for rank in range(len(pts))]
+    return _Times(pts, step, [], is_counted=True)
 
 
 def _rising(ticks: Iterable[int | None]) -> list[int]:

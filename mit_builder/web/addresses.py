@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
 from mit_builder.errors import SourceError
 
 GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
@@ -57,8 +59,8 @@ class AddressGuard:
     def error(self) -> SourceError:
         """What to raise where `refused` is set."""
         return SourceError(
-            f"{self.refused} is an address of this machine or a private network: refused. To fetch it, set "
-            "download.allow_private_addresses=true and run mit-build retry --class permanent"
+            f"{self.refused} is an address of this machine or a private network: refused. To fetch it: "
+            f"{hints.keep(Hint.ALLOW_PRIVATE)}"
         )
 
     def check_url(self, url: str) -> None:

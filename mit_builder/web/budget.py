@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
 from mit_builder.errors import SourceError
 from mit_builder.stage import Reject
 

@@ -9,15 +9,16 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
 from mit_builder.errors import SourceError, StageUnavailable
+from mit_builder.media.audio_tracks import short_code
 from mit_builder.media.captions import MAX_BYTES, CaptionFile
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.stage import Reject
 from mit_builder.web.addresses import AddressGuard
 from mit_builder.web.budget import Budget
 from mit_builder.web.captions import Track, choose
-from mit_builder.web.failures import failure_of
+from mit_builder.web.failures import LOGIN_HINT, failure_of, login_of
 from mit_builder.web.fragments import Fragments
 from mit_builder.web.partial import Partial
 
@@ -36,6 +37,10 @@ class Heard:
         """The cause: later errors come from cleaning up."""
         self.http: Any = None
         self.lacks_javascript = False
+        self.login: str | None = None
+        """Host and path of a login that an address was redirected to."""
+        self.has_open_end = False
+        """Whether media came without their length: where the connection broke, nobody was told."""
 
     def debug(self, message: str) -> None:
         """Dropped."""
@@ -136,10 +141,15 @@ class Client:
             if self._guard is not None:
                 self._guard.check_url(request.url)
             try:
-                return self._budget.watch(self._partial.ask(send, request))
+                response = self._partial.ask(send, request)
             except HTTPError as error:
                 self.heard.http = error
                 raise
+            if response.url != request.url:
+                self.heard.login = self.heard.login or login_of(response.url)
+            headers = response.headers
+            self.heard.has_open_end |= not headers.get("Content-Length") and not headers.get("Transfer-Encoding")
+            return self._budget.watch(response)
 
         return urlopen
 
@@ -162,9 +172,15 @@ class Client:
         if self._guard is not None and self._guard.refused:
             return self._guard.error()
         found = failure_of(error, first=self.heard.first_error, in_media=in_media, http=self.heard.http)
+        if self.heard.login and getattr(found, "failure_class", None) == "permanent":
+            return self.needs_login()
         if self.heard.lacks_javascript and any(sign in str(found).lower() for sign in FORMAT_SIGNS):
             return SourceError(f"{found} ({NEEDS_JAVASCRIPT})", failure_class="transient")
         return found
+
+    def needs_login(self) -> SourceError:
+        """What to raise where a login came in the place of the video."""
+        return SourceError(f"redirected to a login: {self.heard.login}"[:300] + LOGIN_HINT, failure_class="auth")
 
     def nothing_fetched(self) -> SourceError | Reject:
         """What to raise where yt-dlp raised nothing and there is no file: what it said counts."""
@@ -180,7 +196,7 @@ def options(settings: DownloadSettings, tmp: Path, folder: Path, heard: Heard) -
         "no_warnings": True,
         "noprogress": True,
         "logger": heard,
-        "format": settings.format,
+        "format": in_language(settings.format, settings.audio_language),
         # A part of one format must not pass for another's.
         "outtmpl": {"default": str(folder / "video-%(format_id).50s.%(ext)s")},
         "ffmpeg_location": str(_ffmpeg_folder(tmp)),
@@ -204,6 +220,35 @@ def options(settings: DownloadSettings, tmp: Path, folder: Path, heard: Heard) -
     if settings.cookies_from_browser:
         chosen["cookiesfrombrowser"] = browser(settings.cookies_from_browser)
     return chosen
+
+
+def with_safe_endings(info: dict[str, Any]) -> dict[str, Any]:
+    """What was found at an address, its formats under endings that yt-dlp writes files with.
+
+    It refuses all others, as of `video.php` or of a long name with a dot in it; what a file is shows when it is read.
+    """
+    from yt_dlp.utils import mimetype2ext
+    from yt_dlp.utils._utils import _UnsafeExtensionError
+
+    allowed = _UnsafeExtensionError.ALLOWED_EXTENSIONS
+    for found in (info, *(info.get("formats") or ())):
+        if found.get("ext") not in allowed:
+            # Of a plain link to a video the format is named by its type.
+            ending = mimetype2ext(f"video/{found.get('format_id')}")
+            found["ext"] = ending if ending in allowed else "unknown_video"
+    return info
+
+
+def in_language(selector: str, language: str | None) -> str:
+    """A format selector that takes sound of a language where the site offers it, else what it took before.
+
+    One with brackets around alternatives stays as it is: it says itself what it wants.
+    """
+    if language is None or "(" in selector:
+        return selector
+    primary = short_code(language)
+    having = [re.sub(r"(?<![\w*])(ba|b)\b", rf"\1[language^={primary}]", choice) for choice in selector.split("/")]
+    return "/".join([*(new for new in having if "[language^=" in new), selector])
 
 
 def _fetch(ydl: Any, track: Track, info: dict[str, Any], path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from mit_builder.errors import FailureClass, SourceError
 from mit_builder.stage import Reject
@@ -60,6 +62,13 @@ TRANSIENT_SIGNS = (
     "rate limited",
     "try again later",
 )
+LOGIN_NAMES = (
+    *("login", "log-in", "log_in", "logon", "signin", "sign-in", "sign_in", "servicelogin", "wp-login"),
+    *("auth", "authenticate", "authorize", "oauth", "oauth2", "openid", "sso", "saml", "saml2", "idp", "cas"),
+)
+"""Parts of a host's name, or folders of a path, that make an address a login's."""
+LOGIN_HOSTS = ("accounts", "account", "id")
+"""The first part of a host's name that does."""
 TRANSIENT_STATUS = frozenset((408, 425, 429))
 AUTH_STATUS = frozenset((401, 403, 407))
 
@@ -88,6 +97,15 @@ def failure_of(error: Exception, *, first: str = "", in_media: bool = False, htt
         text = text[:300] + LOGIN_HINT
     pause_s = retry_after_s(found or http) if failure_class == "transient" else None
     return SourceError(text[:400], failure_class=failure_class, retry_after_s=pause_s)
+
+
+def login_of(url: str) -> str | None:
+    """Host and path of an address that is a login's, without what a query tells; None for any other."""
+    parts = urlsplit(url)
+    host, path = (parts.hostname or "").lower(), parts.path.lower()
+    names = re.split(r"[/.;]+", host + path)
+    is_one = names[0] in LOGIN_HOSTS or not set(LOGIN_NAMES).isdisjoint(names)
+    return host + parts.path if is_one else None
 
 
 def _is_live(chain: list[BaseException], text: str) -> bool:

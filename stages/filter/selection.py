@@ -1,6 +1,6 @@
 """From a shot's face tracks to candidates: stretches in which the same people are visible, measured and judged.
 
-Pure arithmetic on what filter.detect stored; see `stages.filter` for the reasons a candidate is rejected.
+Pure arithmetic on what filter.detect stored; see `stages.filter.detect` for the reasons a candidate is rejected.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS, Candidate, Reason, Tracks, clip_id
-from mit_builder.config import SelectSettings
-from mit_builder.speaking import smooth_voice
-from mit_builder.tracking import Flags, Floats, Interval, areas, overlaps, runs, sweep
+from mit_builder.config.settings import SelectSettings
+from mit_builder.labels.speaking import smooth_voice
+from mit_builder.labels.tracking import Flags, Floats, Interval, areas, overlaps, runs, sweep
 
 LONG_FRAMES, LONG_SCORE = 50, 0.5
 CLEAR_FRAMES, CLEAR_SCORE = 12, 0.7
@@ -47,6 +47,8 @@ class Sighting:
         boxes_xyxy: (n_frames, 4) face boxes.
         areas: (n_frames,) areas of the face boxes, square pixels.
         stillness: see `TRACK`; None where unknown.
+        similarity_beside: see `TRACK`; None where unknown.
+        similarity_above: see `TRACK`; None where unknown.
         is_person: whether it counts as a person; else it is a glimpse, which can only be a bystander.
     """
 
@@ -55,7 +57,21 @@ class Sighting:
     boxes_xyxy: Floats
     areas: npt.NDArray[np.float64]
     stillness: float | None
+    similarity_beside: float | None
+    similarity_above: float | None
     is_person: bool
+
+    @property
+    def view_similarity(self) -> float | None:
+        """How well the face is found in another half of the picture."""
+        known = [value for value in (self.similarity_beside, self.similarity_above) if value is not None]
+        return max(known, default=None)
+
+    def is_second_view(self, max_similarity: float, wh: tuple[int, int]) -> bool:
+        """Whether it is the right or lower one of two views of one face, in a picture of this size."""
+        x, y = (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]).mean(axis=0) / 2
+        beside, above = (value or 0.0 for value in (self.similarity_beside, self.similarity_above))
+        return bool((beside > max_similarity and x > wh[0] / 2) or (above > max_similarity and y > wh[1] / 2))
 
     def within(self, interval: Interval) -> slice:
         """Its frames that lie in an interval, as indices into its arrays."""
@@ -102,6 +118,8 @@ def sightings(rows: Sequence[Mapping[str, Any]]) -> list[Sighting]:
                     boxes_xyxy=row["face_boxes_xyxy"],
                     areas=areas(row["face_boxes_xyxy"]),
                     stillness=row["stillness"],
+                    similarity_beside=row["similarity_beside"],
+                    similarity_above=row["similarity_above"],
                     is_person=bool((is_long or is_clear) and is_dense),
                 )
             )
@@ -117,7 +135,7 @@ class Selector:
         self._settings = settings
         self._span = (shot.start_frame, shot.end_frame)
         self._seen = {sighting.track_id: sighting for sighting in seen}
-        self._people = {key: s.span for key, s in self._seen.items() if s.is_person}
+        self._people = {key: s.span for key, s in self._seen.items() if s.is_person and not self._is_second_view(s)}
         self._large = {key: span for key, span in self._people.items() if self._is_large(self._seen[key])}
         self._most = max((len(present) for _, present in sweep(self._people, self._span)), default=0)
         self._voiced = signals.voiced(settings.voice_threshold)
@@ -172,6 +190,10 @@ class Selector:
     def _is_large(self, sighting: Sighting) -> bool:
         return bool(math.sqrt(sighting.areas.mean()) >= self._settings.min_face_px)
 
+    def _is_second_view(self, sighting: Sighting) -> bool:
+        wh = (self._shot.width_px, self._shot.height_px)
+        return sighting.is_second_view(self._settings.max_view_similarity, wh)
+
     def _candidate(self, interval: Interval, group: Sequence[int]) -> Candidate:
         people = sorted(
             (self._seen[key] for key in group),
@@ -180,6 +202,7 @@ class Selector:
         sizes = [s.mean_area(interval) or 0.0 for s in people]
         others = self._bystanders(interval, group)
         still = [s.stillness for s in people if s.stillness is not None]
+        similar = [s.view_similarity for s in people if s.view_similarity is not None]
         frames = slice(interval[0] - self._span[0], interval[1] - self._span[0])
         measured = {
             "min_face_px": math.sqrt(min(sizes)) if sizes else None,
@@ -187,6 +210,7 @@ class Selector:
             "camera_motion_pct": _median(_steadied(self._signals.camera_motion_pct[frames]), MIN_FITTED),
             "voice_activity": None if self._voiced is None else float(self._voiced[frames].mean()),
             "stillness": min(still) if still else None,
+            "view_similarity": max(similar, default=None),
             "bystander_area": max(others.values()) / min(sizes) if others and sizes else None,
             "brightness": float(self._signals.brightness[frames].mean()),
             "sharpness": _median(self._signals.sharpness[frames], 0.0),

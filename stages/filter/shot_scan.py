@@ -1,17 +1,20 @@
-"""Looks through one shot, frame by frame in order: faces into tracks, camera motion, change in the faces, light."""
+"""Looks through one shot, frame by frame in order: faces into tracks, what they look like, camera motion, light."""
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from typing import get_args
 
 import cv2
 import numpy as np
 
-from mit_builder.config import DetectSettings
-from mit_builder.media.camera import Affine, Grey, background_movement, small_grey
-from mit_builder.media.stillness import compose, face_change
+from mit_builder.config.settings import DetectSettings
+from mit_builder.labels.tracking import Track, Tracker, areas, overlaps
+from mit_builder.media.camera import Grey, background_movement, small_grey
+from mit_builder.media.stereo import Layout, half_similarity
+from mit_builder.media.stillness import LAG_FRAMES, SHORT_FRAMES, face_changes, stillness
 from mit_builder.models.base import Detections, Floats, Image, PeopleDetector
-from mit_builder.tracking import Track, Tracker, areas, overlaps
 
 MIN_DETECTIONS = 3
 """Tracks of fewer detections are not kept at all: all single false boxes of the development clips were shorter."""
@@ -19,6 +22,8 @@ MIN_FACE_PX = 16.0
 """Root of a face's area below which it is not followed (MIT scripts: 16)."""
 SAME_FACE_IOU = 0.3
 """Detections that overlap by more are one face."""
+LOOK_FRAMES = 6
+"""Faces are compared with themselves and with the other half of the picture no sooner than after so many frames."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,37 @@ class Signals:
     camera_motion_pct: Floats
     brightness: Floats
     sharpness: Floats
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a face looked like along its track.
+
+    Attributes:
+        stillness: its own movement in half a second, % of its size (root mean square); None where unknown.
+        similarity_beside: how well it is found at its place in the other of the halves left and right (median of
+            correlations); None where it lies across the border.
+        similarity_above: the same of the halves above and below.
+    """
+
+    stillness: float | None
+    similarity_beside: float | None
+    similarity_above: float | None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One face in one frame.
+
+    Attributes:
+        long: `face_changes` over half a second; NaN where the shot is younger.
+        short: the same over two frames.
+        similarity: to its place in the other half, by layout.
+    """
+
+    long: float
+    short: float
+    similarity: dict[Layout, float]
 
 
 @dataclass(frozen=True)
@@ -63,9 +99,9 @@ class ShotScan:
         self._waiting: list[_Waiting] = []
         self._before: Grey | None = None
         self._repeats = 0
-        self._seen: Grey | None = None
-        self._since_seen: Affine | None = None
-        self._changes: dict[tuple[int, bytes], float] = {}
+        self._past: deque[Grey] = deque(maxlen=LAG_FRAMES)
+        self._looked = -LOOK_FRAMES
+        self._looks: dict[tuple[int, bytes], _Look] = {}
 
     def add(self, image: Image) -> None:
         """Take the next frame, (h, w, 3) RGB."""
@@ -75,8 +111,8 @@ class ShotScan:
         if sum(frame.image is not None for frame in self._waiting) in (0, self._detector.batch):
             self._look()
 
-    def finish(self) -> tuple[list[Track], list[float], Signals]:
-        """Tracks, the stillness of each (NaN where unknown), and the signals of every frame."""
+    def finish(self) -> tuple[list[Track], list[Looks], Signals]:
+        """Tracks, the looks of each, and the signals of every frame."""
         self._look()
         tracks = self._tracker.finish(
             end_frame=self._start_frame + self._n_frames,
@@ -88,7 +124,7 @@ class ShotScan:
             brightness=np.array(self._brightness, np.float32),
             sharpness=np.array(self._sharpness, np.float32),
         )
-        return tracks, [self._stillness(track) for track in tracks], signals
+        return tracks, [self._looks_of(track) for track in tracks], signals
 
     def _look(self) -> None:
         """Search the faces of all waiting frames at once, then go through the frames in order."""
@@ -106,8 +142,9 @@ class ShotScan:
         self._measure_motion(frame.grey, frame.scale)
         if found is not None:
             number = self._start_frame + self._n_frames
-            self._measure_change(frame.grey, frame.scale, number, found.face_boxes_xyxy)
+            self._look_at(frame.grey, frame.scale, number, found.face_boxes_xyxy)
             self._tracker.add(number, found.face_boxes_xyxy, found.scores, found.boxes_xyxy)
+        self._past.append(frame.grey)
         self._n_frames += 1
 
     def _completed(self, image: Image, found: Detections) -> Detections:
@@ -132,25 +169,34 @@ class ShotScan:
             share = float("nan") if movement is None else movement.pct / (self._repeats + 1)
             motion[len(motion) - self._repeats :] = [share] * (self._repeats + 1)
             self._repeats = 0
-            if movement is not None:
-                so_far = movement.affine
-                self._since_seen = so_far if self._since_seen is None else compose(so_far, self._since_seen)
         self._before = grey
 
-    def _measure_change(self, grey: Grey, scale: float, frame: int, faces_xyxy: Floats) -> None:
-        """Compare every face with the frame of the last detection, per frame in between."""
-        if self._seen is not None:
-            for face in faces_xyxy:
-                change = face_change(self._seen, grey, self._since_seen, face * np.float32(scale))
-                self._changes[frame, face.tobytes()] = change / self._settings.detect_stride
-        self._seen, self._since_seen = grey, None
+    def _look_at(self, grey: Grey, scale: float, frame: int, faces_xyxy: Floats) -> None:
+        if not len(faces_xyxy) or self._n_frames - self._looked < LOOK_FRAMES:
+            return
+        self._looked = self._n_frames
+        faces = faces_xyxy * np.float32(scale)
+        changes = [(np.nan, np.nan)] * len(faces)
+        if len(self._past) == LAG_FRAMES:
+            long, short = (face_changes(self._past[-lag], grey, faces) for lag in (LAG_FRAMES, SHORT_FRAMES))
+            changes = list(zip(long.tolist(), short.tolist(), strict=True))
+        for face, small, change in zip(faces_xyxy, faces, changes, strict=True):
+            self._looks[frame, face.tobytes()] = _Look(*change, half_similarity(grey, small))
 
-    def _stillness(self, track: Track) -> float:
+    def _looks_of(self, track: Track) -> Looks:
         frames = track.start_frame + np.flatnonzero(track.detected)
         faces = track.face_boxes_xyxy[track.detected]
         keys = [(frame, face.tobytes()) for frame, face in zip(frames.tolist(), faces, strict=True)]
-        mine = [self._changes[key] for key in keys if key in self._changes]
-        return float(np.mean(mine)) if mine else float("nan")
+        mine = [self._looks[key] for key in keys if key in self._looks]
+        changes = [(look.long, look.short) for look in mine if not np.isnan([look.long, look.short]).any()]
+        beside, above = (
+            [look.similarity[layout] for look in mine if layout in look.similarity] for layout in get_args(Layout)
+        )
+        return Looks(
+            stillness=stillness(*zip(*changes, strict=True)) if changes else None,
+            similarity_beside=float(np.median(beside)) if beside else None,
+            similarity_above=float(np.median(above)) if above else None,
+        )
 
 
 def joined(found: Detections, more: Detections) -> Detections:
