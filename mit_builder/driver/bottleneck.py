@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mit_builder.engine import Load
-from mit_builder.lanes import Lane
+from mit_builder.driver.step_queue import StepQueue
+from mit_builder.engine.base import Load
 
 FULL = 0.9
 """Share of the cores or GPUs from which on there are none to spare."""
@@ -30,7 +30,7 @@ class Bottleneck:
         return f"bottleneck: {self.step} ({self.n_running} running, {self.n_waiting} waiting): {self.add}"
 
 
-def find_bottleneck(lanes: Sequence[Lane], load: Load) -> Bottleneck | None:
+def find_bottleneck(lanes: Sequence[StepQueue], load: Load) -> Bottleneck | None:
     """The stage with the most work in front of it; None where nothing waits.
 
     Args:
@@ -45,13 +45,13 @@ def find_bottleneck(lanes: Sequence[Lane], load: Load) -> Bottleneck | None:
     return Bottleneck(lane.step.name, len(lane.running), n_waiting, _add(lane, load))
 
 
-def _work_s(lane: Lane) -> float:
+def _work_s(lane: StepQueue) -> float:
     """Seconds of work that wait; a full queue outweighs any that is not."""
     full = len(lane.queue) >= lane.bound
     return (len(lane.queue) + len(lane.delayed)) * (lane.mean_s or 1.0) + (1e9 if full else 0.0)
 
 
-def _add(lane: Lane, load: Load) -> str:
+def _add(lane: StepQueue, load: Load) -> str:
     needs = lane.stage.resources
     if lane.queue and lane.stage.limit_key(lane.queue[0].task.row):
         return "nothing to add: hosts are asked no faster (download.per_host, download.host_interval_s)"

@@ -12,8 +12,8 @@ from typing import Any
 
 from manifests.ledger import Entry
 from manifests.rows import TIMELINE_FPS, Candidate, Clip, Shot, Video
-from mit_builder.config import SelectSettings
-from mit_builder.tombstones import REMOVED
+from mit_builder.config.settings import SelectSettings
+from mit_builder.storage.tombstones import REMOVED
 
 NEAR = 0.2
 """A candidate within this share of a threshold is a near miss."""
@@ -47,7 +47,7 @@ class Count:
 
 
 @dataclass
-class StepTally:
+class StepCounts:
     """Units of one step."""
 
     done: int = 0
@@ -57,6 +57,10 @@ class StepTally:
     worked_on: int = 0
     duration_s: float = 0.0
     cpu_s: float = 0.0
+
+    def stays_due(self) -> None:
+        """A unit that counts as done is still due."""
+        self.done, self.pending = self.done - 1, self.pending + 1
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready values."""
@@ -72,10 +76,10 @@ class StepTally:
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """Everything the end of a run reports."""
 
-    steps: dict[str, StepTally] = field(default_factory=lambda: defaultdict(StepTally))
+    steps: dict[str, StepCounts] = field(default_factory=lambda: defaultdict(StepCounts))
     n_sources: int = 0
     n_videos: int = 0
     n_shots: int = 0
@@ -85,6 +89,7 @@ class Tally:
     candidates: Counter[str] = field(default_factory=Counter)
     candidate_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     near_misses: dict[tuple[str, str], NearMisses] = field(default_factory=lambda: defaultdict(NearMisses))
+    """By the settings that must move together to let candidates in, joined by "+", and each of them."""
     margins: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     """By reason and setting: measured value / threshold of every rejected candidate that has one."""
     borderline: dict[str, list[tuple[float, int, Candidate]]] = field(default_factory=lambda: defaultdict(list))
@@ -99,6 +104,9 @@ class Tally:
     """Stages that stopped because disk or memory ran out."""
     held_back: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Units by stage and reason whose host is not asked any more in this run."""
+
+    unmended: int = 0
+    """Damaged files that were in the way of a unit, and were not made again."""
 
     removed_sources: set[str] = field(default_factory=set)
     """Sources that turned out to give what was taken down."""
@@ -132,6 +140,19 @@ class Tally:
         tally.duration_s += entry.duration_s
         tally.cpu_s += entry.cpu_s
 
+    def add_work(self, earlier: RunCounts) -> None:
+        """Take in the work of an earlier walk of this run."""
+        for step, tally in earlier.steps.items():
+            self.steps[step].worked_on += tally.worked_on
+            self.steps[step].duration_s += tally.duration_s
+            self.steps[step].cpu_s += tally.cpu_s
+        self.removed_sources |= earlier.removed_sources
+
+    def kept(self, step: str, failed: Entry) -> None:
+        """A unit that counts as done has failed when it was to be done again."""
+        self.steps[step].done -= 1
+        self.steps[step].failed[failed.failure_class or "?"] += 1
+
     def demote(self, video: Video) -> None:
         """A video that was counted turns out to be a duplicate of another source's."""
         self.steps["download"].done -= 1
@@ -150,12 +171,20 @@ class Tally:
         if missed is None:
             return
         self.margins[missed.reason, missed.setting].append(missed.ratio)
-        if missed.is_near:
-            self.near_misses[missed.reason, missed.setting].add(NearMisses(1, missed.value, missed.value))
+        self._near(row, misses(row, select))
         nearest = self.borderline[missed.reason]
         heapq.heappush(nearest, (-missed.distance, next(self._numbers), row))
         if len(nearest) > N_BORDERLINE:
             heapq.heappop(nearest)
+
+    def _near(self, row: Candidate, missed: list[Margin]) -> None:
+        """A near miss is narrow in every test that fails: to move one threshold alone would not let it in."""
+        is_silent = row.voice_activity is None  # without sound it fails a test that has no threshold
+        if is_silent or not all(miss.is_near for miss in missed):
+            return
+        together = "+".join(miss.setting for miss in missed)
+        for miss in missed:
+            self.near_misses[together, miss.setting].add(NearMisses(1, miss.value, miss.value))
 
     def counts(self) -> Iterator[Count]:
         """The figures about units and footage, without those of this run alone."""
@@ -172,8 +201,8 @@ class Tally:
             yield Count("clips", self.n_clips)
         yield from (Count(f"candidates/{name}", n, self.candidate_s[name]) for name, n in self.candidates.items())
         yield from (Count(f"left_out/{reason}", n) for reason, n in self.left_out.items())
-        for (reason, setting), missed in self.near_misses.items():
-            yield Count(f"near/{reason}/{setting}", missed.n, None, missed.lowest, missed.highest)
+        for (together, setting), missed in self.near_misses.items():
+            yield Count(f"near/{together}/{setting}", missed.n, None, missed.lowest, missed.highest)
 
     def add(self, count: Count) -> None:
         """Take in a figure of another tally."""
@@ -220,6 +249,7 @@ class Tally:
             "clips": self.n_clips,
             "left_out": dict(sorted(self.left_out.items())),
             "dataset_clips": self.n_dataset,
+            "damaged_files": self.unmended,
             "held_back": [[step, why, count] for (step, why), count in sorted(self.held_back.items())],
             "stages": {name: tally.as_dict() for name, tally in self.steps.items()},
         }
@@ -227,10 +257,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Margin:
-    """By how much a rejected candidate missed the threshold of the test that it failed first.
+    """By how much a rejected candidate missed the threshold of a test that it failed.
 
     Attributes:
-        reason: why it was rejected.
+        reason: what the test rejects for.
         setting: name of the threshold in `filter`.
         value: what was measured.
         limit: the threshold.
@@ -254,27 +284,53 @@ class Margin:
         return abs(self.value - self.limit) / self.limit if self.limit else abs(self.value)
 
     @property
+    def fails(self) -> bool:
+        """Whether the value is on the wrong side."""
+        return self.value < self.limit if self.is_lower else self.value > self.limit
+
+    def __str__(self) -> str:
+        sign = "<" if self.is_lower else ">"
+        return f"{self.reason} ({self.value:.4g} {sign} {self.setting} {self.limit:g})"
+
+    @property
     def is_near(self) -> bool:
         """Whether the threshold was missed by less than `NEAR`."""
         nearest = self.limit * (1 - NEAR if self.is_lower else 1 + NEAR)
         return self.value >= nearest if self.is_lower else self.value <= nearest
 
 
+_TESTS = {
+    "face_too_small": ("min_face_px", "min_face_px"),
+    "face_sizes_differ": ("min_face_area_ratio", "face_area_ratio"),
+    "camera_motion": ("max_camera_motion_pct", "camera_motion_pct"),
+    "too_short": ("min_clip_s", None),
+    "no_speech": ("min_voice_activity", "voice_activity"),
+    "still_picture": ("min_stillness", "stillness"),
+    "bystander": ("max_bystander_area", "bystander_area"),
+}
+"""By reason, in the order of `Reason`: the threshold, and where a candidate has the value; None is its length."""
+
+
+def misses(row: Candidate, select: SelectSettings) -> list[Margin]:
+    """Every threshold that a rejected candidate is on the wrong side of, that of its reason first.
+
+    Empty where its reason is no threshold, or nothing was measured.
+    """
+    first = margin(row, select)
+    if first is None:
+        return []
+    found = [_margin(reason, row, select) for reason in _TESTS if reason != row.reason]
+    return [first, *(miss for miss in found if miss is not None and miss.fails)]
+
+
 def margin(row: Candidate, select: SelectSettings) -> Margin | None:
     """The miss of a rejected candidate; None where its reason is no threshold, or nothing was measured."""
-    length_s = (row.end_frame - row.start_frame) / TIMELINE_FPS
-    tests = {
-        "face_too_small": ("min_face_px", row.min_face_px),
-        "face_sizes_differ": ("min_face_area_ratio", row.face_area_ratio),
-        "too_short": ("min_clip_s", length_s),
-        "no_speech": ("min_voice_activity", row.voice_activity),
-        "still_picture": ("min_stillness", row.stillness),
-        "camera_motion": ("max_camera_motion_pct", row.camera_motion_pct),
-        "bystander": ("max_bystander_area", row.bystander_area),
-    }
-    if row.reason not in tests:
-        return None
-    setting, value = tests[row.reason]
+    return _margin(row.reason, row, select) if row.reason in _TESTS else None
+
+
+def _margin(reason: str, row: Candidate, select: SelectSettings) -> Margin | None:
+    setting, field_name = _TESTS[reason]
+    value = getattr(row, field_name) if field_name else (row.end_frame - row.start_frame) / TIMELINE_FPS
     if value is None:
         return None
-    return Margin(row.reason, setting, float(value), float(getattr(select, setting)), setting.startswith("min_"))
+    return Margin(reason, setting, float(value), float(getattr(select, setting)), setting.startswith("min_"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from manifests.ledger import Entry
 from manifests.rows import Video
+from mit_builder.pipeline import Unit
 
 
 @dataclass
@@ -27,6 +28,42 @@ class Duplicates:
     def __init__(self) -> None:
         self._groups: dict[str, _Group] = {}
         """By video_id and by digest; merged groups are one object."""
+        self._held: dict[str, tuple[Unit, Entry]] = {}
+        """By source, those that wait for whoever keeps their video."""
+        self._waiting_for: dict[str, list[str]] = {}
+        """By video_id and by digest, sources in `_held`."""
+        self._let_in: set[str] = set()
+
+    def holds(self, unit: Unit, entry: Entry) -> bool:
+        """Keep a source back that was a duplicate by the ledger, until one with its video has arrived.
+
+        Else it would have its video for as long as it comes first, and work would be done for it in vain.
+        """
+        names = _names_of(entry)
+        has_come = entry.unit_id in self._let_in or not self._groups.keys().isdisjoint(names)
+        if entry.reason != "duplicate" or has_come:
+            return False
+        self._held[entry.unit_id] = unit, entry
+        for name in names:
+            self._waiting_for.setdefault(name, []).append(entry.unit_id)
+        return True
+
+    def released(self, entry: Entry) -> list[tuple[Unit, Entry]]:
+        """Those that waited for the video of a download, which has arrived."""
+        names = [name for video in _names_of(entry) for name in self._waiting_for.pop(video, ())]
+        return [self._held.pop(name) for name in sorted(set(names)) if name in self._held]
+
+    def let_in(self) -> Iterator[tuple[Unit, Entry]]:
+        """When none arrives any more: those that still wait, the smallest first; `released` may take some of them."""
+        for name in sorted(self._held):
+            if name in self._held:
+                self._let_in.add(name)
+                yield self._held.pop(name)
+
+    @property
+    def n_held(self) -> int:
+        """Sources that wait."""
+        return len(self._held)
 
     def arrive(self, entry: Entry) -> tuple[Entry, list[Video]]:
         """A finished download: its entry with the verdict so far, and videos that lose their place because of it."""

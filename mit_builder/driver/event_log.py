@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from manifests.ledger import Entry
-from mit_builder.metrics import Meter, Metric, count_state, count_unit
-from mit_builder.workspace import Workspace
+from mit_builder.driver.metrics import count_state, count_unit
+from mit_builder.engine.metric import Meter, Metric
+from mit_builder.storage.workspace import Workspace
 
 if TYPE_CHECKING:
+    from mit_builder.driver.step_queue import StepQueue
+    from mit_builder.engine.base import Load
     from mit_builder.pipeline import Unit
-    from mit_builder.runner import Runner
 
 LOGS = "logs"
 LOOK_S = 1.0
@@ -73,12 +75,12 @@ class Observer:
         """Something that a person should know."""
         self._say(level="warning", event="note", message=text)
 
-    def state(self, runner: Runner) -> None:
+    def state(self, lanes: Mapping[str, StepQueue], load: Load) -> None:
         """How things stand; called often."""
         now_s = time.monotonic()
         if now_s - self._looked_at_s >= LOOK_S:
             self._looked_at_s = now_s
-            count_state(self._record, runner.lanes, runner.load)
+            count_state(self._record, lanes, load)
         if len(self._lines) >= LINES or (self._lines and now_s - self._written_at_s >= WRITE_S):
             self.flush()
 

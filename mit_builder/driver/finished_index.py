@@ -8,7 +8,8 @@ count only
 
 - while every part of the ledger that was there when they were written is still there with the same bytes (a part whose
   file has changed since is read and its digest compared);
-- while the files that they name are there (the folders have not changed since, or else their contents are listed);
+- while the files that they name are there and look as they did (see mit_builder/storage/damaged_files.py; where
+  there are more than a million, while the folders have not changed);
 - for a video that several sources have, only when just these are asked for, all together, and no source that is walked
   over has it;
 - until a unit of the tree is worked on again (forced, or a failure that is retried): that is written down before the
@@ -18,6 +19,7 @@ count only
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,39 +28,42 @@ import pyarrow.compute as pc
 
 from manifests.ids import id_of
 from manifests.rows import Source
-from mit_builder.settled_rows import NUMBERS, Head, Row, Store
-from mit_builder.source_book import SourceList
-from mit_builder.tally import Count, Tally
-from mit_builder.workspace import FOLDERS, Workspace
+from mit_builder.driver.counts import Count, RunCounts
+from mit_builder.driver.finished_store import FILES, NUMBERS, Head, Row, Store
+from mit_builder.storage.source_catalog import SourceList
+from mit_builder.storage.workspace import FOLDERS, Workspace
 
 FROM_SOURCES = 1000
 """Runs over fewer sources walk over all of them: it takes seconds."""
 CHECK_BELOW = 1_000_000
-"""Files that are looked for by listing, on storage whose folders have no time; more are taken to be there."""
+"""Files that are looked at one by one: 25 us each in a local listing. More are taken to be as they were while their
+folders have not changed; on storage whose folders have no time, always. `mit-build run --verify` looks at all."""
 ARTIFACT_FOLDERS = tuple(folder for folder in FOLDERS if folder != "dataset")
 
 Array = np.ndarray[Any, Any]
 
 
-class Settled:
+class FinishedIndex:
     """The settled sources of a workspace, and which of them this run passes over.
 
     Args:
         plan: hash of all that the keys of units depend on besides their rows.
         ledgers: folders of the ledgers.
+        index: digest of the dataset's index.
 
     Attributes:
         chosen: (n,) bool, the rows that stand for their sources in this run.
     """
 
-    def __init__(self, workspace: Workspace, plan: str, ledgers: Collection[str]) -> None:
+    def __init__(self, workspace: Workspace, plan: str, ledgers: Collection[str], index: str = "") -> None:
         self._workspace = workspace
         self.plan = id_of(plan)
         self._store = Store(workspace, ledgers)
         self.trusted = frozenset(self._store.head.parts)
         """Parts of ledgers that were seen whole and have not changed since."""
-        self.published = dict(self._store.head.buckets) if self._store.head.plan == self.plan else {}
-        """By shard: sum of the digests of the clips in it, and its file."""
+        is_same = self._store.head.plan == self.plan and self._store.head.index == index
+        self.published = dict(self._store.head.buckets) if is_same else {}
+        """Shards that are as they were when they were published, as far as the rows know."""
         every = {name: self._store.column(name).to_numpy() for name in NUMBERS}
         self._next_seq = int(every["seq"].max(initial=-1)) + 1
         self._ever = np.unique(every["source"][~every["gone"]])
@@ -109,27 +114,28 @@ class Settled:
         return np.isin(self._is["seq"], seqs[bad])
 
     def _without_files(self) -> Array:
-        """Rows that name a file that is gone."""
+        """Rows that name a file that is gone, has another size, or was written to after its unit had ended."""
         missing = np.zeros(len(self._may), bool)
         has_times = self._workspace.root is not None
-        if (has_times and self._has_all_files) or not len(missing):
+        are_many = self._store.n_files > CHECK_BELOW
+        if not len(missing) or (are_many and (self._has_all_files or not has_times)):
             return missing
-        if not has_times and self._n_files() > CHECK_BELOW:
-            return missing
-        there = pa.array([key for f in ARTIFACT_FOLDERS for key in self._workspace.names(f"{f}/")], pa.string())
+        found = {key: state for f in ARTIFACT_FOLDERS for key, state in self._workspace.states(f"{f}/").items()}
+        names = pa.array(found, pa.string())
+        sizes, times_s = np.array([*found.values(), (-1, 0.0)]).T  # the last stands for what is not there
         lost: list[Array] = []
         for table in self._store.artifacts():
-            column = table["artifacts"].combine_chunks()
-            absent = pc.invert(pc.is_in(column.flatten(), value_set=there))
-            rows = pc.list_parent_indices(column).filter(absent)
+            column, n_bytes, ended_s = (table[name].combine_chunks() for name in FILES.names[1:])
+            at = pc.index_in(column.flatten(), value_set=names).fill_null(len(found)).to_numpy()
+            wrong = sizes[at] != n_bytes.flatten().to_numpy()
+            if has_times:
+                wrong |= times_s[at] > ended_s.flatten().to_numpy()
+            rows = pc.list_parent_indices(column).filter(pa.array(wrong))
             lost.append(table["seq"].take(pc.unique(rows)).to_numpy())
         return np.isin(self._is["seq"], np.concatenate(lost)) if lost else missing
 
     def _folder_times(self) -> dict[str, int | None]:
         return {folder: self._workspace.folder_time_ns(folder) for folder in ARTIFACT_FOLDERS}
-
-    def _n_files(self) -> int:
-        return sum(int(pc.sum(pc.list_value_length(t["artifacts"])).as_py() or 0) for t in self._store.artifacts())
 
     def arrives(self, source_id: str) -> int | None:
         """Pass over a source that a playlist holds, if it is settled: the shard with its clips, -1 for none.
@@ -196,7 +202,7 @@ class Settled:
         np.add.at(sums, place, self._is["digest"][mine])
         return dict(zip(buckets.tolist(), sums.tolist(), strict=True))
 
-    def add_to(self, tally: Tally) -> None:
+    def add_to(self, tally: RunCounts) -> None:
         """Count what is passed over."""
         for table in self._store.some(["counts"], self._is["seq"][self.chosen]):
             for count in _summed(table["counts"]):
@@ -233,17 +239,18 @@ class Settled:
         self._store.write(rows, self.plan, self._next_seq)
         self._next_seq += len(rows)
 
-    def write(self, *, at_rest: bool) -> None:
+    def write(self, index: str, *, at_rest: bool) -> None:
         """Put down what is new, and what it rests on.
 
         Args:
+            index: digest of the dataset's index.
             at_rest: nothing is being worked on, so that folders change no more.
         """
         rows, self._waiting = self._waiting, {}
         if rows:
             self._put(list(rows.values()))
         folders = self._folder_times() if at_rest and self._has_all_files else {}
-        self._store.settle(Head(self.plan, {}, folders, dict(self.published)))
+        self._store.settle(Head(self.plan, {}, folders, dict(self.published), index))
 
     def merged(self, old: list[str], new: list[str]) -> None:
         """Parts of a ledger were merged and are about to go."""
@@ -251,7 +258,7 @@ class Settled:
         if head.parts.keys() & set(old):
             stamps = self._store.stamps()
             parts = {k: s for k, s in head.parts.items() if k not in old} | {k: stamps[k] for k in new}
-            self._store.write_head(Head(head.plan, parts, head.folders, head.buckets))
+            self._store.write_head(replace(head, parts=parts))
 
 
 def _live(every: dict[str, Array], plan: int) -> Array:

@@ -1,7 +1,7 @@
 """What a walk learns about whole trees: a source, its video, and all units that descend from it.
 
 Where nothing in a tree is due any more, it becomes a row that lets later runs pass over its source
-(mit_builder/settled.py).
+(mit_builder/driver/finished_index.py).
 """
 
 from __future__ import annotations
@@ -14,18 +14,22 @@ from manifests.ids import id_of
 from manifests.ledger import Entry
 from manifests.rows import Bucket, Labelled, Shard, Source, Video
 from manifests.schema import artifacts, content, content_hash
-from mit_builder import __version__
-from mit_builder.buckets import Buckets
-from mit_builder.config import Section, Settings
-from mit_builder.duplicates import Duplicates
-from mit_builder.lanes import Lane
+from mit_builder.config.section import Section
+from mit_builder.config.settings import Settings
+from mit_builder.dataset.publish import Publisher
+from mit_builder.driver.counts import Count, RunCounts
+from mit_builder.driver.duplicates import Duplicates
+from mit_builder.driver.finished_index import FinishedIndex
+from mit_builder.driver.finished_store import File, Published, Row
+from mit_builder.driver.playlists import listed
+from mit_builder.driver.shard_plan import Buckets
+from mit_builder.driver.step_queue import StepQueue
 from mit_builder.pipeline import Unit
-from mit_builder.settled import Settled
-from mit_builder.settled_rows import Row
-from mit_builder.source_book import SourceList
-from mit_builder.tally import Count, Tally
-from mit_builder.tombstones import REMOVED
-from mit_builder.workspace import Workspace
+from mit_builder.storage.damaged_files import ended_s
+from mit_builder.storage.source_catalog import SourceList
+from mit_builder.storage.tombstones import REMOVED
+from mit_builder.storage.workspace import Workspace
+from mit_builder.version import __version__
 
 LASTING = frozenset(("permanent", "poison"))
 """Failures that are tried again only when somebody asks for it."""
@@ -37,8 +41,8 @@ WRITE_ROWS, WRITE_S = 128, 60.0
 class _Tree:
     """What descends from one video."""
 
-    tally: Tally = field(default_factory=Tally)
-    artifacts: list[str] = field(default_factory=list)
+    tally: RunCounts = field(default_factory=RunCounts)
+    artifacts: list[File] = field(default_factory=list)
     clips: list[str] = field(default_factory=list)
     n_open: int = 0
     is_due: bool = False
@@ -50,7 +54,7 @@ def clip_digest(row: Labelled) -> int:
     return id_of(content_hash(content(row, everything=True)))
 
 
-class Trees:
+class FinishedSources:
     """The trees of one walk.
 
     Args:
@@ -63,7 +67,7 @@ class Trees:
         settings: Settings,
         duplicates: Duplicates,
         buckets: Buckets,
-        settled: Settled | None,
+        settled: FinishedIndex | None,
         *,
         looks_only: bool = False,
     ) -> None:
@@ -89,8 +93,7 @@ class Trees:
             return sources
         left = self._settled.choose(sources, avoid)
         published, totals = self._settled.published, self._settled.totals()
-        key = self._buckets.publisher.key
-        self.intact = {b for b, total in totals.items() if published.get(b) == (total, key(b))}
+        self.intact = {b for b, total in totals.items() if self._is_published(b, total)}
         self._buckets.changed |= (published.keys() | totals.keys()) - self.intact
         return left
 
@@ -114,13 +117,15 @@ class Trees:
 
     def holds(self, bucket: int) -> bool:
         """Whether a shard holds just the clips that it should, some of them passed over."""
-        known = self._settled.published.get(bucket) if self._settled else None
-        if self._settled is None or known is None or not self._settled.has_part_in(bucket):
-            return False
-        if self._buckets.publisher.key(bucket) != known[1]:
+        if self._settled is None or not self._settled.has_part_in(bucket):
             return False
         walked = sum(clip_digest(row) for row in self._buckets.rows(bucket))
-        return (self._settled.total(bucket) + walked) % 2**64 == known[0]
+        return self._is_published(bucket, (self._settled.total(bucket) + walked) % 2**64)
+
+    def _is_published(self, bucket: int, total: int) -> bool:
+        """Whether the file of a shard looks whole, and the digests of the clips in it have this sum."""
+        known = self._settled.published.get(bucket) if self._settled else None
+        return known is not None and known.total == total and self._buckets.publisher.is_as_written(bucket, *known.file)
 
     def changed(self, bucket: int) -> None:
         """A clip has come into a shard, or left it."""
@@ -151,9 +156,11 @@ class Trees:
         tree = self._tree(unit)
         if tree is not None:
             tree.is_due = True
+        if unit.step == "download":  # what holds its video has no row then either
+            self._downloads.pop(unit.row.source_id, None)
         self._touch(unit)
 
-    def removed(self, unit: Unit, tally: Tally) -> None:
+    def removed(self, unit: Unit, tally: RunCounts) -> None:
         """A unit is of what was taken down."""
         tally.steps[unit.step].rejected[REMOVED] += 1
         tree = self._tree(unit)
@@ -182,7 +189,8 @@ class Trees:
         assert self._settled is not None
         for shard in (row for row in entry.outputs if isinstance(row, Shard)):
             total = sum(map(clip_digest, bucket.clips)) % 2**64
-            self._settled.published[bucket.bucket] = (total, shard.parquet.key)
+            file = File(shard.parquet.key, shard.parquet.n_bytes, ended_s(entry))
+            self._settled.published[bucket.bucket] = Published(total, file)
 
     def emptied(self, bucket: int) -> None:
         """A shard has no clips any more."""
@@ -206,15 +214,15 @@ class Trees:
         self._written_at_s = now_s
         self._collect()
         if self._settled.n_waiting >= WRITE_ROWS:
-            self._settled.write(at_rest=False)
+            self._settled.write(self._buckets.publisher.digest, at_rest=False)
 
     def at_the_end(self) -> None:
         """Put down every settled tree, when nothing is worked on any more and all is reported."""
         if self._settled is not None:
             self._collect()
-            self._settled.write(at_rest=True)
+            self._settled.write(self._buckets.publisher.digest, at_rest=True)
 
-    def add_to(self, tally: Tally) -> None:
+    def add_to(self, tally: RunCounts) -> None:
         """Count what was passed over."""
         if self._settled is not None:
             self._settled.add_to(tally)
@@ -246,9 +254,11 @@ class Trees:
         video = next((row for row in entry.outputs if isinstance(row, Video)), None)
         if video is not None:
             yield from self._group(video)
-        elif entry.status == "rejected" or (entry.status == "failed" and entry.failure_class in LASTING):
+        elif not listed(entry) and (
+            entry.status == "rejected" or (entry.status == "failed" and entry.failure_class in LASTING)
+        ):
             del self._downloads[source_id]
-            tally = Tally()
+            tally = RunCounts()
             tally.settle("download", entry, self._settings.filter)
             yield Row(source, failed=_classes(tally), counts=tuple(tally.counts()))
 
@@ -295,30 +305,36 @@ class Trees:
 
 
 def open_settled(
-    workspace: Workspace, settings: Settings, lanes: Mapping[str, Lane], n_buckets: int, people_said: str = ""
-) -> Settled:
+    workspace: Workspace,
+    settings: Settings,
+    lanes: Mapping[str, StepQueue],
+    publisher: Publisher,
+    people_said: str = "",
+) -> FinishedIndex:
     """What earlier runs settled with what these lanes would do now; their ledgers learn which parts are whole.
 
     Args:
         workspace: where to look.
         settings: of this run.
         lanes: its steps.
-        n_buckets: shards of the dataset.
+        publisher: knows the shards of the dataset.
         people_said: hash of what people decided about clips and videos.
     """
     said = {name: getattr(settings, name) for name in type(settings).model_fields}
-    read = {name: section.key_values() for name, section in said.items() if isinstance(section, Section)}
+    read = {name: s.key_values() for name, s in said.items() if isinstance(s, Section) and name != "plugins"}
+    read |= {lane.step.name: lane.step.settings(settings).key_values() for lane in lanes.values() if lane.step.identity}
     made = [(lane.step.name, lane.step.stage, lane.stage.version, lane.backend) for lane in lanes.values()]
-    plan = content_hash(__version__, made, read, settings.filter.run_s, n_buckets, people_said)
-    settled = Settled(workspace, plan, [lane.ledger.folder for lane in lanes.values()])
+    plan = content_hash(__version__, made, read, settings.filter.run_s, publisher.n_buckets, people_said)
+    settled = FinishedIndex(workspace, plan, [lane.ledger.folder for lane in lanes.values()], publisher.digest)
     for lane in lanes.values():
         lane.ledger.trusted = settled.trusted
     return settled
 
 
-def _files(entry: Entry) -> list[str]:
-    return [artifact.key for row in entry.outputs for artifact in artifacts(row)]
+def _files(entry: Entry) -> list[File]:
+    named = (artifact for row in entry.outputs for artifact in artifacts(row))
+    return [File(artifact.key, artifact.n_bytes, ended_s(entry)) for artifact in named]
 
 
-def _classes(tally: Tally) -> tuple[str, ...]:
+def _classes(tally: RunCounts) -> tuple[str, ...]:
     return tuple(sorted({name for step in tally.steps.values() for name in step.failed}))

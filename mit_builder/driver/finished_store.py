@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from manifests.ids import id_of
 from manifests.parts import digest, is_whole, open_parquet
 from manifests.rows import Source
-from mit_builder.tally import Count
-from mit_builder.workspace import Workspace
+from mit_builder.driver.counts import Count
+from mit_builder.storage.workspace import Workspace
 
 FOLDER = "manifests/settled"
 HEAD_KEY = f"{FOLDER}/head.json"
@@ -60,9 +60,31 @@ ROWS = pa.schema(
 )
 NUMBERS = ROWS.names[:10]
 """Columns that planning reads of every row."""
-FILES = pa.schema([pa.field("seq", pa.int64()), pa.field("artifacts", pa.list_(pa.string()))])
+FILES = pa.schema(
+    [
+        pa.field("seq", pa.int64()),
+        pa.field("artifacts", pa.list_(pa.string())),
+        pa.field("n_bytes", pa.list_(pa.int64())),
+        pa.field("ended_s", pa.list_(pa.float64())),
+    ]
+)
 
 Array = np.ndarray[Any, Any]
+
+
+class File(NamedTuple):
+    """A file that a tree names: its size, and when the unit that made it had ended (seconds since 1970)."""
+
+    key: str
+    n_bytes: int
+    ended_s: float
+
+
+class Published(NamedTuple):
+    """A shard of the dataset: the sum of the digests of the clips in it modulo 2^64, and its file."""
+
+    total: int
+    file: File
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,7 @@ class Row:
     digest: int = 0
     failed: tuple[str, ...] = ()
     counts: tuple[Count, ...] = ()
-    artifacts: tuple[str, ...] = ()
+    artifacts: tuple[File, ...] = ()
     gone: bool = False
 
 
@@ -100,8 +122,10 @@ class Head:
     """Parts of all ledgers and of the rows, with their stamps."""
     folders: dict[str, int | None] = field(default_factory=dict)
     """When artifacts last came and went."""
-    buckets: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By shard: sum of the digests of the clips in it, and its file."""
+    buckets: dict[int, Published] = field(default_factory=dict)
+    """The shards of the dataset by number."""
+    index: str = ""
+    """Digest of the dataset's index."""
 
     def dump(self) -> bytes:
         """As JSON."""
@@ -112,8 +136,12 @@ class Head:
         """The inverse; None where it is no head."""
         try:
             values = json.loads(data)
-            buckets = {int(bucket): (int(total), str(key)) for bucket, (total, key) in values["buckets"].items()}
-            return cls(int(values["plan"]), dict(values["parts"]), dict(values["folders"]), buckets)
+            shards = values["buckets"].items()
+            buckets = {
+                int(b): Published(int(total), File(str(k), int(n), float(s))) for b, (total, (k, n, s)) in shards
+            }
+            plain = int(values["plan"]), dict(values["parts"]), dict(values["folders"])
+            return cls(*plain, buckets, str(values["index"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None
 
@@ -133,7 +161,11 @@ def tables_of(rows: Sequence[Row], plan: int, first_seq: int) -> tuple[pa.Table,
         }
         for i, row in enumerate(rows)
     ]
-    files = [{"seq": first_seq + i, "artifacts": row.artifacts} for i, row in enumerate(rows) if row.artifacts]
+    files = [
+        {"seq": first_seq + i, **dict(zip(FILES.names[1:], zip(*row.artifacts, strict=True), strict=True))}
+        for i, row in enumerate(rows)
+        if row.artifacts
+    ]
     return pa.Table.from_pylist(values, ROWS), pa.Table.from_pylist(files, FILES)
 
 
@@ -227,6 +259,12 @@ class Store:
             for group in range(file.metadata.num_row_groups):
                 yield file.read_row_group(group, use_threads=False)
 
+    @property
+    def n_files(self) -> int:
+        """How many files `artifacts` names."""
+        groups = [f.metadata.row_group(i) for f in self._files.values() for i in range(f.metadata.num_row_groups)]
+        return sum(group.column(1).num_values for group in groups)
+
     def write(self, rows: Sequence[Row], plan: int, first_seq: int) -> None:
         """Write rows as parts; small parts are written anew together with them."""
         self._drop_untrusted()
@@ -255,7 +293,7 @@ class Store:
             # The head must never name a part that is gone.
             stamps = self.stamps()
             parts = {k: s for k, s in self.head.parts.items() if k not in obsolete}
-            self.write_head(Head(self.head.plan, parts | {key: stamps[key]}, self.head.folders, self.head.buckets))
+            self.write_head(replace(self.head, parts=parts | {key: stamps[key]}))
             self._workspace.delete(obsolete)
             for gone in obsolete:
                 del known[gone]

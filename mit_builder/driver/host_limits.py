@@ -9,7 +9,11 @@ import math
 from dataclasses import dataclass
 
 from manifests.ledger import Entry
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.wording import counted
+from mit_builder.driver.step_queue import StepQueue, Waiting
 
 LONGEST_REST_S = 3600.0
 """A host that asks for more is left to another run."""
@@ -44,6 +48,17 @@ class Hosts:
     def closed(self, key: str) -> str | None:
         """Why the host is not asked any more in this run, if so."""
         return self._host(key).closed
+
+    def starts(self, key: str, now_s: float, lane: StepQueue, waiting: Waiting) -> bool:
+        """Whether a unit goes to the host now; where not, it is queued again, or put off until it may."""
+        ready_at_s = self.ready_at_s(key, now_s)
+        if ready_at_s <= now_s:
+            self.start(key, now_s)
+        elif ready_at_s == math.inf:
+            lane.queue.append(waiting)
+        else:
+            lane.put_off(waiting, ready_at_s)
+        return ready_at_s <= now_s
 
     def ready_at_s(self, key: str, now_s: float) -> float:
         """When a unit may go to the host: now or later, infinity while others have to come back first."""
@@ -91,8 +106,9 @@ class Hosts:
         host.n_rests += 1
         rest_s = self._settings.host_rest_s * 2.0 ** (host.n_rests - 1) if asked_s is None else asked_s
         if host.n_rests > self._settings.host_rests or rest_s > LONGEST_REST_S:
-            host.closed = f"{key} has not answered {host.n_unanswered} attempts in a row: run again later"
+            attempts = counted(host.n_unanswered, "attempt")
+            host.closed = f"{key} has not answered {attempts} in a row: later {hints.say(Hint.AGAIN)}"
             return host.closed
         host.rest_until_s = now_s + rest_s
-        why = "asks for a pause" if asked_s is not None else f"failed {host.n_unanswered} times in a row"
+        why = "asks for a pause" if asked_s is not None else f"failed {counted(host.n_unanswered, 'time')} in a row"
         return f"{key} {why}: left alone for {rest_s:g} s"

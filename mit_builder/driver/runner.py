@@ -1,57 +1,43 @@
-"""Drives a run: which units are due, where they run, what is recorded, what follows from them.
+"""Drives a run: where units that are due are worked on, what is recorded, what follows from them.
 
-One walk does planning and execution alike: every source arrives as a unit of `download`; a unit that the ledger has
-settled hands its rows on at once, any other is queued, and its rows are handed on when it is done. So a resumed run
-costs one pass over the ledger, and stages overlap without a schedule.
+A run follows its sources as a look does (mit_builder/driver/snapshot.py), and works on what it finds due: units are
+queued, and their rows are handed on when they are done. So stages overlap without a schedule.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from manifests.ledger import Entry
-from manifests.rows import Bucket, Labelled, Source
-from manifests.schema import content_hash
-from mit_builder.buckets import Buckets
-from mit_builder.config import Settings
-from mit_builder.duplicates import Duplicates
-from mit_builder.engine import Engine, Load, Result
-from mit_builder.hosts import Hosts
-from mit_builder.labelled import LabelledClips
-from mit_builder.lanes import EVERYTHING, Choice, Files, Lane, Waiting, stamped
-from mit_builder.observe import Observer
-from mit_builder.pipeline import STEPS, Step, Unit
-from mit_builder.publish import Publisher
-from mit_builder.retries import Clock
-from mit_builder.review.store import Reviews
-from mit_builder.source_book import SourceList
-from mit_builder.stop import Stop
-from mit_builder.tally import Tally
-from mit_builder.tombstones import Tombstones
-from mit_builder.trees import Trees, open_settled
-from mit_builder.worker import Task
-from mit_builder.workspace import Workspace
-
-__all__ = ["Choice", "Runner"]
+from manifests.rows import Source
+from mit_builder.config.settings import Settings
+from mit_builder.driver.counts import RunCounts
+from mit_builder.driver.event_log import Observer
+from mit_builder.driver.host_limits import Hosts
+from mit_builder.driver.options import EVERYTHING, RunOptions
+from mit_builder.driver.playlists import with_earlier
+from mit_builder.driver.shutdown import Stop
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.driver.step_queue import StepQueue, Waiting, stamped
+from mit_builder.engine.base import Engine, Load, Result
+from mit_builder.pipeline import Step
+from mit_builder.storage.workspace import Workspace
 
 FLUSH_ROWS, FLUSH_S = 256, 5.0
 """A ledger part is written after so many units or seconds (one part costs 8-17 ms)."""
-CHECK_SPACE_S = 5.0
-MEET = ("download", "shots", "shards")
-"""Steps at which a unit may arrive twice: as a source, as the video of two. What follows comes from one unit each."""
-SUSPECT_WAIT_S = 1.0
+CHECK_SPACE_S, SUSPECT_WAIT_S = 5.0, 1.0
 
 
-class Runner:
-    """One walk over the sources.
+class Runner(Snapshot):
+    """One pass over the sources that works on what is due.
 
     Args:
-        engine: None = look only, nothing is worked on or written (`mit-build status`).
+        engine: where units are worked on.
         on_progress: called with this runner about every second.
         on_note: called with a line when a host or a stage is left alone for a while.
-        steps: the pipeline; tests put fakes into it.
+        steps: the pipeline, None for that of the settings; tests put fakes into it.
 
     Attributes:
         observer: told of every attempt and of how things stand.
@@ -62,53 +48,27 @@ class Runner:
         workspace: Workspace,
         settings: Settings,
         *,
+        engine: Engine,
         run_id: str,
-        choice: Choice = EVERYTHING,
-        engine: Engine | None = None,
+        choice: RunOptions = EVERYTHING,
         on_progress: Callable[[Runner], None] = lambda runner: None,
         on_note: Callable[[str], None] = lambda line: None,
-        steps: Sequence[Step] = STEPS,
+        steps: Sequence[Step] | None = None,
     ) -> None:
-        self.workspace, self.settings, self.run_id = workspace, settings, run_id
-        self.tally = Tally()
-        self.lanes = {step.name: Lane.of(step, settings, workspace, run_id) for step in steps}
+        super().__init__(workspace, settings, run_id=run_id, choice=choice, mends=True, on_note=on_note, steps=steps)
         self.hosts = Hosts(settings.download)
-        self.publisher = Publisher(workspace, settings.shards.n_buckets)
-        self._choice = choice
         self._engine, self.stop = engine, Stop(0.0)
-        self._on_progress, self._on_note = on_progress, on_note
+        self._on_progress = on_progress
         self.observer: Observer | None = None
-        self.clock, self._duplicates = Clock(), Duplicates()
-        self._seen: dict[int, int] = {}
-        """Hashes: by step and unit the input key that it came with last."""
-        self.reviews, self.tombstones = Reviews(workspace), Tombstones.of(workspace)
-        self.clips = LabelledClips(settings, self._duplicates, self.reviews)
-        self.buckets = Buckets(self.publisher, self.clips)
-        self.trees = Trees(settings, self._duplicates, self.buckets, None)
-        self._feeding, self._files = True, Files(workspace, run_id)
-        self.failures: list[tuple[str, Entry]] = []
         self._flushed_at = self._space_checked_at = self.clock.monotonic_s()
 
-    def pass_over_settled(self) -> None:
-        """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
-        said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
-        settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher.n_buckets, said)
-        looks_only = self._engine is None
-        self.trees = Trees(self.settings, self._duplicates, self.buckets, settled, looks_only=looks_only)
-
-    def run(self, sources: Iterable[Source], *, due_again: Collection[str] | None = None) -> Tally:
-        """Walk over the sources and work until nothing is due.
-
-        Args:
-            sources: all sources of the run.
-            due_again: classes of failures whose sources are not passed over; None = those that are tried again.
+    def run(self, sources: Iterable[Source]) -> RunCounts:
+        """Follow the sources and work until nothing is due.
 
         Raises:
             CannotContinue: the disk is full.
         """
-        if isinstance(sources, SourceList) and not self._choice.forced:
-            sources = self.trees.pass_over(sources, self._choice.retry if due_again is None else due_again)
-        feed = iter(sources)
+        feed = self._begin(sources)
         try:
             while True:
                 self._feed(feed)
@@ -117,112 +77,32 @@ class Runner:
                 self._absorb_all()
                 self._housekeeping()
                 self.stop.check(is_working=any(lane.running for lane in self.lanes.values()))
-                if not self._busy() and not self._shards_when_quiet():
+                if not self._is_busy() and not self._shards_when_quiet():
                     break
         finally:
-            if self._engine is not None:
-                self.lanes["download"].finished += self._duplicates.changed_verdicts()
-                self._flush()
-        filled, self.tally.left_out = self.clips.outcome()
-        self.trees.add_to(self.tally)
-        if self._engine and "shards" in self._choice.steps:
+            self.lanes["download"].finished += self._duplicates.changed_verdicts()
+            self._flush()
+        filled = self._count_outcome()
+        if "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
             self.publisher.finish(filled | self.trees.intact if self.tally.pending == 0 else None)
-        self.tally.n_dataset = self.publisher.n_clips
-        for line in self.reviews.lines:
-            self._on_note(line)
-        return self.tally
-
-    @property
-    def has_changed(self) -> bool:
-        """Whether anything was worked on, or another dataset published."""
-        return self.publisher.has_written or any(t.worked_on for t in self.tally.steps.values())
+        return self._end()
 
     @property
     def load(self) -> Load:
         """What is used of what there is."""
-        return self._engine.load() if self._engine else Load(0.0, 0.0)
+        return self._engine.load()
 
-    def labelled(self) -> list[Labelled]:
-        """Every clip that was walked over, has gone through speech and is not left out."""
-        return self.clips.kept()
-
-    def _busy(self) -> bool:
-        return self._feeding or not all(lane.is_idle for lane in self.lanes.values())
-
-    def _feed(self, feed: Iterator[Source]) -> None:
-        while self._feeding and self.lanes["download"].has_room:
-            source = next(feed, None)
-            self._feeding = source is not None
-            if source is not None:
-                self.tally.n_sources += 1
-                self._arrive(Unit("download", source))
-
-    def _arrive(self, unit: Unit) -> bool:
-        """Hand a unit on or queue it; whether it was queued."""
-        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
-            self.trees.removed(unit, self.tally)
+    def _takes(self, lane: StepQueue, waiting: Waiting, before: Entry | None) -> bool:
+        if lane.step.name not in self._choice.steps:
             return False
-        if isinstance(unit.row, Labelled):
-            self.trees.changed(self.buckets.take(unit.row))
-            self.trees.labelled(unit.row)
-            return False
-        if unit.step == "download" and self.trees.passes_over(unit.row):
-            return False
-        lane = self.lanes[unit.step]
-        task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
-        if unit.step in MEET:
-            name, key = hash((unit.step, task.unit_id)), hash(task.input_key)
-            if self._seen.get(name) == key:
-                return False
-            self._seen[name] = key
-        entry = lane.ledger.find(task.unit_id, task.input_key)
-        if entry is not None and not lane.is_due(entry, self._choice, self._files):
-            self._settle(unit, entry)
-        elif unit.step in self._choice.steps and self._engine is not None:
-            self._enqueue(lane, Waiting(unit, task, lane.stage.limit_key(unit.row)), entry)
-            return True
-        elif entry is not None and entry.status == "failed":
-            self._settle(unit, entry)
-        else:
-            self._leave(unit)
-        return False
-
-    def _enqueue(self, lane: Lane, waiting: Waiting, before: Entry | None) -> None:
         self.buckets.count_live(waiting.unit, 1)
         self.trees.opened(waiting.unit, again=before is not None)
-        lane.enqueue(waiting, before, self.settings.run, self.clock, at_once=self._choice.at_once)
-
-    def _leave(self, unit: Unit) -> None:
-        """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
-        self.tally.steps[unit.step].pending += 1
-        self.buckets.count_live(unit, 1)
-        self.trees.left(unit)
-
-    def _settle(self, unit: Unit, entry: Entry) -> None:
-        if unit.step == "download":
-            for source in self.trees.same_video(entry):
-                self._arrive(Unit("download", source))
-            entry, demoted = self._duplicates.arrive(entry)
-            for video in demoted:
-                self.tally.demote(video)
-                self.trees.changed(self.publisher.bucket(video.video_id))
-        self.tally.settle(unit.step, entry, self.settings.filter)
-        self.trees.count(unit, entry)
-        if entry.status == "failed":
-            self.failures.append((unit.step, replace(entry, traceback=None)))
-        if entry.status != "done":
-            return
-        if unit.step == "shards":
-            self._files.remove(self.publisher.take(entry.outputs, write=self._engine is not None))
-            self.buckets.written(unit.row.bucket, entry.duration_s)
-        for follower in self.lanes[unit.step].step.route(self.settings, unit, entry.outputs):
-            self._arrive(follower)
+        lane.enqueue(waiting, before, self.settings.run, self.clock, self._choice)
+        return True
 
     def _admit(self) -> None:
         """Start what fits, from the last step backwards, so that work in progress drains first."""
-        if self._engine is None:
-            return
         if self.stop.is_asked:
             self._engine.recall()
             return
@@ -242,7 +122,7 @@ class Runner:
                 self._engine.submit(lane.step.name, [w.task for w in batch])
             blocked = blocked or len(lane.queue) >= lane.bound
 
-    def _take(self, lane: Lane, now_s: float) -> list[Waiting]:
+    def _take(self, lane: StepQueue, now_s: float) -> list[Waiting]:
         batch: list[Waiting] = []
         size = lane.batch(self.load.cpus)
         for _ in range(len(lane.queue)):
@@ -257,41 +137,34 @@ class Runner:
                 break
         return batch
 
-    def _goes_out(self, lane: Lane, waiting: Waiting, host: str, now_s: float) -> bool:
+    def _goes_out(self, lane: StepQueue, waiting: Waiting, host: str, now_s: float) -> bool:
         """Whether a unit may go to its host now; where not, it is queued again, put off or left to another run."""
         closed = self.hosts.closed(host)
         if closed:
             self._abandon(lane, waiting)
             self.tally.held_back[lane.step.name, closed] += 1
             return False
-        ready_at_s = self.hosts.ready_at_s(host, now_s)
-        if ready_at_s <= now_s:
-            self.hosts.start(host, now_s)
-            return True
-        if ready_at_s == math.inf:
-            lane.queue.append(waiting)
-        else:
-            lane.put_off(waiting, ready_at_s)
-        return False
+        return self.hosts.starts(host, now_s, lane, waiting)
 
-    def _abandon(self, lane: Lane, waiting: Waiting) -> None:
+    def _abandon(self, lane: StepQueue, waiting: Waiting) -> None:
         """This run does not work on a queued unit after all: it stays as it was."""
         self.buckets.count_live(waiting.unit, -1)
         self.trees.closed(waiting.unit)
-        if waiting.last is not None:
-            self._settle(waiting.unit, waiting.last)
-        else:
+        if waiting.outcome is None:
             self._leave(waiting.unit)
+        else:
+            self._settle(waiting.unit, waiting.outcome)
+        if waiting.answer is not None:
+            self.tally.steps[lane.step.name].stays_due()
+            self.trees.left(waiting.unit)
 
-    def _give_up(self, lane: Lane, problem: str, why: dict[str, str]) -> None:
+    def _give_up(self, lane: StepQueue, problem: str, why: dict[str, str]) -> None:
         for waiting in lane.drain():
             self._abandon(lane, waiting)
             why[lane.step.name] = problem
 
     def _absorb_all(self) -> None:
         """Take in what the engine has; wait for it, or for the time at which something may start again."""
-        if self._engine is None:
-            return
         now_s = self.clock.monotonic_s()
         next_s = min((at_s for lane in self.lanes.values() for at_s in lane.next_start_s(now_s)), default=math.inf)
         patience_s = min(1.0, max(0.01, next_s - now_s))
@@ -314,11 +187,16 @@ class Runner:
             lane.timed(entry)
             self._judge(lane, w, stamped(entry, w, lane))
 
-    def _judge(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+    def _judge(self, lane: StepQueue, waiting: Waiting, entry: Entry) -> None:
         """Try a unit again or record how it ended; learn from it about its host and its stage."""
         if self.observer is not None:
             self.observer.unit(waiting.unit, entry)
-        now_s = self.clock.monotonic_s()
+        if entry.damaged:
+            self.files.found(entry.damaged)
+            waiting.last = None
+            self._abandon(lane, waiting)
+            return
+        now_s, entry = self.clock.monotonic_s(), with_earlier(entry, waiting.before)
         lines = [lane.learn(entry, self.settings.run, now_s)]
         if waiting.limit:
             lines.append(self.hosts.learn(waiting.limit, entry, now_s))
@@ -327,61 +205,39 @@ class Runner:
         if not lane.tries_again(waiting, entry, self.settings.run, now_s):
             self._record(lane, waiting, entry)
 
-    def _record(self, lane: Lane, waiting: Waiting, entry: Entry) -> None:
+    def _record(self, lane: StepQueue, waiting: Waiting, entry: Entry) -> None:
         entry = replace(entry, outputs=self.tombstones.allowed(entry.outputs))
-        lane.finished.append(entry)
         self.tally.worked_on(lane.step.name, entry)
-        self._settle(waiting.unit, entry)
+        if entry.status == "failed" and waiting.answer is not None:  # a file of it is gone: it stays due, in the ledger
+            self.failures.append((lane.step.name, replace(entry, traceback=None)))
+            self._on_note(f"{entry.unit_id} failed, what was made of it before stays: {entry.message}")
+            self._settle(waiting.unit, waiting.answer)
+            self.tally.kept(lane.step.name, entry)
+            self.trees.left(waiting.unit)
+        else:
+            lane.finished.append(entry)
+            self._settle(waiting.unit, entry)
         self.buckets.count_live(waiting.unit, -1)
         self.trees.closed(waiting.unit)
 
-    def _lost(self, lane: Lane, waiting: list[Waiting], result: Result) -> None:
-        """A worker died."""
-        if result.lost == "node":
-            self._on_note(f"a node was lost: {lane.step.name} does {len(waiting)} units again, elsewhere")
+    def _lost(self, lane: StepQueue, waiting: list[Waiting], result: Result) -> None:
+        """A worker died or fell silent."""
+        for line in lane.news_of(result):
+            self._on_note(line)
         for w in waiting:
             entry = lane.lost(w, result, self.settings.run, self.clock)
             if entry is not None:
                 self._judge(lane, w, entry)
 
-    def _shards_when_quiet(self) -> bool:
-        """Queue the shard of a changed bucket that no unit will add to for now; whether one was queued."""
-        growing = self._feeding or not self.lanes["download"].is_idle
-        return any(self._shard_when_quiet(bucket, growing=growing) for bucket in sorted(self.buckets.changed))
-
-    def _shard_when_quiet(self, bucket: int, *, growing: bool) -> bool:
-        lane, now_s = self.lanes["shards"], self.clock.monotonic_s()
-        if lane.queue or lane.running or not self.buckets.is_due(bucket, now_s, growing=growing):
-            return False
-        if self.trees.holds(bucket):
-            self.buckets.changed.remove(bucket)
-            self.trees.intact.add(bucket)
-            return False
-        for source in self.trees.in_bucket(bucket):
-            self._arrive(Unit("download", source))
-        if self.buckets.live[bucket]:
-            return True
-        row = Bucket(bucket, self.publisher.n_buckets, self.buckets.rows(bucket))
-        if growing and len(row.clips) < self.publisher.n_in(bucket):  # the others may be still to come
-            self.buckets.wait(bucket, now_s)
-            return False
-        self.buckets.changed.remove(bucket)
-        if not row.clips:
-            self.trees.emptied(bucket)
-        elif self._arrive(Unit("shards", row)):
-            self.buckets.wait(bucket, now_s)
-            return True
-        return False
-
     def _housekeeping(self) -> None:
         now, n_finished = self.clock.monotonic_s(), sum(len(lane.finished) for lane in self.lanes.values())
-        if self._engine and (n_finished >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S):
+        if n_finished >= FLUSH_ROWS or now - self._flushed_at > FLUSH_S:
             self._flush()
-        if self._engine and now - self._space_checked_at > CHECK_SPACE_S:
+        if now - self._space_checked_at > CHECK_SPACE_S:
             self.workspace.check_space(self.settings.run.min_free_gb)
             self._space_checked_at = now
         if self.observer is not None:
-            self.observer.state(self)
+            self.observer.state(self.lanes, self.load)
         self._on_progress(self)
 
     def _flush(self) -> None:

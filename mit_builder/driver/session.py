@@ -3,79 +3,57 @@
 from __future__ import annotations
 
 import os
-import secrets
-import time
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from mit_builder import config
-from mit_builder.config import Section, Settings
+from manifests.source_lists import is_list
+from mit_builder.config import backends
+from mit_builder.config.backends import Backend, Role
+from mit_builder.config.settings import Settings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.wording import counted
 from mit_builder.errors import ConfigError
-from mit_builder.models import devices, weights
-from mit_builder.source_book import DEMO, SourceBook, SourceList
-from mit_builder.workspace import Workspace
+from mit_builder.models import devices
+from mit_builder.models.weights import store
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.source_catalog import DEMO, SourceCatalog, SourceList
+from mit_builder.storage.workspace import Workspace
 
-SETTINGS_KEY = "mit-build.yaml"
+MOST_SAID = 5
+"""Copies of files that a run names."""
 REBUILT = "rebuilt.json"
 """In a workspace whose dataset was rebuilt from a manifest: it has no sources to run over."""
 
 
-def new_run_id() -> str:
-    """Name of a run: sorts by time, unique."""
-    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+_MODELS: dict[str, tuple[str, Role]] = {
+    "filter": ("detector", "people"),
+    "pose": ("model", "pose"),
+    "speech": ("model", "speaker"),
+}
+"""The setting of each section that names a model, and its registry."""
 
 
-def last_settings(workspace: Workspace) -> Settings | None:
-    """Settings of the last run in this workspace.
+def settings_of(workspace: Workspace, place: str) -> Settings:
+    """Settings of the last run in a workspace, which a person calls `place`.
 
     Raises:
-        ConfigError: the file is damaged.
+        ConfigError: nothing was run there, or its dataset comes from a manifest.
     """
-    try:
-        text = workspace.read(SETTINGS_KEY)
-    except FileNotFoundError:
-        return None
-    try:
-        values = yaml.safe_load(text)
-    except config.UNREADABLE as error:
-        raise ConfigError(f"{SETTINGS_KEY} in the workspace is damaged: repair or delete it") from error
-    return config.parse(values or {})
+    settings = last_settings(workspace)
+    if settings is None:
+        raise nothing_was_run(workspace, place)
+    return settings
 
 
-def save_settings(workspace: Workspace, settings: Settings) -> None:
-    """Pin the resolved settings in the workspace."""
-    text = "# Settings of the last run here, resolved. Written by mit-build; change them with --set or --config.\n"
-    values = _written_down(settings)
-    workspace.write(SETTINGS_KEY, (text + yaml.safe_dump(values, sort_keys=False)).encode())
-
-
-def _written_down(settings: Settings) -> dict[str, Any]:
-    """All values but those that may hold a password."""
-    return {
-        name: section.model_dump(mode="json", exclude=set(section.secrets)) if isinstance(section, Section) else section
-        for name, section in settings
-    }
-
-
-def changed_settings(old: Settings, new: Settings) -> list[str]:
-    """`section.key old -> new` for each setting that differs."""
-    before, after = _written_down(old), _written_down(new)
-    lines = []
-    for section, values in after.items():
-        if isinstance(values, dict):
-            was = before.get(section, {})
-            lines += [f"{section}.{k} {was.get(k)} -> {v}" for k, v in values.items() if was.get(k) != v]
-        elif before.get(section) != values:
-            lines.append(f"{section} {before.get(section)} -> {values}")
-    return lines
-
-
-_MODELS = {"filter": "detector", "pose": "model", "speech": "model"}
-"""The setting of each section that names a model."""
-_PAPER = {"filter": "yolo26x-pose", "pose": "sapiens-2b", "speech": "talknet"}
+def nothing_was_run(workspace: Workspace, place: str) -> ConfigError:
+    """The error of a workspace in which nothing was run."""
+    if workspace.exists(REBUILT):
+        advice = hints.say(Hint.VALIDATE)
+        return ConfigError(f"the dataset of {place} was rebuilt from a manifest, there is no run to look at: {advice}")
+    return ConfigError(f"nothing was run in {place} yet: {hints.say(Hint.RUN)}")
 
 
 def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list[str]]:
@@ -90,14 +68,14 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
         notes.append(f"profile: {profile} ({why})")
     updates: dict[str, Any] = {"profile": profile}
     same = pinned if pinned and pinned.profile == profile else None
-    for section, field in _MODELS.items():
+    for section, (field, role) in _MODELS.items():
         values = getattr(settings, section)
         if getattr(values, field) == "auto":
             was = getattr(getattr(same, section), field) if same else "auto"
-            model, why = (was, f"pinned by the last run here; --set {section}.{field}=… changes it")
+            model, why = (was, "pinned by the last run here")
             if was == "auto":
-                model, why = (_PAPER[section], "the paper's") if profile == "paper" else _embedded(section)
-            notes.append(f"{_role(section)} model: {model} ({why})")
+                model, why = _preferred(role, profile)
+            notes.append(f"{_said(section)} model: {model} ({why})")
             updates[section] = values.model_copy(update={field: model})
     download = settings.download
     if download.cookies_file is not None:
@@ -106,49 +84,64 @@ def resolve(settings: Settings, pinned: Settings | None) -> tuple[Settings, list
     return settings.model_copy(update=updates), notes
 
 
-def models(settings: Settings, stages: Collection[str]) -> Iterator[tuple[str, str]]:
-    """What each model of these stages is for, and its name."""
-    for section, field in _MODELS.items():
+def models(settings: Settings, stages: Collection[str]) -> Iterator[tuple[str, Backend]]:
+    """What each model of these stages is for, and the model.
+
+    Raises:
+        ConfigError: what another package has by its name is no backend.
+    """
+    for section, (field, role) in _MODELS.items():
         if section in stages:
-            yield f"{_role(section)} model", getattr(getattr(settings, section), field)
+            yield f"{_said(section)} model", backends.find(role, getattr(getattr(settings, section), field))
+    heard = {settings.filter.voice_detector} if "filter" in stages else set()
+    heard |= {settings.speech.voice_detector} if "speech" in stages else set()
+    for backend in {backends.find("voice", name): None for name in sorted(heard, key=str)}:
+        yield "voice detector", backend
 
 
-def _role(section: str) -> str:
+def _said(section: str) -> str:
     return "people" if section == "filter" else section
 
 
 def _profile(pinned: Settings | None) -> tuple[Literal["embedded", "paper"], str]:
     if pinned and pinned.profile != "auto":
-        return pinned.profile, "pinned by the last run here; --profile changes it"
+        return pinned.profile, "pinned by the last run here"
     if devices.n_gpus():
         return "paper", "the paper's models: torch can use a GPU here"
     return "embedded", "CPU models that come inside Python packages"
 
 
-def _embedded(section: str) -> tuple[str, str]:
-    if section != "speech":
-        return "mediapipe", "inside its package"
-    missing = weights.missing_for("lr-asd")
-    return ("lips", f"for lr-asd: {missing}") if missing else ("lr-asd", "its weights are here")
+def _preferred(role: Role, profile: str) -> tuple[str, str]:
+    """What "auto" means in a profile, and why."""
+    best, *others = backends.preferred(role, profile)
+    if not others:
+        return best.name, "the paper's" if profile == "paper" else "inside its package"
+    missing = store.missing_for(best)
+    return (others[-1].name, f"for {best.name}: {missing}") if missing else (best.name, "its weights are here")
 
 
 def open_sources(
-    book: SourceBook, addresses: list[str], lists: list[Path], limit: int | None
+    book: SourceCatalog, addresses: list[str], lists: list[Path], limit: int | None
 ) -> tuple[SourceList, str]:
-    """The sources of a run, and one line that says which they are.
+    """The sources of a run, and one line that says which they are; an address may be that of a list.
 
     Raises:
         ConfigError: an address or a list cannot be used, or a list is empty.
     """
+    lists = [*lists, *(Path(address).expanduser() for address in addresses if is_list(address))]
+    addresses = [address for address in addresses if not is_list(address)]
     for path in lists:
         if not path.is_file():
-            raise ConfigError(f"no such source list: {path}")
+            say = f"{path} is a folder: give it without --sources" if path.is_dir() else f"no such source list: {path}"
+            raise ConfigError(say)
     if addresses or lists:
         n_given = book.add(addresses, lists)
         if not n_given:
             raise ConfigError(f"no sources in {', '.join(map(str, lists))}")
         known = book.sources(limit)
-        return known, f"{n_given} sources given, {len(book.sources())} in this workspace"
+        for paths in islice(book.copies().values(), MOST_SAID):
+            book.notes.append(f"the same bytes, so one source: {', '.join(Path(path).name for path in paths)}")
+        return known, f"{counted(n_given, 'source')} given, {len(book.sources())} in this workspace"
     known = book.sources(limit)
     if known and not (len(known) == 1 and known[0].address == str(DEMO)):
         return known, f"no sources given: going on with the {len(known)} of this workspace"

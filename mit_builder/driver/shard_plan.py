@@ -6,9 +6,9 @@ import math
 from collections import Counter
 
 from manifests.rows import Labelled
-from mit_builder.labelled import LabelledClips
+from mit_builder.dataset.publish import Publisher
+from mit_builder.driver.labelled_clips import LabelledClips
 from mit_builder.pipeline import Unit
-from mit_builder.publish import Publisher
 
 PUBLISH_S = 60.0
 """A shard is written, or looked at in vain, at most this often while downloads go on."""

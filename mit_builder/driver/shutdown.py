@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+from mit_builder.console.terminal import Interrupts, hears_signals
 
 JOB_GRACE = "RAY_JOB_STOP_WAIT_TIME_S"
 """Set for a job of Ray's: seconds from SIGTERM to SIGKILL."""
@@ -39,18 +42,26 @@ class Stop:
         self._on_ask = on_ask
         self._asked_s: float | None = None
         self._was_said = False
+        self._before: Any = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM while the context is open; a second one ends the run at once."""
-        before = signal.signal(signal.SIGTERM, self._ask)
+        """Take SIGTERM while the context is open; a second one ends the run at once. Other threads than the first
+        cannot.
+        """
+        if not hears_signals():
+            yield
+            return
+        self._before = signal.signal(signal.SIGTERM, self._ask)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, self._before)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._grace_s <= 0 or self._asked_s is not None:
+            if isinstance(self._before, Interrupts):  # it knows what a further one means
+                self._before(number, frame)
             raise KeyboardInterrupt
         self._asked_s = time.monotonic()
 

@@ -1,25 +1,29 @@
-"""A lane: one step with everything that the driver keeps about it, and what it does about failures."""
+"""The queue of one step, with everything that the driver keeps about the step, and what it does about failures."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Bucket
-from manifests.schema import artifacts, content, content_hash
-from mit_builder.config import RunSettings, Settings
-from mit_builder.engine import Result
-from mit_builder.errors import FailureClass
-from mit_builder.pipeline import STEPS, Step, Unit
-from mit_builder.pools import LIGHT_CPUS
-from mit_builder.retries import PASSES_BY_ITSELF, Clock, delay_s
+from manifests.schema import content, content_hash
+from mit_builder.config.settings import RunSettings, Settings
+from mit_builder.console.wording import counted
+from mit_builder.driver.login_changes import settings_key
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.playlists import is_stale, listed
+from mit_builder.driver.retry_policy import PASSES_BY_ITSELF, Clock, delay_s
+from mit_builder.engine.base import NOBODYS_FAULT, Result
+from mit_builder.engine.worker import Task, WorkerSpec
+from mit_builder.engine.worker_pools import LIGHT_CPUS
+from mit_builder.pipeline import Step, Unit
 from mit_builder.stage import Stage
-from mit_builder.worker import Task, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.storage.damaged_files import Files
+from mit_builder.storage.workspace import Workspace
 
 QUEUE_BOUND = 64
 """Units that may wait for a step before the steps before it are held back."""
@@ -35,26 +39,6 @@ LEARN = 0.2
 """Share that a unit has in the mean of how long they take."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What a run was asked to do.
-
-    Attributes:
-        steps: names of the steps to work on; the others only hand on what the ledger has.
-        forced: steps whose units are due whatever the ledger says.
-        retry: classes of failures that are tried again.
-        at_once: do not wait for what failed a short time ago.
-    """
-
-    steps: frozenset[str] = frozenset(step.name for step in STEPS)
-    forced: frozenset[str] = frozenset()
-    retry: frozenset[FailureClass] = PASSES_BY_ITSELF
-    at_once: bool = False
-
-
-EVERYTHING = Choice()
-
-
 @dataclass
 class Waiting:
     """A unit that is due."""
@@ -62,22 +46,31 @@ class Waiting:
     unit: Unit
     task: Task
     limit: str | None
+    answer: Entry | None = None
+    """What the ledger has, where the unit is due only because a file of it is gone or damaged."""
     n_before: int = 0
     """Failed attempts of earlier runs in a row."""
     n_failed: int = 0
     """Failed attempts of this run, those with a dead worker aside."""
     n_crashes: int = 0
     n_nodes: int = 0
-    """Nodes of this run that were lost while it was alone with a worker there."""
+    """Nodes of this run that were lost, or workers that fell silent, while it was alone with a worker there."""
     alone: bool = False
     """Shares no call with others, so that it can be blamed."""
     last: Entry | None = None
     """How the latest failed attempt of this run ended."""
+    before: Entry | None = None
+    """What came of it in an earlier run."""
 
     @property
     def n_attempts(self) -> int:
         """Attempts that failed, in this run and before."""
         return self.n_before + self.n_failed + self.n_crashes
+
+    @property
+    def outcome(self) -> Entry | None:
+        """How the unit ends where this run works on it no more: as it was, where it had an answer or is a list."""
+        return self.answer or self.last or (self.before if listed(self.before) else None)
 
     @property
     def is_suspect(self) -> bool:
@@ -86,7 +79,7 @@ class Waiting:
 
 
 @dataclass
-class Lane:
+class StepQueue:
     """Units of one step: queued, put off, running, finished but not yet in the ledger; all times are monotonic."""
 
     step: Step
@@ -108,12 +101,15 @@ class Lane:
     """Why nothing of this step is started any more in this run."""
 
     @classmethod
-    def of(cls, step: Step, settings: Settings, workspace: Workspace, run_id: str) -> Lane:
-        """The lane of a step, with its ledger."""
+    def of(
+        cls, step: Step, settings: Settings, workspace: Workspace, run_id: str, *, looks_only: bool = False
+    ) -> StepQueue:
+        """The lane of a step, with its ledger; where nothing is worked on, without what tells failed logins apart."""
         section = step.settings(settings)
-        stage = WorkerSpec(step.stage, section, workspace.uri, run_id).load()
+        stage = WorkerSpec(step.stage, section, workspace.uri, run_id, identity=step.identity).load()
         ledger = Ledger(workspace, step.name, stage.emits)
-        return cls(step, stage, ledger, content_hash(section.shown_values()), stage.backend())
+        key = "" if looks_only else settings_key(section, workspace, run_id)
+        return cls(step, stage, ledger, key, stage.backend())
 
     def key(self, row: Any, settings: Settings) -> str:
         """The input key of a unit: hash of all that its output may depend on."""
@@ -121,14 +117,22 @@ class Lane:
         values = self.step.settings(settings).key_values()
         return content_hash(self.step.name, self.stage.version, values, self.backend, what)
 
-    def is_due(self, entry: Entry, choice: Choice, files: Files) -> bool:
+    def is_due(self, entry: Entry, choice: RunOptions, files: Files, wall_s: float) -> bool:
         """Whether a unit is worked on although the ledger has an answer to it."""
-        if self.step.name in choice.forced:
+        name, is_of_earlier = self.step.name, entry.run_id != files.run_id
+        if name in choice.forced and is_of_earlier:
+            return True
+        looks_again = name == "download" and name in choice.steps and is_of_earlier
+        if looks_again and is_stale(entry, choice.refresh_s, wall_s):
             return True
         if entry.status == "failed":
             changed = entry.failure_class == "auth" and entry.settings_key != self.settings_key
-            return changed or entry.failure_class in choice.retry
+            return is_of_earlier and (changed or entry.failure_class in choice.retry)
         return not files.has_all(entry)
+
+    def written(self) -> Iterator[Any]:
+        """What every unit put out last."""
+        return (row for entry in self.ledger.newest() if entry.status == "done" for row in entry.outputs)
 
     @property
     def is_idle(self) -> bool:
@@ -215,11 +219,11 @@ class Lane:
         waiting.n_failed += 1
         waiting.last = entry
         self.put_off(waiting, now_s + delay_s(entry.unit_id, waiting.n_attempts, settings))
-        self.finished.append(entry)
+        self.finished += [entry] if waiting.answer is None else []
         return True
 
     def enqueue(
-        self, waiting: Waiting, before: Entry | None, settings: RunSettings, clock: Clock, *, at_once: bool
+        self, waiting: Waiting, before: Entry | None, settings: RunSettings, clock: Clock, choice: RunOptions
     ) -> None:
         """Queue a unit; what failed a short time ago waits for the rest of its pause, also in a later run.
 
@@ -228,17 +232,27 @@ class Lane:
             before: what came of it last.
             settings: say how long the pauses are.
             clock: now.
-            at_once: whether there is no pause.
+            choice: says whether there is no pause, and what is forced.
         """
-        left_s = 0.0
+        left_s, waiting.before = 0.0, before
+        is_due_for_files = before is not None and before.status == "done" and self.step.name not in choice.forced
+        waiting.answer = before if is_due_for_files and not listed(before) else None
         if before is not None and before.status == "failed" and before.failure_class == "transient":
             waiting.n_before = before.attempts
             ended_s = before.started_at_s + before.duration_s
             left_s = ended_s + delay_s(before.unit_id, before.attempts, settings) - clock.wall_s()
-        if left_s > 0 and not at_once:
+        if left_s > 0 and not choice.at_once:
             self.put_off(waiting, clock.monotonic_s() + min(left_s, settings.retry_max_s))
         else:
             self.queue.append(waiting)
+
+    def news_of(self, result: Result) -> Iterator[str]:
+        """What a run says of a call that was lost through nobody's fault."""
+        n_units = counted(len(result.tasks), "unit")
+        if result.lost == "node":
+            yield f"a node was lost: {self.step.name} does {n_units} again, elsewhere"
+        if result.lost == "silent":
+            yield f"a worker of {self.step.name} was stopped, or hangs: another does {n_units} again"
 
     def lost(self, waiting: Waiting, result: Result, settings: RunSettings, clock: Clock) -> Entry | None:
         """Queue a unit again whose worker died, or the entry that it ends with.
@@ -248,7 +262,7 @@ class Lane:
         if result.lost == "unstarted":
             self.queue.appendleft(waiting)
             return None
-        is_alone, by_node = len(result.tasks) == 1, result.lost == "node"
+        is_alone, by_node = len(result.tasks) == 1, result.lost in NOBODYS_FAULT
         waiting.alone = True
         waiting.n_nodes += is_alone and by_node
         n_lost, most = waiting.n_crashes + 1, settings.max_crashes
@@ -281,55 +295,19 @@ class Lane:
         return f"{self.step.name} pauses for {pause_s:.0f} s: {entry.message}"
 
 
-def worker_specs(
-    settings: Settings, workspace: Workspace, run_id: str, steps: Sequence[Step] = STEPS
-) -> dict[str, WorkerSpec]:
-    """How a worker of each step is built."""
-    place = (workspace.uri, run_id, settings.run.scratch_gb)
-    return {s.name: WorkerSpec(s.stage, s.settings(settings), *place) for s in steps}
-
-
-class Files:
-    """Which artifacts there are; a folder is listed once, and of names hashes are kept: there are millions."""
-
-    def __init__(self, workspace: Workspace, run_id: str) -> None:
-        self._workspace = workspace
-        self._run_id = run_id
-        self._folders: dict[str, set[int]] = {}
-
-    def has_all(self, entry: Entry) -> bool:
-        """Whether the artifacts that an entry names are there; what this run made is asked for by itself."""
-        has = self._workspace.exists if entry.run_id == self._run_id else self._has
-        return all(has(artifact.key) for row in entry.outputs for artifact in artifacts(row))
-
-    def _has(self, key: str) -> bool:
-        return hash(key) in self._folder(key)
-
-    def remove(self, keys: Iterable[str]) -> None:
-        """Take note that some are gone."""
-        for key in keys:
-            self._folders.get(key.partition("/")[0], set()).discard(hash(key))
-
-    def _folder(self, key: str) -> set[int]:
-        folder = key.partition("/")[0]
-        if folder not in self._folders:
-            self._folders[folder] = set(map(hash, self._workspace.names(folder)))
-        return self._folders[folder]
-
-
-def stamped(entry: Entry, waiting: Waiting, lane: Lane) -> Entry:
+def stamped(entry: Entry, waiting: Waiting, lane: StepQueue) -> Entry:
     """An entry of a worker with what only the driver knows."""
     return replace(entry, attempts=waiting.n_attempts + 1, settings_key=lane.settings_key)
 
 
 def lost_entry(task: Task, result: Result, n_lost: int, wall_s: float) -> Entry:
     """The entry of a unit whose worker died for the last time; running out of memory is not the unit's poison."""
-    what = "its node was lost" if result.lost == "node" else "the worker died"
+    what = {"node": "its node was lost", "silent": "its worker fell silent"}.get(str(result.lost), "the worker died")
     return Entry(
         unit_id=task.unit_id,
         input_key=task.input_key,
         status="failed",
         failure_class="resource" if result.lost == "memory" else "poison",
-        message=f"{what} {n_lost} times: {result.message}",
+        message=f"{what} {counted(n_lost, 'time')}: {result.message}",
         started_at_s=wall_s,
     )

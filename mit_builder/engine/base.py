@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from manifests.ledger import Entry
-from mit_builder.metrics import Meter
-from mit_builder.worker import Task
+from mit_builder.engine.metric import Meter
+from mit_builder.engine.worker import Task
+
+Lost = Literal["crash", "timeout", "memory", "node", "silent", "unstarted"]
+NOBODYS_FAULT: Final[tuple[Lost, ...]] = ("node", "silent")
 
 
 @dataclass(frozen=True)
@@ -16,15 +19,16 @@ class Result:
 
     Attributes:
         entries: one a task, or None when the worker died.
-        lost: why there are no entries; all but "node" and "unstarted" (the call never began) count as an attempt,
-            "memory" ends as a failure of resources.
+        lost: why there are no entries; "node", "silent" (the worker does not answer: something stopped it, as SIGSTOP
+            does) and "unstarted" (the call never began) do not count as an attempt, "memory" ends as a failure of
+            resources.
         message: one line about the loss.
     """
 
     stage: str
     tasks: list[Task]
     entries: list[Entry] | None = None
-    lost: Literal["crash", "timeout", "memory", "node", "unstarted"] | None = None
+    lost: Lost | None = None
     message: str = ""
 
 

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MARK = "MIT_BUILDER_RUN"
@@ -23,19 +23,27 @@ WATCH_S = 10.0
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
-    """Whatever this process starts while the context is open ends with it if it is killed."""
+def guarded() -> Iterator[Callable[[], Iterator[int]]]:
+    """Whatever this process starts while the context is open ends with it if it is killed.
+
+    Yields:
+        What tells which processes it has started so far, and those that they have started.
+    """
     value = f"{os.getpid()}-{secrets.token_hex(8)}"
     # This very file, isolated: it must start fast and needs the standard library alone. A session of its own, so that a
     # signal to the run's process group leaves it.
     command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), value]
     nowhere = subprocess.DEVNULL
     guardian = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    before = os.environ.get(MARK)
     os.environ[MARK] = value
     try:
-        yield
+        yield lambda: (pid for pid in marked(value) if pid != os.getpid())
     finally:
-        del os.environ[MARK]
+        if before is None:
+            del os.environ[MARK]
+        else:
+            os.environ[MARK] = before
         guardian.terminate()
         guardian.wait()
 

@@ -1,4 +1,4 @@
-"""Where units run: in this process (engine_serial.py), or on Ray. Only this module and engine_* import ray.
+"""Units on Ray. Only modules of this package import ray.
 
 The driver decides (admission, attempts, what a crash means); Ray places workers and notices their death. Settings and
 the reading of Ray's exceptions were measured on Ray 2.60.
@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mit_builder import __version__
-from mit_builder.engine_calls import Engine, Load, Result
-from mit_builder.engine_connect import check_nodes, connect
-from mit_builder.engine_metrics import RayMeter
-from mit_builder.engine_nodes import Suspects, ask_node, is_node_loss, node_known
-from mit_builder.engine_serial import SerialEngine
-from mit_builder.engine_slots import Call, Slot
-from mit_builder.errors import CannotContinue
+from mit_builder.engine import memory
+from mit_builder.engine.base import NOBODYS_FAULT, Load, Lost, Result
+from mit_builder.engine.ray_connect import check_nodes, connect
+from mit_builder.engine.ray_metrics import RayMeter
+from mit_builder.engine.ray_nodes import Suspects, ask_node, kind_of_loss, node_known
+from mit_builder.engine.ray_slots import Call, Slot
+from mit_builder.engine.worker import Task, Worker, WorkerSpec, problem_here
+from mit_builder.engine.worker_pools import Crew, Pools, Room
 from mit_builder.models.devices import n_gpus
-from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
-from mit_builder.worker import Task, Worker, WorkerSpec, problem_here
-
-__all__ = ["Engine", "Load", "RayEngine", "Result", "SerialEngine", "check_layout"]
+from mit_builder.version import __version__
 
 IDLE_S = 120.0
 """A worker without work for so long ends: its memory is worth more than the time to load its models again."""
@@ -39,6 +35,8 @@ LOOK_S = 5.0
 """How often the engine looks at what there is: nodes come and go."""
 
 
+STOPPED_S = 10.0
+"""A driver waits for results every second; one that did not for so long was stopped itself, as its workers were."""
 MAX_ILL = 10
 """Workers of a stage that cannot be set up on a cluster before it stops."""
 LOOK_AGAIN_S = 0.5
@@ -84,6 +82,7 @@ class RayEngine:
         self._make: Callable[..., Any] | None = None
         self._pools = Pools(resources, Room(float(cpus or os.cpu_count() or 1)))
         self._looked_at_s = 0.0
+        self._waited_at_s = time.monotonic()
         self._refused: set[str] = set()
         """Stages whose calls found no worker since results were waited for."""
         self._took_s: dict[str, float] = {}
@@ -216,6 +215,7 @@ class RayEngine:
 
     def wait(self, timeout_s: float) -> list[Result]:
         self._refused.clear()
+        self._allow_for_a_stop()
         if self._make is None:
             return []
         import ray
@@ -241,6 +241,14 @@ class RayEngine:
             for name, slot in list(self._idle(IDLE_S)):
                 self._drop(name, slot)
         return results
+
+    def _allow_for_a_stop(self) -> None:
+        """Time in which this process was stopped, as by Ctrl-Z, is taken from no worker."""
+        now_s = time.monotonic()
+        away_s, self._waited_at_s = now_s - self._waited_at_s, now_s
+        if away_s > STOPPED_S:
+            for slot in (slot for slots in self._slots.values() for slot in slots):
+                slot.deadline += away_s
 
     def _finished(self, stage: str, slot: Slot, ready: set[Any]) -> Iterator[Result]:
         """What a worker's promises that are kept or broken come to."""
@@ -293,24 +301,16 @@ class RayEngine:
             yield Result(stage, call.tasks, lost="unstarted")
 
     def _loss(self, stage: str, slot: Slot, error: Exception) -> Result | None:
-        import ray
-
-        text = " ".join(str(error).split())[:300]
+        lost: Lost = kind_of_loss(error)
+        text = memory.WAS_FULL if lost == "memory" else " ".join(str(error).split())[:300]
         node_id = node_known(slot.where) if slot.where is not None else None
-        if slot.starting is not None and node_id is None and not is_node_loss(error):
+        if slot.starting is not None and node_id is None and lost not in NOBODYS_FAULT:
             self._set_aside(stage, _while_set_up(text), is_sure=False)
             return None
-        lost: Literal["crash", "timeout", "memory", "node"]
         if slot.timed_out:
             lost, text = "timeout", f"took longer than {self._resources[stage].timeout_s:g} s"
-        elif isinstance(error, ray.exceptions.OutOfMemoryError):
-            lost = "memory"
-        elif is_node_loss(error):
-            lost = "node"
-        else:
-            lost = "crash"
         result = Result(stage, slot.calls[0].tasks if slot.calls else [], lost=lost, message=text)
-        if lost in ("crash", "timeout") and node_id is not None:
+        if lost in ("crash", "timeout", "silent") and node_id is not None:
             self._suspects.add(result, node_id)
             return None
         return self._known(result)
@@ -326,7 +326,7 @@ class RayEngine:
         """A loss that is understood; where nothing was being worked on, the worker died while it was set up."""
         if result.tasks:
             return result
-        if result.lost != "node":
+        if result.lost not in NOBODYS_FAULT:
             self._set_aside(result.stage, _while_set_up(result.message))
         return None
 
@@ -373,19 +373,3 @@ class RayEngine:
 
 def _while_set_up(text: str) -> str:
     return f"the worker died while it was set up: {text}"
-
-
-def check_layout() -> None:
-    """The three packages must come from one place, or workers would run other code than the driver.
-
-    Raises:
-        CannotContinue: a foreign package named `stages` or `manifests` is in the way.
-    """
-    home = Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent
-    import manifests
-    import stages
-
-    for module in (manifests, stages):
-        found = Path(module.__file__ or "").resolve().parent.parent
-        if found != home:
-            raise CannotContinue(f"a folder named {module.__name__} in {found} hides ours: start from another folder")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from mit_builder.console import hints
 from mit_builder.errors import CannotContinue, ConfigError
 
 ANSWER_S = 10.0
@@ -90,14 +91,14 @@ class Jobs:
         try:
             yield
         except ImportError as error:
-            raise CannotContinue("submitting needs ray[default]: pip install 'mit-builder[cluster]'") from error
+            raise CannotContinue(f"submitting needs ray[default]: {hints.pip('mit-builder[cluster]')}") from error
         except ray.exceptions.AuthenticationError as error:
             advice = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token"
             raise CannotContinue(f"{self.address} does not let us in: {advice}") from error
         except (RuntimeError, ConnectionError, ValueError, OSError) as error:
             text = " ".join(str(error).split())
             if "Please install" in text or "ray[default]" in text:
-                raise CannotContinue("submitting needs ray[default]: pip install 'mit-builder[cluster]'") from error
+                raise CannotContinue(f"submitting needs ray[default]: {hints.pip('mit-builder[cluster]')}") from error
             raise CannotContinue(f"the job service at {self.address} says: {text[:300]}") from error
 
     def submit(self, entrypoint: str, folder: Path, *, cpus: float, grace_s: int) -> str:

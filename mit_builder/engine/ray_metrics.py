@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mit_builder.metrics import Metric
+from mit_builder.engine.metric import Metric
 
 
 class RayMeter:

@@ -1,4 +1,4 @@
-"""Whether a worker died by itself or with its node. A killed machine often looks like a crash at first.
+"""Whether a worker died or fell silent by itself or with its node. A killed machine often looks like a crash at first.
 
 The cluster learns of a node's death after its workers are gone: by default up to 14 s for a killed one (Ray 2.60).
 Until then a unit must not be blamed. A trifle of work on the node tells sooner that it lives.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -98,16 +98,19 @@ def _own_node(worker: Any) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def is_node_loss(error: Exception) -> bool:
-    """Whether an exception of Ray says by itself that a node or the way to it is lost, not only a worker."""
+def kind_of_loss(error: Exception) -> Literal["crash", "memory", "node", "silent"]:
+    """What an exception of Ray says by itself of a worker.
+
+    "silent": it does not answer. Something stopped it, as SIGSTOP does, or its node or the way to it is lost.
+    """
     import ray
 
-    kinds = (
-        ray.exceptions.ActorUnavailableError,
-        ray.exceptions.NodeDiedError,
-        ray.exceptions.ObjectLostError,
-    )
-    if isinstance(error, kinds) or getattr(error, "preempted", False):
-        return True
     signs = ("node has died", "health check failed", "received SIGTERM", "Socket closed")
-    return isinstance(error, ray.exceptions.ActorDiedError) and any(sign in str(error) for sign in signs)
+    is_dead = isinstance(error, ray.exceptions.ActorDiedError)
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "memory"
+    if isinstance(error, ray.exceptions.NodeDiedError | ray.exceptions.ObjectLostError):
+        return "node"
+    if getattr(error, "preempted", False) or (is_dead and any(sign in str(error) for sign in signs)):
+        return "node"
+    return "silent" if isinstance(error, ray.exceptions.ActorUnavailableError) else "crash"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mit_builder.worker import Task
+from mit_builder.engine.worker import Task
 
 
 @dataclass

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mit_builder.engine_calls import Load, Result
-from mit_builder.worker import Task, Worker, WorkerSpec
+from mit_builder.engine.base import Load, Result
+from mit_builder.engine.worker import Task, Worker, WorkerSpec
 
 
 class SerialEngine:

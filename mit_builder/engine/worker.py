@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import json
 import os
 import re
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from manifests.ledger import Entry
-from manifests.rows import Artifact
-from mit_builder import __version__
-from mit_builder.config import Section
-from mit_builder.errors import CannotContinue, ConfigError, FailureClass, StageUnavailable, UnitError, WorkspaceError
-from mit_builder.scratch import sha256_of
+from manifests.rows import Artifact, Bucket
+from manifests.signatures import scrubbed
+from mit_builder.config import plugins
+from mit_builder.config.section import Section
+from mit_builder.console.terminal import detach
+from mit_builder.engine.clip_stage import ClipStageAdapter
+from mit_builder.errors import (
+    CannotContinue,
+    ConfigError,
+    DamagedError,
+    FailureClass,
+    LeaseLost,
+    StageUnavailable,
+    UnitError,
+    WorkspaceError,
+)
 from mit_builder.stage import Reject, Stage
-from mit_builder.tombstones import Tombstones
-from mit_builder.workspace import FOLDERS, Workspace
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.tombstones import REMOVED, Tombstones, withdraw
+from mit_builder.storage.workspace import FOLDERS, Workspace
+from mit_builder.version import __version__
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*")
 """Names are ids of ours: one that came from outside could lead out of the workspace."""
@@ -54,28 +67,44 @@ class WorkerSpec:
     workspace_uri: str
     run_id: str
     scratch_gb: float = 50.0
+    identity: str = ""
+    """Package and version of another package's stage."""
 
     def load(self) -> Stage[Any]:
         """The stage, constructed but not set up."""
-        module, _, name = self.stage.partition(":")
-        stage: Stage[Any] = getattr(importlib.import_module(module), name)(self.settings)
-        return stage
+        stage = plugins.attribute(self.stage)(self.settings)
+        loaded: Any = ClipStageAdapter(stage, self.identity) if self.identity else stage
+        return cast(Stage[Any], loaded)
 
 
 class UnitContext:
-    """See `mit_builder.stage.Context`."""
+    """See `mit_builder.stage.Context`.
+
+    Attributes:
+        damaged: artifacts that could not be read because they are gone or damaged: by key what is wrong.
+        committed: keys of what the unit has put in place so far.
+    """
 
     def __init__(self, workspace: Workspace, input_key: str, tmp: Path) -> None:
         self._workspace = workspace
         self.input_key = input_key
         self.tmp = tmp
+        self.damaged: dict[str, str] = {}
+        self.committed: list[str] = []
 
     def partial(self) -> Path:
         return self._workspace.partial(self.input_key)
 
     @contextmanager
     def local(self, artifact: Artifact) -> Iterator[Path]:
-        with self._workspace.artifact(artifact) as path:
+        with ExitStack() as stack:
+            try:
+                path = stack.enter_context(self._workspace.artifact(artifact))
+            except DamagedError:
+                problem = self._workspace.problem(artifact)
+                if problem:  # at a second look as well: no slip of the machine that read it
+                    self.damaged[artifact.key] = problem
+                raise
             yield path
 
     def is_barred(self, *, video_id: str | None, sha256: str | None, channels: Iterable[str | None]) -> bool:
@@ -93,6 +122,7 @@ class UnitContext:
             with self._workspace.local(key) as old:
                 if sha256_of(old) != new:
                     key = f"{folder}/{name}.{self.input_key[:8]}-{new[:8]}{path.suffix}"
+        self.committed.append(key)
         return self._workspace.commit(path, key)
 
 
@@ -109,6 +139,8 @@ class Worker:
         Args:
             elsewhere: this may be another machine than the driver's.
         """
+        if elsewhere:
+            detach()  # Ray may have been started in a terminal there
         try:
             self._workspace = self._open(elsewhere=elsewhere)
             stage = self._spec.load()
@@ -146,9 +178,12 @@ class Worker:
 
     def _outcome(self, task: Task) -> dict[str, Any]:
         assert self._stage is not None, "ready() comes first"
+        ctx = UnitContext(self._workspace, task.input_key, Path())
         try:
-            with self._workspace.own(self._spec.run_id) as tmp:
-                outputs = tuple(self._stage.process(task.row, UnitContext(self._workspace, task.input_key, tmp)))
+            with self._workspace.own(self._spec.run_id) as ctx.tmp:
+                outputs = self._process(self._stage, task, ctx)
+        except LeaseLost:  # by a signal, where worker and driver are one
+            raise
         except Reject as verdict:
             return {
                 "status": "rejected",
@@ -160,10 +195,23 @@ class Worker:
                 "status": "failed",
                 "failure_class": classify(error),
                 "message": _one_line(error),
-                "traceback": traceback.format_exc(),
+                "traceback": scrubbed(traceback.format_exc()),
                 "retry_after_s": getattr(error, "retry_after_s", None),
+                "damaged": ctx.damaged,
             }
         return {"status": "done", "outputs": outputs}
+
+    def _process(self, stage: Stage[Any], task: Task, ctx: UnitContext) -> tuple[Any, ...]:
+        outputs: tuple[Any, ...] = ()
+        try:
+            outputs = tuple(stage.process(task.row, ctx))
+        finally:
+            error = sys.exc_info()[1]
+            ends_the_run = isinstance(error, LeaseLost) or not isinstance(error, Exception | None)
+            clips = [labelled.clip for labelled in task.row.clips] if isinstance(task.row, Bucket) else []
+            if not ends_the_run and withdraw(self._workspace, ctx.committed, [*outputs, *clips]):
+                raise Reject(REMOVED)
+        return outputs
 
 
 def problem_here(spec: WorkerSpec, version: str, *, patient: bool = False) -> str | None:
@@ -214,7 +262,7 @@ def _is_short(error: BaseException | None) -> bool:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = scrubbed(" ".join(str(error).split()))
     return text[:500] or type(error).__name__
 
 

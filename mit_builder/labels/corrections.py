@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from manifests.arrays import read_arrays
 from manifests.rows import Artifact, Clip, Correction, Review
-from mit_builder.speaking import Flags, merged_periods, periods, runs
+from mit_builder.console.wording import counted
+from mit_builder.labels.speaking import Flags, merged_periods, periods, runs
 
 DIGEST_DIGITS = 16
 """Hex digits of a digest that a review keeps of what was shown."""
@@ -40,13 +41,21 @@ def with_corrections(
         if mask.any():
             changed |= {
                 "speaking": flags,
-                "speak_periods": periods(flags),
-                "listen_periods": periods(~flags),
-                "speak_periods_merged": merged_periods(flags, merge_below_frames),
-                "listen_periods_merged": merged_periods(~flags, merge_below_frames),
+                "speak_periods": periods(flags, mask),
+                "listen_periods": periods(~flags, mask),
+                "speak_periods_merged": merged_periods(flags, merge_below_frames, mask),
+                "listen_periods_merged": merged_periods(~flags, merge_below_frames, mask),
             }
         result.append({**person, **changed})
     return result
+
+
+def human_mask(person: Mapping[str, Any]) -> Flags:
+    """(n_frames,) bool: the frames of `human_periods`, in which a reviewer has set `speaking`."""
+    mask = np.zeros(len(person["speaking"]), bool)
+    for start, end in person["human_periods"]:
+        mask[start:end] = True
+    return mask
 
 
 def label_tier(people: Sequence[Mapping[str, Any]], n_frames: int, tier: str) -> str:
@@ -84,9 +93,13 @@ def fitting(
 def _now(correction: Correction, clip: Clip, faces: npt.NDArray[np.float32] | None) -> Correction | str:
     """The correction for the clip's people, or why there is none."""
     if not 0 <= correction.start_frame < correction.end_frame <= clip.n_frames:
-        return f"the clip has {clip.n_frames} frames"
+        return f"the clip has {counted(clip.n_frames, 'frame')}"
     if faces is None:
-        return correction if correction.person_id < clip.n_people else f"the clip has {clip.n_people} people"
+        return (
+            correction
+            if correction.person_id < clip.n_people
+            else f"the clip has {counted(clip.n_people, 'person', 'people')}"
+        )
     x0, y0, x1, y1 = faces[:, (correction.start_frame + correction.end_frame) // 2].T
     x, y = correction.face_x_px, correction.face_y_px
     holds = np.flatnonzero((x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1))

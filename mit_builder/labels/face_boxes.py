@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mit_builder.models.coco_wholebody import FACE, SEEN_SCORE
-from mit_builder.tracking import overlaps
+from mit_builder.labels.keypoints import FACE, SEEN_SCORE
+from mit_builder.labels.tracking import overlaps
 
 Floats = npt.NDArray[np.float32]
 FaceBoxSource = Literal["pose", "detector", "interpolated"]

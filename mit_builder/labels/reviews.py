@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
+from manifests.ids import new_run_id
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Labelled, Review, Sample
 from manifests.schema import content_hash
-from mit_builder.review.corrections import fitting
-from mit_builder.session import new_run_id
-from mit_builder.workspace import Workspace
+from mit_builder.labels.corrections import fitting
+from mit_builder.storage.workspace import Workspace
 
 STAGE = "reviews"
 REJECTED = "rejected_by_reviewer"

@@ -3,7 +3,8 @@
 Follows the MIT scripts (smoothing over i-3..i+2, a median filter of 5 frames before periods) with their flaws left
 out: every frame has a score, windows end at the clip's ends instead of running into zeros, periods always partition the
 clip, and merging looks at the periods as they grow. The sign of a median is the majority of the signs, so filtering the
-flags gives the periods of the filtered scores.
+flags gives the periods of the filtered scores. Both filters are there for a model's flicker: frames that a reviewer has
+set stay as they were set, however few they are.
 """
 
 from __future__ import annotations
@@ -53,29 +54,42 @@ def is_speaking(smoothed: Floats, voice_activity: Floats, min_voice_activity: fl
     return (smoothed > 0) & (voice_activity >= np.float32(min_voice_activity))
 
 
-def periods(flags: npt.ArrayLike) -> Periods:
-    """Runs of true frames after a median filter of 5 frames: (n_frames,) bool -> (n, 2) int32 [start, end).
+def filtered(flags: npt.ArrayLike, human: Flags | None = None) -> Flags:
+    """Flags after a median filter of 5 frames that repeats the ends: (n_frames,) bool -> the same.
 
-    The filter repeats the ends. `periods(flags)` and `periods(~flags)` together partition the clip.
+    Args:
+        flags: of one person.
+        human: (n_frames,) bool, frames whose flag a reviewer has set: it stays.
     """
-    return runs(_median(np.asarray(flags, bool)))
+    given = np.asarray(flags, bool)
+    return _median(given) if human is None else np.where(human, given, _median(given))
 
 
-def merged_periods(flags: npt.ArrayLike, merge_below_frames: int) -> Periods:
+def periods(flags: npt.ArrayLike, human: Flags | None = None) -> Periods:
+    """Runs of true frames after `filtered`: (n_frames,) bool -> (n, 2) int32 [start, end).
+
+    `periods(flags)` and `periods(~flags)` together partition the clip.
+    """
+    return runs(filtered(flags, human))
+
+
+def merged_periods(flags: npt.ArrayLike, merge_below_frames: int, human: Flags | None = None) -> Periods:
     """As `periods`, with every run, true or false, that is shorter than the limit given to its neighbours.
 
-    Shortest first, the earlier of two equals; a run grows by what it takes in, so nothing short is left but a clip that
-    is itself too short. `merged_periods(flags, n)` and `merged_periods(~flags, n)` together partition the clip.
+    Shortest first, the earlier of two equals; a run grows by what it takes in, so nothing short is left but runs that
+    hold a frame of `human`, and a clip that is itself too short. `merged_periods(flags, n)` and `merged_periods(~flags,
+    n)` together partition the clip.
     """
-    filtered = _median(np.asarray(flags, bool))
+    merged = filtered(flags, human)
+    n_human = np.concatenate([[0], np.cumsum(human)]) if human is not None else np.zeros(len(merged) + 1, int)
     while True:
-        starts = np.flatnonzero(np.diff(filtered, prepend=~filtered[:1]))
-        lengths = np.diff(starts, append=len(filtered))
-        if len(starts) < 2 or lengths.min() >= merge_below_frames:
-            return runs(filtered)
-        shortest = int(lengths.argmin())
-        run = slice(starts[shortest], starts[shortest] + lengths[shortest])
-        filtered[run] = ~filtered[run]
+        starts = np.flatnonzero(np.diff(merged, prepend=~merged[:1]))
+        ends = np.append(starts[1:], len(merged))
+        is_short = (ends - starts < merge_below_frames) & (n_human[ends] == n_human[starts])
+        if len(starts) < 2 or not is_short.any():
+            return runs(merged)
+        shortest = int(np.where(is_short, ends - starts, len(merged) + 1).argmin())
+        merged[starts[shortest] : ends[shortest]] ^= True
 
 
 def _median(flags: Flags) -> Flags:
@@ -97,8 +111,8 @@ class InteractionLabels:
     """How the people of one clip talk with one another.
 
     Attributes:
-        n_turns: how often the sole speaker differs from the sole speaker before; frames in which nobody or several
-            speak are passed over.
+        n_turns: how often the sole speaker differs from the sole speaker before, by the filtered labels that
+            `speak_periods` are made of; frames in which nobody or several speak are passed over.
         overlap_ratio: frames with at least two speakers / frames with at least one; None if nobody speaks.
         silence_ratio: frames without a speaker / all frames.
     """
@@ -108,11 +122,18 @@ class InteractionLabels:
     silence_ratio: float
 
 
-def interaction_labels(speaking: npt.ArrayLike) -> InteractionLabels:
-    """Interaction labels from (n_people, n_frames) bool."""
+def interaction_labels(speaking: npt.ArrayLike, human: Flags | None = None) -> InteractionLabels:
+    """Interaction labels from (n_people, n_frames) bool.
+
+    Args:
+        speaking: who speaks.
+        human: of the same shape, where a reviewer has set it; None for nowhere.
+    """
     flags = np.asarray(speaking, bool)
     n_speakers = flags.sum(axis=0)
-    sole_speakers = flags.argmax(axis=0)[n_speakers == 1]
+    masks = [None] * len(flags) if human is None else human
+    steady = np.stack([filtered(person, mask) for person, mask in zip(flags, masks, strict=True)])
+    sole_speakers = steady.argmax(axis=0)[steady.sum(axis=0) == 1]
     n_spoken = int((n_speakers > 0).sum())
     return InteractionLabels(
         n_turns=int((np.diff(sole_speakers) != 0).sum()),

@@ -35,8 +35,9 @@ class Estimate:
     high: float
 
     def contains(self, value: float) -> bool:
-        """Whether a figure lies in the interval."""
-        return self.low <= value <= self.high
+        """Whether a figure lies in the interval, but for the error of adding up in another order."""
+        inside = self.low <= value <= self.high
+        return inside or any(math.isclose(value, end, rel_tol=1e-9) for end in (self.low, self.high))
 
     def scaled(self, factor: float) -> Estimate:
         """The same in another unit."""

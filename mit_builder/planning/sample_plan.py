@@ -1,36 +1,34 @@
-"""`mit-build plan`: work on a sample of the sources, and say what all of them will take."""
+"""From a sample of the sources that was worked on to what all of them will take."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import typer
-from rich.console import Console
 
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Source, Video
 from manifests.schema import artifacts
-from mit_builder import config
-from mit_builder.config import Settings
+from mit_builder.config.settings import Settings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.wording import counted
+from mit_builder.engine.specs import worker_specs
 from mit_builder.errors import ConfigError, MediaError
-from mit_builder.forecast import Estimate, draw, predict
-from mit_builder.lanes import worker_specs
 from mit_builder.media.probe import probe
 from mit_builder.models.devices import n_gpus as n_gpus_there
-from mit_builder.pipeline import STEPS
-from mit_builder.retries import PASSES_BY_ITSELF
-from mit_builder.session import last_settings
-from mit_builder.source_book import SourceBook
+from mit_builder.pipeline import steps_of
+from mit_builder.planning.forecast import Estimate, draw, predict
 from mit_builder.stage import Resources
-from mit_builder.workspace import Workspace, existing
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.workspace import Workspace
 
 FORECAST_KEY = "report/forecast.json"
 PROBED = 10_000
@@ -84,50 +82,6 @@ class Forecast:
     total: dict[str, Estimate] = field(default_factory=dict)
 
 
-def plan(
-    addresses: Annotated[list[str] | None, typer.Argument(help="URLs, files or folders.")] = None,
-    sources: Annotated[list[Path] | None, typer.Option(help="List: txt, csv, tsv, jsonl, parquet or yaml.")] = None,
-    probe_n: Annotated[int, typer.Option("--probe", min=2, help="Sources to work on.")] = 20,
-    seed: Annotated[int, typer.Option(help="Another one draws other sources.")] = 0,
-    stage: Annotated[list[str], typer.Option(help="all, or stages to work on; may be repeated.")] = ["all"],  # noqa: B006
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Keeps what is made.")] = "mit-workspace",
-    settings: Annotated[Path | None, typer.Option("--config", help="Settings file, see mit-build init.")] = None,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value; may be repeated.")] = None,
-    engine: Annotated[str, typer.Option(help="ray, or serial for debugging.")] = "ray",
-    check: Annotated[bool, typer.Option(help="Compare the last forecast with what was done since.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
-) -> None:
-    """Work on a sample and forecast what all sources will take; no dataset is written, `run` goes on from there."""
-    from mit_builder.run import RunRequest, run_pipeline, steps_named
-
-    if check:
-        compare(existing(workspace), as_json=as_json)
-        return
-    go_on = ["run", "--workspace", workspace, *config.as_given(settings, overrides or [])]
-    request = RunRequest(
-        addresses=addresses or [],
-        lists=sources or [],
-        workspace=workspace,
-        settings=config.load(settings, overrides or []),
-        stages=sorted(steps_named([name for text in stage for name in text.split(",")]) - {STEPS[-1].name}),
-        forced=[],
-        limit=None,
-        retry=PASSES_BY_ITSELF,
-        at_once=False,
-        engine=engine,
-        as_json=as_json,
-        go_on=go_on,
-        sample=lambda found: sample(found, probe_n, seed)[0],
-    )
-    run_pipeline(request, Console())
-    place = Workspace(workspace)
-    found = SourceBook(place).sources()
-    chosen, sizes, by = sample(found, probe_n, seed)
-    made = forecast(place, [s.source_id for s in found], {s.source_id for s in chosen}, sizes, by)
-    place.write(FORECAST_KEY, json.dumps(asdict(made)).encode())
-    _say(made, shlex.join(go_on), as_json=as_json)
-
-
 def sample(sources: Sequence[Source], n: int, seed: int) -> tuple[list[Source], np.ndarray[Any, Any], str]:
     """The sources to work on, the size of every source, and what the sizes are."""
     sizes, by = sizes_of(sources)
@@ -173,7 +127,7 @@ def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Wor
     source_of: dict[str, str] = {}
     remote: set[str] = set()
     found: dict[str, dict[str, Work]] = defaultdict(lambda: defaultdict(Work))
-    for step in STEPS[:-1]:
+    for step in steps_of(settings)[:-1]:
         stage = worker_specs(settings, workspace, "plan")[step.name].load()
         for entry in Ledger(workspace, step.name, stage.emits).newest():
             if step.name == "download":
@@ -190,7 +144,7 @@ def measure(workspace: Workspace, settings: Settings) -> dict[str, dict[str, Wor
 
 def _playlists(workspace: Workspace) -> dict[str, str]:
     """The playlist that a source came from, for those that the list does not name."""
-    listed = set(SourceBook(workspace).sources().table["source_id"].to_pylist())
+    listed = set(SourceCatalog(workspace).sources().table["source_id"].to_pylist())
     found: dict[str, str] = {}
     for entry in Ledger(workspace, "download", (Video, Source)).newest():
         entries = [row.source_id for row in entry.outputs if isinstance(row, Source)]
@@ -214,7 +168,8 @@ def forecast(
     Raises:
         ConfigError: fewer than two of them were worked on.
     """
-    took = measure(workspace, last_settings(workspace) or Settings())
+    settings = last_settings(workspace) or Settings()
+    took = measure(workspace, settings)
     size_of = dict(zip(sources, sizes.tolist(), strict=True))
     known = sorted(source for source in chosen if source in took)
     if len(known) < 2:
@@ -226,29 +181,29 @@ def forecast(
         amounts = [sum(getattr(took[source][name], kind) for name in names) for source in known]
         return predict(mine, amounts, rest)
 
-    steps = [step.name for step in STEPS if any(step.name in took[source] for source in known)]
+    steps = [step.name for step in steps_of(settings) if any(step.name in took[source] for source in known)]
     stages = {name: {kind: estimate(kind, [name]) for kind in KINDS} for name in steps}
     return Forecast(len(sources), tuple(known), by, stages, {kind: estimate(kind, steps) for kind in KINDS})
 
 
-def _say(made: Forecast, go_on: str, *, as_json: bool) -> None:
+def say(made: Forecast, *, as_json: bool) -> None:
+    """Print a forecast."""
     if as_json:
         print(json.dumps({"event": "forecast", **asdict(made)}))
         return
-    print(
-        f"\nforecast for {made.n_sources} sources from {len(made.sample)} of them, by {made.by}; 9 of 10 times within:"
-    )
+    of = counted(made.n_sources, "source")
+    print(f"\nforecast for {of} from {len(made.sample)} of them, by {made.by}; 9 of 10 times within:")
     print(f"  {'stage':14} {'worker hours':>24} {'CPU hours':>24} {'GPU hours':>24} {'disk GB':>24} {'traffic GB':>24}")
     for name, kinds in {**made.stages, "all": made.total}.items():
         print(f"  {name:14} " + " ".join(f"{_shown(kind, kinds[kind]):>24}" for kind in SHOWN))
     n_cores, n_gpus = os.cpu_count() or 1, n_gpus_there()
-    print(
-        f"time: at least {_shown('core_s', made.total['core_s'].scaled(1 / n_cores))} h on {n_cores} cores like these"
-    )
-    if n_gpus:
-        print(f"time: at least {_shown('gpu_s', made.total['gpu_s'].scaled(1 / n_gpus))} h on {n_gpus} GPUs like these")
-    print("the work is kept: this goes on from there, and mit-build plan --check compares when it is done")
-    print(f"  mit-build {go_on}")
+    for kind, n, noun in (("core_s", n_cores, "core"), ("gpu_s", n_gpus, "GPU")):
+        if n:
+            least = _shown(kind, made.total[kind].scaled(1 / n))
+            print(f"time: at least {least} h on {counted(n, noun)} of this kind")
+    print("the work is kept: this goes on from there, and then the forecast can be compared with what was done")
+    print(f"  {hints.say(Hint.AGAIN)}")
+    print(f"  {hints.say(Hint.PLAN_CHECK)}")
 
 
 def _shown(kind: str, estimate: Estimate) -> str:
@@ -268,21 +223,25 @@ def load_forecast(workspace: Workspace) -> Forecast:
         total = {kind: Estimate(**estimate) for kind, estimate in values["total"].items()}
         return Forecast(values["n_sources"], tuple(values["sample"]), values["by"], stages, total)
     except FileNotFoundError as error:
-        raise ConfigError(f"no forecast in {workspace.uri} yet: mit-build plan --probe 20") from error
+        raise ConfigError(f"no forecast in {workspace.uri} yet: {hints.say(Hint.PLAN)}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{FORECAST_KEY} in the workspace is damaged: make another with mit-build plan") from error
+        raise ConfigError(
+            f"{FORECAST_KEY} in the workspace is damaged: make another with {hints.say(Hint.PLAN)}"
+        ) from error
 
 
 def compare(workspace: Workspace, *, as_json: bool = False) -> dict[str, bool]:
     """Print the last forecast beside what was done; by kind, whether it lies in the interval."""
     made = load_forecast(workspace)
-    took = measure(workspace, last_settings(workspace) or Settings())
+    listed = set(SourceCatalog(workspace).sources().table["source_id"].to_pylist())
+    every = measure(workspace, last_settings(workspace) or Settings())
+    took = {source: work for source, work in every.items() if source in listed}  # the demo left the list, say
     actual = {kind: sum(getattr(w, kind) for stages in took.values() for w in stages.values()) for kind in KINDS}
     inside = {kind: made.total[kind].contains(actual[kind]) for kind in KINDS}
     if as_json:
         print(json.dumps({"actual": actual, "forecast": asdict(made)["total"], "inside": inside}))
         return inside
-    print(f"{len(took)} of {made.n_sources} sources worked on")
+    print(f"{len(took)} of {counted(made.n_sources, 'source')} worked on")
     for kind in (kind for kind in SHOWN if made.total[kind].high or actual[kind]):
         now = _shown(kind, Estimate(actual[kind], actual[kind], actual[kind])).partition(" ")[0]
         verdict = "inside" if inside[kind] else "outside"

@@ -1,30 +1,32 @@
-"""`mit-build tune`: moves thresholds and shows what they would keep, without inference."""
+"""Moves thresholds and shows what they would keep, without inference."""
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from mit_builder import config
-from mit_builder.config import SelectSettings, Settings, ShardsSettings
-from mit_builder.engine import SerialEngine
+from manifests.ids import new_run_id
+from mit_builder.config import settings as config
+from mit_builder.config.settings import SelectSettings, Settings, ShardsSettings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.wording import counted
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.progress import funnel
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.session import resolve
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
 from mit_builder.errors import ConfigError
-from mit_builder.foresight import AFTER_SELECT, Foresight, Outlook, hours
-from mit_builder.lanes import worker_specs
-from mit_builder.lease import lease
 from mit_builder.pipeline import LEFT_OUT_BY
-from mit_builder.progress import funnel
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import SETTINGS_KEY, last_settings, new_run_id, save_settings
-from mit_builder.source_book import SourceBook
-from mit_builder.workspace import Workspace, existing
+from mit_builder.planning.what_if import AFTER_SELECT, Outlook, WhatIf, hours
+from mit_builder.storage.lease import lease
+from mit_builder.storage.settings_file import Changes, keep, kept_in
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.workspace import Workspace
 
 STEPS_AROUND = (0.5, 0.75, 1.25, 1.5, 2.0)
 """Without values of the user's, a threshold is tried at these multiples of where it is."""
@@ -54,41 +56,6 @@ def tunable() -> dict[str, Any]:
     return fields | {f"shards.{name}": ShardsSettings.model_fields[name] for name in LEFT_OUT_BY}
 
 
-def tune(
-    setting: Annotated[
-        list[str] | None, typer.Option(help="Setting to move, e.g. filter.min_face_px; may be repeated. None: all.")
-    ] = None,
-    values: Annotated[str | None, typer.Option(help="Values of that one setting: 24,36,48.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="section.key=value to move together; may be repeated.")
-    ] = None,
-    apply: Annotated[
-        list[str] | None, typer.Option(help="The same, and write it into the workspace and select anew.")
-    ] = None,
-    list_clips: Annotated[bool, typer.Option(help="Also list the clips that each value keeps.")] = False,
-    workspace: Annotated[
-        str, typer.Option("--workspace", "-w", help="Folder or URI that holds everything made.")
-    ] = "mit-workspace",
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
-) -> None:
-    """Show how many clips and hours other thresholds would keep, and why not the others; nothing is computed anew."""
-    space = existing(workspace)
-    pinned = last_settings(space)
-    if pinned is None:
-        raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")
-    wanted = moved(pinned, [*(overrides or []), *(apply or [])])
-    tables = _tables(wanted, setting or [], values, together=wanted is not pinned)
-    variants = [pinned, *(column.settings for columns in tables.values() for column in columns)]
-    seen = Foresight(space, pinned, SourceBook(space).sources(), variants)
-    if as_json:
-        print(json.dumps(_as_json(seen, pinned, tables, list_clips=list_clips)))
-    else:
-        for line in _as_text(seen, pinned, tables, list_clips=list_clips):
-            print(line)
-    for line in _apply(space, wanted, workspace) if apply else ():
-        print(line, file=sys.stderr if as_json else sys.stdout)
-
-
 def moved(pinned: Settings, overrides: Sequence[str]) -> Settings:
     """The settings of the workspace with some thresholds moved; the same object where none is.
 
@@ -105,14 +72,14 @@ def _check(name: str) -> None:
         raise ConfigError(f"{name!r} is no threshold that moves without inference: choose of {', '.join(tunable())}")
 
 
-def _tables(base: Settings, names: Sequence[str], values: str | None, *, together: bool) -> Tables:
+def tables_of(base: Settings, names: Sequence[str], values: str | None, *, together: bool) -> Tables:
     """The columns to show for each setting.
 
     Raises:
         ConfigError: a setting or a value cannot be used.
     """
     if values is not None and len(names) != 1:
-        raise ConfigError("--values belong to one setting: --setting filter.min_face_px --values 24,36,48")
+        raise ConfigError("--values belong to one setting, as in --setting filter.min_face_px --values 24,36,48")
     if together and not names:
         return {TOGETHER: [Column(TOGETHER, base)]}
     return {name: _columns(base, name, values) for name in names or tunable()}
@@ -151,7 +118,8 @@ def _value(settings: Settings, name: str) -> Any:
     return getattr(getattr(settings, section), key)
 
 
-def _as_json(seen: Foresight, pinned: Settings, tables: Tables, *, list_clips: bool) -> dict[str, Any]:
+def in_json(seen: WhatIf, pinned: Settings, tables: Tables, *, list_clips: bool) -> dict[str, Any]:
+    """What each value would keep, for machines."""
     now = seen.outlook(pinned)
     return {
         "shots": seen.n_shots,
@@ -188,7 +156,7 @@ def _figures(outlook: Outlook, now: Outlook, *, list_clips: bool) -> dict[str, A
 def _due(outlook: Outlook) -> dict[str, int]:
     """Kept clips by the first step that has work to do on them."""
     counted = Counter(outlook.due.values())
-    return {step: counted[step] for step in AFTER_SELECT}
+    return {step: counted[step] for step in (*AFTER_SELECT, *sorted(counted.keys() - set(AFTER_SELECT)))}
 
 
 def _clips(outlook: Outlook) -> dict[str, str]:
@@ -206,15 +174,17 @@ def _standing(outlook: Outlook, clip_id: str) -> str:
 
 def _work(first: str) -> str:
     """The steps that a clip still has to go through, as people say it."""
-    return ", ".join(step.removeprefix("filter.") for step in AFTER_SELECT[AFTER_SELECT.index(first) :])
+    steps = AFTER_SELECT[AFTER_SELECT.index(first) :] if first in AFTER_SELECT else (first,)
+    return ", ".join(step.removeprefix("filter.") for step in steps)
 
 
-def _as_text(seen: Foresight, pinned: Settings, tables: Tables, *, list_clips: bool) -> Iterator[str]:
+def in_text(seen: WhatIf, pinned: Settings, tables: Tables, *, list_clips: bool) -> Iterator[str]:
+    """The same as lines of tables."""
     now = seen.outlook(pinned)
-    yield f"{seen.n_shots} shots judged anew with each value"
+    yield f"{counted(seen.n_shots, 'shot')} judged anew with each value"
     for step, n in seen.pending.items():
         if n:
-            yield f"{n} {step} pending: what they hold is not known; mit-build run finds out"
+            yield f"{n} {step} pending: what they hold is not known; {hints.say(Hint.RUN)} finds out"
     for name, columns in tables.items():
         yield ""
         shown = [(column, seen.outlook(column.settings)) for column in columns]
@@ -269,17 +239,28 @@ def _order(line: str) -> tuple[int, str]:
     return (first.index(line), "") if line in first else (len(first) + line.startswith("dropped"), line)
 
 
-def _apply(workspace: Workspace, settings: Settings, uri: str) -> list[str]:
-    """Pin the settings in the workspace and judge its shots anew; what it says at the end."""
+def how_to_take(now: Outlook, then: Outlook, overrides: Sequence[str]) -> str:
+    """The command that takes these settings over; none is advised that would lose clips."""
+    n_lost = len(now.labelled - now.left_out.keys() - (then.kept_frames.keys() - then.left_out.keys()))
+    if n_lost:
+        return (
+            f"clips of the dataset that these settings would lose: {n_lost}; a run with the same --set takes them over"
+        )
+    taken = shlex.join(word for override in overrides for word in ("--set", override))
+    return f"to take them over: {hints.say(Hint.RUN)} {taken}"
+
+
+def take_over(workspace: Workspace, overrides: Sequence[str]) -> list[str]:
+    """Keep the settings in the workspace and judge its shots anew; what it says at the end."""
     with lease(workspace):
-        save_settings(workspace, settings)
         run_id, steps = new_run_id(), frozenset(("filter.select",))
+        kept, changes = kept_in(workspace), Changes.asked(None, overrides)
+        wanted, pinned = changes.on(kept)
+        settings, _ = resolve(wanted, pinned)
+        keep(workspace, changes.kept_after(kept, wanted, settings, f"tune {run_id}"))
         engine = SerialEngine(worker_specs(settings, workspace, run_id))
-        runner = Runner(workspace, settings, run_id=run_id, choice=Choice(steps), engine=engine)
-        tally = runner.run(SourceBook(workspace).sources())
+        runner = Runner(workspace, settings, run_id=run_id, choice=RunOptions(steps), engine=engine)
+        tally = runner.run(SourceCatalog(workspace).sources())
         workspace.sweep()
-    # `run` takes its settings from its own command line, `retry` from the workspace.
-    config_file = [] if "://" in uri else ["--config", f"{uri}/{SETTINGS_KEY}"]
-    goes_on = ["run" if config_file else "retry", "--workspace", uri, *config_file]
-    line = f"{tally.steps['filter.select'].worked_on} shots selected anew; the dataset stays as it is until:"
-    return ["", *funnel(tally), line, f"  mit-build {shlex.join(goes_on)}"]
+    line = f"{counted(tally.steps['filter.select'].worked_on, 'shot')} selected anew; the dataset stays as it is until:"
+    return ["", *funnel(tally), line, f"  {hints.say(Hint.RUN)}"]

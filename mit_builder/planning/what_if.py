@@ -18,21 +18,23 @@ from typing import Any
 import pyarrow as pa
 
 from manifests.rows import TIMELINE_FPS, Artifact, Candidate, Pose, Source
-from mit_builder.config import Section, Settings
+from mit_builder.config.section import Section
+from mit_builder.config.settings import Settings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.engine.worker import UnitContext, WorkerSpec
 from mit_builder.errors import CannotContinue, UnitError
-from mit_builder.pipeline import STEPS, Route, Step, Unit, left_out
-from mit_builder.review.store import Reviews
-from mit_builder.runner import Runner
-from mit_builder.session import new_run_id
+from mit_builder.labels.reviews import Reviews
+from mit_builder.pipeline import Route, Step, Unit, left_out, steps_of
 from mit_builder.stage import Stage
-from mit_builder.tombstones import Tombstones
-from mit_builder.worker import UnitContext, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.storage.tombstones import Tombstones
+from mit_builder.storage.workspace import Workspace
 
 BEFORE_SELECT = ("download", "shots", "filter.detect")
 """The steps whose results are taken as they are stored."""
 AFTER_SELECT = ("filter.cut", "pose", "speech")
-"""The steps that a kept candidate goes through before it is labelled, in order."""
+"""The steps of ours that a kept candidate goes through before it is labelled, in order."""
 
 Name = tuple[str, tuple[int, ...]]
 """Clip id and face tracks: with other people the same frames are another clip."""
@@ -85,11 +87,12 @@ class _Selection:
                 self.dropped_frames[candidate.reason] += n_frames
 
 
-class Foresight:
+class WhatIf:
     """The outlooks of several settings that differ in what `filter.select` and the shards' verdicts read.
 
     Attributes:
         n_shots: shots whose tracks are stored.
+        after_select: the steps that a kept candidate goes through before it is labelled, in order.
         pending: units by step that must be done before their shots can be judged.
     """
 
@@ -99,7 +102,7 @@ class Foresight:
         settings: Settings,
         sources: Iterable[Source],
         variants: Sequence[Settings],
-        steps: Sequence[Step] = STEPS,
+        steps: Sequence[Step] | None = None,
     ) -> None:
         """Walk over the workspace.
 
@@ -108,7 +111,7 @@ class Foresight:
             settings: those of its last run.
             sources: all sources of the workspace.
             variants: settings to look at.
-            steps: the pipeline; tests put fakes into it.
+            steps: the pipeline, None for that of the settings; tests put fakes into it.
 
         Raises:
             CannotContinue: stored tracks cannot be read.
@@ -117,14 +120,21 @@ class Foresight:
         self._workspace = workspace
         self._tombstones = Tombstones.of(workspace)
         self._reviews = Reviews(workspace)
-        self._steps = {step.name: step for step in steps}
-        self._select = self._steps["filter.select"]
+        steps = steps_of(settings) if steps is None else steps
+        self._select = next(step for step in steps if step.name == "filter.select")
+        self.after_select = tuple(s.name for s in steps[steps.index(self._select) + 1 : -1])
         self._selections = {section: self._selection(section) for section in map(self._select.settings, variants)}
         self._furthest: dict[Name, str] = {}
         self._poses: dict[Name, Pose] = {}
-        runner = Runner(workspace, settings, run_id=new_run_id(), steps=[self._watched(step) for step in steps])
-        tally = runner.run(sources)
-        self._failed = {entry.unit_id: step for step, entry in runner.failures if step in AFTER_SELECT}
+        now = Snapshot(workspace, settings, steps=[self._watched(step) for step in steps])
+        tally = now.follow(sources)
+        self._failed = {entry.unit_id: step for step, entry in now.failures if step in self.after_select}
+        self._rejected = {
+            entry.unit_id: entry.reason or ""
+            for step in steps
+            for entry in (now.lanes[step.name].ledger.newest() if step.identity else ())
+            if entry.status == "rejected"
+        }
         self.pending = {name: tally.steps[name].pending for name in BEFORE_SELECT}
 
     def outlook(self, variant: Settings) -> Outlook:
@@ -135,7 +145,9 @@ class Foresight:
             clip_id = name[0]
             found.kept_frames[clip_id] = n_frames
             step = self._next_step(name)
-            if step is not None and clip_id in self._failed:
+            if step is not None and clip_id in self._rejected:
+                found.left_out[clip_id] = self._rejected[clip_id]
+            elif step is not None and clip_id in self._failed:
                 found.failed[clip_id] = self._failed[clip_id]
             elif step is not None:
                 found.due[clip_id] = step
@@ -148,14 +160,15 @@ class Foresight:
 
     def _next_step(self, name: Name) -> str | None:
         furthest = self._furthest.get(name)
-        following = AFTER_SELECT.index(furthest) + 1 if furthest else 0
-        return AFTER_SELECT[following] if following < len(AFTER_SELECT) else None
+        following = self.after_select.index(furthest) + 1 if furthest else 0
+        return self.after_select[following] if following < len(self.after_select) else None
 
     def _watched(self, step: Step) -> Step:
         """A step whose route lets this walk see what it needs."""
         if step.name == "filter.detect":
             return replace(step, route=self._after_detect)
-        return replace(step, route=functools.partial(self._note, step.route)) if step.name in AFTER_SELECT else step
+        is_after = step.name in self.after_select
+        return replace(step, route=functools.partial(self._note, step.route)) if is_after else step
 
     def _after_detect(self, settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
         """Every clip that any selection keeps, once."""
@@ -171,7 +184,7 @@ class Foresight:
                 for selection in self._selections.values():
                     yield from selection.judge(row, ctx, self._tombstones)
             except (pa.ArrowException, OSError, UnitError) as error:
-                advice = "mit-build run --force-stage filter.detect makes them anew"
+                advice = f"{hints.say(Hint.VERIFY)} makes what is damaged anew"
                 raise CannotContinue(f"cannot read the tracks of {row.video_id}: {error}; {advice}") from error
 
     def _note(self, route: Route, settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:

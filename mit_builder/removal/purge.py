@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.ledger import DAMAGED
-from mit_builder.dataset import FOLDER, Index, index_text, parse_index, stale_shards
-from mit_builder.publish import INDEX_KEY
+from mit_builder.dataset.index import FOLDER, Index, index_text, parse_index, stale_shards
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.dataset.shard_file import ShardFile
+from mit_builder.errors import DamagedIndexError
 from mit_builder.report.clips import REPORT, write_card
-from mit_builder.session import last_settings
-from mit_builder.shard_file import ShardFile
-from mit_builder.source_book import SOURCES_KEY, SourceBook
-from mit_builder.tombstones import BESIDE_DATASET, CLIP_ID, KEY, Tombstones
-from mit_builder.workspace import Workspace, sha256_of
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.source_catalog import SOURCES_KEY, SourceCatalog
+from mit_builder.storage.tombstones import BESIDE_DATASET, CLIP_ID, KEY, Tombstones
+from mit_builder.storage.workspace import Workspace
 
-_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])(_\d{6,}to\d{6,})?")
-"""Ids of sources and videos, and names of clips."""
-_OF_SHOTS = ("manifests/shots/", "manifests/filter.detect/", "manifests/filter.select/", "tracks/", "videos/")
-"""Where a name like a clip's is that of a shot or a run: it goes with its video, not with a span of it."""
 _TEXT = (".json", ".jsonl", ".html", ".js", ".csv", ".txt", ".md", ".log")
 _DIGEST = re.compile(r"\.[0-9a-f]{16}\.parquet$")
 _DERIVED = (f"{REPORT}/", f"{DAMAGED}/", "manifests/settled/")
@@ -41,7 +40,7 @@ _LIGHT = ("clip_id", "uploader", "channel_id")
 
 
 def purge(workspace: Workspace, stones: Tombstones) -> None:
-    """Delete everything that is barred; exports aside (mit_builder/takedown.py).
+    """Delete everything that is barred; exports aside (mit_builder/removal/takedown.py).
 
     The caller holds the lease. Unfinished downloads and damaged parts of the ledger go as well: nobody can tell whose
     they are.
@@ -63,19 +62,29 @@ class _Purge:
         """Rewrite the shards that hold barred rows, swap the index, then delete what it no longer names."""
         if not self._workspace.exists(INDEX_KEY):
             return
-        index = parse_index(self._workspace.read(INDEX_KEY).decode(errors="replace"))
+        try:
+            index = parse_index(self._workspace.read(INDEX_KEY).decode(errors="replace"))
+        except DamagedIndexError:  # nobody can tell what the dataset is: the next run writes it anew
+            self._workspace.delete([key for key in self._workspace.names(FOLDER) if not key.endswith(BESIDE_DATASET)])
+            return
         shards = []
         for shard in index.shards:
             key = f"{FOLDER}/{shard.name}"
+            if not self._workspace.exists(key):
+                continue
             with self._workspace.local(key) as path:
+                if sha256_of(path) != shard.sha256:  # nobody can tell whom it shows: the next run writes it anew
+                    continue
                 barred = {row["clip_id"] for row in _rows(path, _LIGHT) if self._stones.bars_row(row)}
-                media = tuple(name for name in shard.media if not self._names_barred(name))
+                kept = [not self._stones.bars_name_in(name) for name in shard.media]
+                media, digests = (tuple(compress(of, kept)) for of in (shard.media, shard.media_sha256))
                 if not barred:
                     shards.append(shard)
                 elif shard.n_clips > len(barred):
                     name, digest = self._without(path, shard.name, barred)
                     n_clips = shard.n_clips - len(barred)
-                    shards.append(replace(shard, name=name, sha256=digest, n_clips=n_clips, media=media))
+                    named = replace(shard, name=name, sha256=digest, media=media, media_sha256=digests)
+                    shards.append(replace(named, n_clips=n_clips))
         changed = Index(index.schema_version, index.n_buckets, tuple(shards))
         if changed != index:
             self._workspace.write(INDEX_KEY, index_text(changed).encode())
@@ -109,7 +118,7 @@ class _Purge:
             if key.endswith(".parquet") and key.startswith("manifests/") and not in_dataset and key != SOURCES_KEY:
                 self._rewrite(key, existing)
         if SOURCES_KEY in existing:
-            SourceBook(self._workspace).save()
+            SourceCatalog(self._workspace).save()
 
     def _rewrite(self, key: str, existing: set[str]) -> None:
         try:
@@ -153,7 +162,7 @@ class _Purge:
         kept = []
         for out in outputs:
             if isinstance(out.get("clip_ids"), list):
-                clip_ids = [name for name in out["clip_ids"] if not self._names_barred(name)]
+                clip_ids = [name for name in out["clip_ids"] if not self._stones.bars_name_in(name)]
                 kept.append(out | {"clip_ids": clip_ids})
             elif not self._is_barred(out, key):
                 kept.append(out)
@@ -167,17 +176,7 @@ class _Purge:
         if isinstance(values.get("clip_id"), str) and self._stones.bars_clip(values["clip_id"]):
             return True
         texts = (text for name, text in values.items() if not name.startswith("out_"))
-        return any(self._names_barred(text, key) for text in _strings(texts))
-
-    def _names_barred(self, text: str, place: str = "") -> bool:
-        of_shots = place.startswith(_OF_SHOTS)
-        for found in _NAME.finditer(text):
-            name = found[0]
-            if self._stones.bars("video", name[:16]) or self._stones.bars("source", name[:16]):
-                return True
-            if found[1] and not of_shots and self._stones.bars_clip(name):
-                return True
-        return False
+        return any(self._stones.bars_name_in(text, key) for text in _strings(texts))
 
     def files(self) -> None:
         """Delete files that are named after something barred, and texts and pages that name it."""
@@ -187,11 +186,11 @@ class _Purge:
             if key == INDEX_KEY or key in (KEY, f"{FOLDER}/{BESIDE_DATASET}"):
                 continue
             is_derived = key.startswith(_DERIVED) and not CLIP_ID.match(name)
-            if is_derived or self._names_barred(name, key):
+            if is_derived or self._stones.bars_name_in(name, key):
                 doomed.append(key)
             elif name.endswith(_TEXT) and not key.startswith(f"{FOLDER}/"):
                 text = self._workspace.read(key).decode(errors="replace")
-                if self._names_barred(text, key):
+                if self._stones.bars_name_in(text, key):
                     doomed.append(key)
         self._workspace.delete(sorted(doomed))
 

@@ -19,26 +19,44 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.ids import new_run_id
 from manifests.ledger import Ledger
-from manifests.rows import TIMELINE_FPS, Caption, Shard, Source, Video
-from manifests.schema import content_hash, to_dict
+from manifests.rows import TIMELINE_FPS, Caption, Shard, Source, Video, short_id
+from manifests.schema import content_hash, from_dict, to_dict
+from manifests.sound_track import SoundTrack
 from manifests.sources import SourceListError, file_source, url_source
-from mit_builder.config import Settings
-from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_schema, parse_index, publish_index
+from mit_builder.config.settings import Settings
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, bucket_of, dataset_schema, parse_index, publish_index
+from mit_builder.dataset.plugged import plugged_fields
+from mit_builder.dataset.shard_file import ShardFile
+from mit_builder.driver.session import REBUILT
+from mit_builder.engine.worker import Task, Worker, WorkerSpec
 from mit_builder.errors import ConfigError, MediaError
-from mit_builder.export.manifest import HEAD, TOLD_BY_SOURCE, Head, downloads, read_head, read_manifest
-from mit_builder.lease import lease
+from mit_builder.exports.manifest import HEAD, TOLD_BY_SOURCE, Head, downloads, read_head, read_manifest
+from mit_builder.exports.manifest_check import check_manifest
+from mit_builder.media.audio_tracks import sound_of
 from mit_builder.media.captions import cut_captions, load_captions
 from mit_builder.media.cut import cut_clip, cut_native
+from mit_builder.removal.takedown import finish
 from mit_builder.report.clips import write_card
-from mit_builder.session import REBUILT, SETTINGS_KEY, new_run_id
-from mit_builder.shard_file import ShardFile
-from mit_builder.takedown import finish
-from mit_builder.tombstones import BESIDE_DATASET, Tombstones
-from mit_builder.worker import Task, Worker, WorkerSpec
-from mit_builder.workspace import Workspace, sha256_of
+from mit_builder.storage.lease import lease
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.settings_file import SETTINGS_KEY
+from mit_builder.storage.tombstones import BESIDE_DATASET, Tombstones, check_unchanged
+from mit_builder.storage.workspace import Workspace
 
-_CLIP_COLUMNS = ["clip_id", "video_id", "source_url", "start_s", "n_frames", "width_px", "height_px", "media_fps"]
+_CLIP_COLUMNS = [
+    "clip_id",
+    "video_id",
+    "source_url",
+    "start_s",
+    "n_frames",
+    "width_px",
+    "height_px",
+    "media_fps",
+    "sound",
+]
 _HASH_COLUMNS = ["source_sha256", "clip_sha256", "audio_sha256", "source_frame_index"]
 
 
@@ -73,6 +91,7 @@ def rebuild(manifest: Path, workspace: Workspace, settings: Settings, files: Pat
         CannotContinue: the workspace is in use or full.
     """
     head = read_head(manifest)
+    check_manifest(manifest, head)
     with lease(workspace):
         workspace.sweep()
         tombstones, is_due = _tombstones(workspace, manifest)
@@ -162,7 +181,7 @@ class _Rebuild:
             return
         video, problem = self._fetch(video_id, clips[0])
         if video is None:
-            self.outcome.missing.append(f"{video_id} ({len(due)} clips): {problem}")
+            self.outcome.missing.append(f"{video_id} ({counted(len(due), 'clip')}): {problem}")
             for clip in due:
                 self._made.pop(clip["clip_id"], None)
             return
@@ -170,7 +189,7 @@ class _Rebuild:
         with self._workspace.local(video.media.key) as path:
             for clip in (clip for clip in due if clip["clip_id"] not in self._made):
                 try:
-                    self._cut(path, clip, same_source=video.media.sha256 == clip["source_sha256"])
+                    self._cut(path, clip, video)
                 except MediaError as error:
                     self.outcome.missing.append(f"{clip['clip_id']}: {error}")
 
@@ -237,7 +256,9 @@ class _Rebuild:
         same = (path for path in named if sha256_of(path) == clip["source_sha256"]) if len(named) > 1 else iter(())
         return file_source(next(same, named[0]))
 
-    def _cut(self, source: Path, clip: dict[str, Any], *, same_source: bool) -> None:
+    def _cut(self, source: Path, clip: dict[str, Any], video: Video) -> None:
+        same_source = video.media.sha256 == clip["source_sha256"]
+        told = tuple(from_dict(SoundTrack, track) for track in clip["sound"] or ())
         start = round(clip["start_s"] * TIMELINE_FPS)
         place = self._scratch / secrets.token_hex(4)
         place.mkdir()
@@ -251,6 +272,7 @@ class _Rebuild:
             flac,
             crf=self._head.crf,
             audio_kbps=self._head.audio_kbps,
+            sound=told if same_source and told else sound_of(video, source).tracks,
         )
         same_bytes = (sha256_of(mp4), sha256_of(flac)) == (clip["clip_sha256"], clip["audio_sha256"])
         same_frames = (list(cut.source_frame_index), cut.width_px, cut.height_px) == (
@@ -273,7 +295,7 @@ class _Rebuild:
         for bucket, rows in self._by_bucket():
             path = self._scratch / f"shard-{bucket}.parquet"
             n_clips = 0
-            with ShardFile(path, dataset_schema()) as file:
+            with ShardFile(path, self._schema) as file:
                 for row in rows:
                     file.add(row)
                     n_clips += 1
@@ -281,6 +303,7 @@ class _Rebuild:
             shards[bucket] = Shard(bucket, self._workspace.commit(path, f"{FOLDER}/{name}"), (), n_clips)
             self.outcome.n_clips += n_clips
         index = publish_index(shards.values(), self._head.n_buckets)
+        check_unchanged(self._workspace, self._tombstones)
         self._workspace.write(f"{FOLDER}/{INDEX_NAME}", index.encode())
         if self._tombstones:
             self._workspace.write(f"{FOLDER}/{BESIDE_DATASET}", self._tombstones.dump(published=True))
@@ -295,7 +318,7 @@ class _Rebuild:
         return ((bucket, map(self._joined, rows)) for bucket, rows in groupby(made, self._bucket))
 
     def _bucket(self, table: pa.Table) -> int:
-        return int(table["video_id"][0].as_py()[:8], 16) % self._head.n_buckets
+        return bucket_of(table["video_id"][0].as_py(), self._head.n_buckets)
 
     def _joined(self, table: pa.Table) -> pa.Table:
         clip_id, video = table["clip_id"][0].as_py(), self._known.get(table["video_id"][0].as_py())
@@ -306,11 +329,17 @@ class _Rebuild:
             "audio": {"bytes": self._workspace.read(flac), "path": f"clips/{clip_id}.flac"},
         }
         told = self._published[clip_id] if video is None else self._told(video, start_s, end_s)
-        values, schema = media | told, dataset_schema()
+        values, schema = media | told, self._schema
         columns = [
             pa.array([values[f.name]], f.type) if f.name in values else table[f.name].cast(f.type) for f in schema
         ]
         return pa.Table.from_arrays(columns, schema=schema)
+
+    @cached_property
+    def _schema(self) -> pa.Schema:
+        """Of the dataset, with the columns of other packages' stages that the manifest has."""
+        names = self._head.files[:1]
+        return dataset_schema([f for name in names for f in plugged_fields(pq.read_schema(self._manifest / name))])
 
     def _told(self, video: Video, start_s: float, end_s: float) -> dict[str, Any]:
         """The columns that a manifest leaves to the source."""
@@ -326,6 +355,9 @@ def _as_promised(video: Video, clip: dict[str, Any]) -> tuple[Video | None, str]
     promised = clip["source_sha256"]
     if promised is not None and video.media.sha256 != promised:
         return None, "changed: its file is not the one the labels were made for"
+    is_by_content = video.video_id == short_id("content", video.media.sha256)
+    if video.video_id != clip["video_id"] and (promised is None or is_by_content):
+        return None, f"changed: its address gives another video, {video.video_id}"
     return video, ""
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,19 +18,24 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from manifests.ledger import Ledger
-from manifests.rows import Source, Video
+from manifests.rows import Clip, Source, Video
+from manifests.signatures import unsigned
 from manifests.sources import SourceListError, url_source
-from mit_builder.dataset import FOLDER, parse_index
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.dataset.index import FOLDER, parse_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.engine.specs import ledger_of
 from mit_builder.errors import ConfigError, MitBuilderError
-from mit_builder.export import mit
-from mit_builder.export.folder import read_record, siblings, write_record
-from mit_builder.export.make import ExportRequest, NothingToExport, forget, known_exports, make_export
-from mit_builder.lease import lease
-from mit_builder.publish import INDEX_KEY
-from mit_builder.purge import purge
-from mit_builder.source_book import SourceBook
-from mit_builder.tombstones import KEY, Kind, Tombstone, Tombstones, clip_span, digest
-from mit_builder.workspace import Workspace
+from mit_builder.exports import mit
+from mit_builder.exports.folder import read_record, siblings, write_record
+from mit_builder.exports.make import ExportRequest, NothingToExport, forget, known_exports, make_export
+from mit_builder.removal.purge import purge
+from mit_builder.storage.lease import lease
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.tombstones import KEY, Kind, Tombstone, Tombstones, clip_span, digest
+from mit_builder.storage.workspace import Workspace
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _CHANNEL = "channel:"
@@ -62,6 +68,56 @@ class Known:
         return self.channel_ids | self.uploaders
 
 
+class Videos:
+    """The videos that a workspace knows, each found at once by any of its names, however many there are."""
+
+    def __init__(self, known: Iterable[Known]) -> None:
+        self._by_name: dict[str, list[Known]] = defaultdict(list)
+        self._by_channel: dict[str, list[Known]] = defaultdict(list)
+        self._by_file: dict[str, list[Known]] = defaultdict(list)
+        self._by_digest: dict[str, list[Known]] = defaultdict(list)
+        for video in known:
+            for name in {video.video_id} | video.sources | video.addresses:
+                self._by_name[name].append(video)
+            for name in video.channels:
+                self._by_channel[name].append(video)
+            if video.sha256:
+                self._by_file[video.sha256].append(video)
+            for found in _digests(video):
+                self._by_digest[found].append(video)
+
+    def named(self, name: str) -> list[Known]:
+        """Those with this id, source or address."""
+        return self._by_name.get(name, [])
+
+    def of_channel(self, name: str) -> list[Known]:
+        """Those of a channel."""
+        return self._by_channel.get(name, [])
+
+    def with_copies(self, videos: Iterable[Known]) -> list[Known]:
+        """The videos, and others that are the same file under another id."""
+        files = {video.video_id: self._by_file.get(video.sha256 or "", [video]) for video in videos}
+        return list({same.video_id: same for found in files.values() for same in found}.values())
+
+    def has_any(self, stones: Iterable[Tombstone]) -> bool:
+        """Whether some video is what tombstones speak of."""
+        return any(stone.digest in self._by_digest for stone in stones)
+
+    def barred_by(self, stones: Iterable[Tombstone]) -> list[Known]:
+        """Those that tombstones bar as a whole, each once."""
+        found = (video for stone in stones if stone.kind != "span" for video in self._by_digest.get(stone.digest, ()))
+        return list({video.video_id: video for video in found}.values())
+
+
+def _digests(video: Known) -> Iterator[str]:
+    """By which tombstones know a video; those of its spans are the video's."""
+    yield digest("video", video.video_id)
+    yield from (digest("source", name) for name in video.sources)
+    yield from (digest("channel", name) for name in video.channels)
+    if video.sha256:
+        yield digest("content", video.sha256)
+
+
 @dataclass(frozen=True)
 class Done:
     """What a takedown did, and what it could not do and stays due; lines for the user."""
@@ -80,19 +136,13 @@ def take_down(workspace: Workspace, names: Sequence[str], exports: Iterable[Path
     for folder in exports:
         read_record(folder)
     with lease(workspace):
-        known = known_videos(workspace)
+        known = Videos(known_videos(workspace))
         before = Tombstones.of(workspace)
         new = {name: stones_for(name, known, before) for name in names}
-        unknown = [name for name, stones in new.items() if not _is_of_any(stones, known)]
+        unknown = [name for name, stones in new.items() if not known.has_any(stones)]
         problems = finish(workspace, before + Tombstones(stone for stones in new.values() for stone in stones), exports)
         said = [f"{name}: nothing of it was here; it is barred from now on" for name in unknown]
         return Done([*said, f"{len(names)} taken down"], problems)
-
-
-def _is_of_any(stones: Iterable[Tombstone], known: Iterable[Known]) -> bool:
-    """Whether some video of the workspace is what tombstones speak of."""
-    digests = {stone.digest for stone in stones}
-    return any(digests & {digest("video", k.video_id), *(digest("channel", c) for c in k.channels)} for k in known)
 
 
 def finish_pending(workspace: Workspace) -> list[str]:
@@ -107,7 +157,7 @@ def bar_sources(workspace: Workspace, source_ids: Iterable[str]) -> None:
     new = [Tombstone("source", digest("source", name)) for name in sorted(source_ids)]
     if any(stone not in before.stones for stone in new):
         workspace.write(KEY, (before + Tombstones(new)).dump())
-        SourceBook(workspace).save()
+        SourceCatalog(workspace).save()
 
 
 def finish(workspace: Workspace, stones: Tombstones, exports: Iterable[Path] = ()) -> list[str]:
@@ -129,7 +179,7 @@ def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> st
         shutil.rmtree(beside, ignore_errors=True)
     if not folder.parent.exists():
         away = f"bring its disk back, or make the empty folder {folder.parent} where it was deleted"
-        return f"the export {folder} is out of reach: {away}, then mit-build takedown again"
+        return f"the export {folder} is out of reach: {away}, then {hints.say(Hint.AGAIN)}"
     if not folder.exists():
         forget(workspace, folder)
         return None
@@ -150,14 +200,14 @@ def _update_export(workspace: Workspace, folder: Path, stones: Tombstones) -> st
         shutil.rmtree(folder)
         forget(workspace, folder)
     except (MitBuilderError, OSError) as error:
-        return f"the export {folder} still holds what was taken down: {error}; delete it, then mit-build takedown again"
+        return f"the export {folder} still holds what was taken down: {error}; delete it, then {hints.say(Hint.AGAIN)}"
     return None
 
 
 def known_videos(workspace: Workspace) -> list[Known]:
     """Every video of the ledger and of the dataset."""
     found: dict[str, Known] = {}
-    addresses = {s.source_id: s.address for s in SourceBook(workspace).sources()}
+    addresses = {s.source_id: s.address for s in SourceCatalog(workspace).sources()}
     for entry in Ledger(workspace, "download", (Video, Source)).entries():
         for row in entry.outputs:
             if isinstance(row, Source):
@@ -196,12 +246,15 @@ def _dataset_rows(workspace: Workspace) -> Iterable[dict[str, Any]]:
     if not workspace.exists(INDEX_KEY):
         return
     for shard in parse_index(workspace.read(INDEX_KEY).decode(errors="replace")).shards:
+        if not workspace.exists(f"{FOLDER}/{shard.name}"):
+            continue
         with workspace.local(f"{FOLDER}/{shard.name}") as path:
             columns = ["video_id", "source_url", "uploader", "channel_id"]
-            yield from pq.read_table(path, columns=columns, use_threads=False).to_pylist()
+            if sha256_of(path) == shard.sha256:  # else it tells nothing, and is written anew
+                yield from pq.read_table(path, columns=columns, use_threads=False).to_pylist()
 
 
-def stones_for(name: str, known: Sequence[Known], before: Tombstones = _NONE) -> list[Tombstone]:
+def stones_for(name: str, known: Videos, before: Tombstones = _NONE) -> list[Tombstone]:
     """Tombstones for what a user named; none where it is barred already and nothing of it is known.
 
     Raises:
@@ -213,10 +266,10 @@ def stones_for(name: str, known: Sequence[Known], before: Tombstones = _NONE) ->
         return [Tombstone("span", digest("span", span[0]), span[1], span[2])]
     if name.startswith(_CHANNEL):
         return _channel(name.removeprefix(_CHANNEL), known)
-    videos = [k for k in known if name == k.video_id or name in k.sources or name in k.addresses]
-    if not videos and any(name in k.channels for k in known):
+    videos = known.named(name) or known.named(unsigned(name))
+    if not videos and known.of_channel(name):
         return _channel(name, known)
-    stones = [stone for video in _with_copies(videos, known) for stone in _video(video)]
+    stones = [stone for video in known.with_copies(videos) for stone in _video(video)]
     if "://" in name:
         try:
             stones.append(Tombstone("source", digest("source", url_source(name).source_id)))
@@ -224,26 +277,31 @@ def stones_for(name: str, known: Sequence[Known], before: Tombstones = _NONE) ->
             raise ConfigError(str(error)) from error
     if not stones and not before.bars("video", name):
         if not _ID.fullmatch(name):
-            message = f"nothing named {name!r} here: give the id of a video or clip, CLIP_ID/PERSON, an address, or"
-            raise ConfigError(f"{message} channel:NAME (mit-build why ID shows what is known)")
+            message = f"nothing named {name!r} here: give the id of a video or clip, CLIP_ID/PERSON, an address,"
+            raise ConfigError(f"{message} a file's name or channel:NAME ({hints.say(Hint.VIDEOS)} shows what there is)")
         stones = [Tombstone("video", digest("video", name)), Tombstone("source", digest("source", name))]
     return stones
 
 
-def _with_copies(videos: Sequence[Known], known: Sequence[Known]) -> list[Known]:
-    """The videos, and others that are the same file under another id."""
-    files = {video.sha256 for video in videos if video.sha256}
-    return [k for k in known if k in videos or k.sha256 in files]
+def check_person(workspace: Workspace, name: str) -> None:
+    """Raise `ConfigError` where a clip that is named with a person has no such person."""
+    clip_id, _, person = name.partition("/")
+    if clip_span(clip_id) is None or not person.isdecimal():
+        return
+    made = ledger_of(workspace, "filter.cut").newest(lambda unit_id: unit_id == clip_id)
+    clip = next((row for entry in made for row in entry.outputs if isinstance(row, Clip)), None)
+    if clip is not None and int(person) >= clip.n_people:
+        raise ConfigError(f"{clip_id} has no person {person}: its people are 0 to {clip.n_people - 1}")
 
 
-def _channel(name: str, known: Sequence[Known]) -> list[Tombstone]:
+def _channel(name: str, known: Videos) -> list[Tombstone]:
     if not name:
-        raise ConfigError("channel: wants a name, as in channel:UC123 (mit-build why VIDEO_ID shows it)")
-    of_channel = [k for k in known if name in k.channels]
+        raise ConfigError("channel: wants a name, as in channel:UC123: column channel_id of the dataset has it")
+    of_channel = known.of_channel(name)
     # Of a channel that was given by its id the name is not barred: others may have the same.
     names = {name}.union(*(k.channel_ids for k in of_channel))
     stones = [Tombstone("channel", digest("channel", alias)) for alias in sorted(names)]
-    return stones + [stone for video in _with_copies(of_channel, known) for stone in _video(video)]
+    return stones + [stone for video in known.with_copies(of_channel) for stone in _video(video)]
 
 
 def _video(video: Known) -> list[Tombstone]:

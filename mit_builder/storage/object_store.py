@@ -11,16 +11,20 @@ import random
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import obstore
 from obstore.store import from_url
 
-from mit_builder.errors import ConfigError
+from mit_builder.errors import ConfigError, LeaseLost
 
 T = TypeVar("T")
+Version = dict[str, str]
+"""What an object's bytes are known by: S3 and Azure compare its entity tag, GCS its generation."""
 
 SCHEMES = {"s3": "s3", "s3a": "s3", "gs": "gs", "az": "az", "azure": "az", "abfs": "az", "abfss": "az"}
 OPTIONS = {"s3": {"endpoint": "endpoint", "region": "region"}, "gs": {}, "az": {"endpoint": "endpoint"}}
@@ -95,6 +99,80 @@ def persistently(call: Callable[[], T], *, may_be_missing: bool = True, attempts
     return call()
 
 
+class Changed(Exception):
+    """An object is not what a conditional write was to replace."""
+
+
+class Hold(Protocol):
+    """That a program holds a workspace (mit_builder/storage/lease.py)."""
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether so little time has passed since it was confirmed that nobody else can hold it."""
+
+    def confirm(self) -> None:
+        """Ask whether the workspace is still held; raises `LeaseLost` where not."""
+
+
+def version_of(meta: Any) -> Version:
+    """The version of an object, from what storage answers."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+
+
+def put_if(store: Any, key: str, data: bytes, version: Version | Literal["create"]) -> Version:
+    """Put an object in the place of one version of it, or where there is none; its new version.
+
+    Raises:
+        Changed: something else is there by now, or nothing.
+    """
+    mode: Any = version
+    try:
+        return version_of(obstore.put(store, key, data, mode=mode, use_multipart=False))
+    except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError) as error:
+        raise Changed(key) from error
+    except FileNotFoundError as error:
+        if version == "create":
+            raise
+        raise Changed(key) from error
+
+
+def put_held(store: Any, key: str, data: bytes, hold: Hold) -> None:
+    """Put an object in place that only the holder of a workspace writes, over nothing that others wrote meanwhile.
+
+    A program may be stopped in the middle of this for any time. Where it was, and another held the workspace then, a
+    new object is taken back.
+
+    Raises:
+        LeaseLost: the workspace is not held any more.
+    """
+    first = persistently(lambda: _version(store, key))
+    before = first
+    for _ in range(ATTEMPTS):
+        hold.confirm()
+        try:
+            persistently(partial(put_if, store, key, data, before or "create"))
+            break
+        except Changed:  # by another run, or by a request of ours whose answer was lost
+            before = persistently(lambda: _version(store, key))
+    else:
+        raise obstore.exceptions.GenericError("others write here at the same time")
+    if hold.is_fresh:
+        return
+    try:
+        hold.confirm()
+    except LeaseLost:
+        if first is None:
+            persistently(lambda: obstore.delete(store, key))
+        raise
+
+
+def _version(store: Any, key: str) -> Version | None:
+    try:
+        return version_of(obstore.head(store, key))
+    except FileNotFoundError:
+        return None
+
+
 def _options(query: str, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -117,3 +195,13 @@ def first_line(error: BaseException) -> str:
     if "169.254.169.254" in line or "Account must be specified" in line:
         line = "the environment has no credentials and this machine no role: docs/CLUSTER.md names the variables"
     return line or type(error).__name__
+
+
+def drop(store: Any, keys: list[str]) -> None:
+    """Remove objects in one request; one that is gone already is no error."""
+    try:
+        obstore.delete(store, keys)
+    except FileNotFoundError:  # which ends the batch in some kinds of storage
+        for key in keys:
+            with suppress(FileNotFoundError):
+                obstore.delete(store, key)

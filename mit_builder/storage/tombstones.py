@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from manifests.rows import Candidate, Clip, Source, Video
-from mit_builder.errors import ConfigError
-from mit_builder.workspace import Workspace
+from mit_builder.errors import ConfigError, LeaseLost
+from mit_builder.storage.workspace import Workspace
 
 KEY = "manifests/tombstones.json"
 """In the workspace."""
@@ -29,6 +29,10 @@ REMOVED = "removed"
 
 Kind = Literal["source", "video", "content", "channel", "span"]
 CLIP_ID = re.compile(r"([0-9a-f]{16})_(\d{6,})to(\d{6,})")
+_NAME = re.compile(r"(?<![0-9a-f])[0-9a-f]{16}(?![0-9a-f])(_\d{6,}to\d{6,})?")
+"""Ids of sources and videos, and names of clips."""
+_OF_SHOTS = ("manifests/shots/", "manifests/filter.detect/", "manifests/filter.select/", "tracks/", "videos/")
+"""Where a name like a clip's is that of a shot or a run: it goes with its video, not with a span of it."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,22 @@ class Tombstones:
         span = clip_span(clip_id)
         return span is not None and self.bars_span(*span)
 
+    def bars_name_in(self, text: str, place: str = "") -> bool:
+        """Whether a text names something barred.
+
+        Args:
+            text: the name of a file, or what stands in one.
+            place: key of the object that it stands in or is the name of.
+        """
+        of_shots = place.startswith(_OF_SHOTS)
+        for found in _NAME.finditer(text):
+            name = found[0]
+            if self.bars("video", name[:16]) or self.bars("source", name[:16]):
+                return True
+            if found[1] and not of_shots and self.bars_clip(name):
+                return True
+        return False
+
     def bars_row(self, row: Mapping[str, Any]) -> bool:
         """Whether a dataset's row is barred, by as many of its columns as it has."""
         return self.bars_clip(row["clip_id"]) or any(
@@ -174,3 +194,31 @@ class Tombstones:
     def allowed(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """What a stage made, without what is barred."""
         return tuple(row for row in outputs if not self.bars_output(row)) if self else outputs
+
+
+def check_unchanged(workspace: Workspace, known: Tombstones) -> None:
+    """Look whether something was taken down since somebody looked; whoever publishes asks first.
+
+    Raises:
+        LeaseLost: it was, which nobody can do who does not hold the workspace.
+    """
+    before = {replace(stone, pending=False) for stone in known.stones}
+    if not before.issuperset(replace(stone, pending=False) for stone in Tombstones.of(workspace).stones):
+        raise LeaseLost("something was taken down here meanwhile: start again to go on without it")
+
+
+def withdraw(workspace: Workspace, keys: Sequence[str], rows: Iterable[Any] = ()) -> bool:
+    """Delete what was just committed where it is of something that was taken down meanwhile; whether it was.
+
+    A takedown writes its tombstones first and then looks for files. So whoever commits without the lease and then looks
+    for tombstones leaves nothing behind, whichever of the two comes first.
+
+    Args:
+        workspace: where they were committed.
+        keys: of the files.
+        rows: what they were made from or belong to: where one is barred all files go.
+    """
+    stones = Tombstones.of(workspace) if keys else Tombstones()
+    barred = keys if stones.bars_any(rows) else [key for key in keys if stones.bars_name_in(Path(key).name, key)]
+    workspace.delete(list(barred))
+    return bool(barred)

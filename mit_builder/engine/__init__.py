@@ -1,0 +1,1 @@
+"""Where units run: in this process, or on Ray. Only modules here import ray."""

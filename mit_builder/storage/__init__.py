@@ -1,0 +1,1 @@
+"""What lies in a workspace and who may change it. The only door to disks and buckets."""
