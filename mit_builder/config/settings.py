@@ -1,30 +1,38 @@
 """Settings: a YAML file and `--set section.key=value` on top of documented defaults.
 
 Every field's description is what `mit-build init` writes as its comment. A field marked `key=False` steers how work is
-done and cannot change what comes out; all others are part of the input key of the stages that read them.
+done and cannot change what comes out; all others are part of the input key of the stages that read them, those marked
+`where set` (which came later, and must not cause everything to be fetched again) only where they have a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+import difflib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pydantic
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mit_builder.errors import ConfigError
-from mit_builder.models.devices import DEVICE_PATTERN
-from mit_builder.web import raw_options
+from mit_builder.config import backends
+from mit_builder.config import ytdlp_options as raw_options
+from mit_builder.config.backends import PeopleModel, PoseModel, SpeakerModel, VoiceModel
+from mit_builder.config.section import ONLY_WHERE_SET, Section, how
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.errors import ConfigError, UnknownName
 
 Precision = Literal["fp32", "bf16", "fp16"]
-PeopleModel = Literal[
-    "auto", "mediapipe", "yolo26n-pose", "yolo26s-pose", "yolo26m-pose", "yolo26l-pose", "yolo26x-pose"
-]
-PoseModel = Literal["auto", "mediapipe", "sapiens-0.3b", "sapiens-0.6b", "sapiens-1b", "sapiens-2b"]
 
-_PREFERRED = "auto: what the profile prefers"
+
+_VOICE = "who hears voices, PACKAGE.MODULE:CLASS or an installed backend; null: silero"
+
+
+DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)$"
+"""What a setting may name: the GPU where there is one, or what torch calls a device."""
 _DEVICE = "where networks run: auto (a GPU where there is one), cpu, cuda or cuda:N"
 
 UNREADABLE = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
@@ -32,6 +40,8 @@ UNREADABLE = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 LONGEST = 200
 """Characters of anybody's text that a message repeats."""
 
+LANGUAGE_PATTERN = r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8})*$"
+"""Codes of ISO 639, with or without a region."""
 BROWSER_PATTERN = (
     r"^(brave|chrome|chromium|edge|firefox|opera|safari|vivaldi|whale)"
     r"(\+(basictext|gnomekeyring|kwallet|kwallet5|kwallet6))?(:[^:]+)?(::.+)?$"
@@ -39,40 +49,12 @@ BROWSER_PATTERN = (
 """Browsers and keyrings that yt-dlp can read (2026.8)."""
 
 
-def how(default: Any, description: str, **kwargs: Any) -> Any:
-    """A field that changes how work is done, never what comes out."""
-    return Field(default, description=description, json_schema_extra={"key": False}, **kwargs)
-
-
-class Section(BaseModel):
-    """Base of all settings: immutable, unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-    secrets: ClassVar[frozenset[str]] = frozenset()
-    """Fields that may hold a password: never written down or said."""
-
-    def key_values(self) -> dict[str, Any]:
-        """The values that belong into an input key."""
-        values = self.model_dump(mode="json")
-        for name, info in type(self).model_fields.items():
-            extra = info.json_schema_extra
-            if isinstance(extra, dict) and extra.get("key") is False:
-                del values[name]
-        return values
-
-    def shown_values(self) -> dict[str, Any]:
-        """All values, with `***` in the place of those that may hold a password."""
-        values = self.model_dump(mode="json")
-        for name in self.secrets:
-            if values[name] is not None:
-                values[name] = "***"
-        return values
-
-
 class DownloadSettings(Section):
     """Settings of download."""
 
     secrets: ClassVar[frozenset[str]] = frozenset(("proxy",))
+    secret_files: ClassVar[frozenset[str]] = frozenset(("cookies_file",))
+    volatile: ClassVar[frozenset[str]] = frozenset(("cookies_from_browser",))
 
     format: str = Field(
         "bv*[height<=1080][protocol^=http]+ba[protocol^=http]/b[protocol^=http]"
@@ -84,6 +66,19 @@ class DownloadSettings(Section):
     max_file_gb: float = Field(8.0, gt=0, description="larger files are rejected: too_large")
     max_frame_megapixels: float = Field(
         67.2, gt=0, le=67.2, description="larger pictures are rejected: too_large (8K: 33.2)"
+    )
+    audio_language: str | None = Field(
+        None,
+        description="language to be heard where there are several, e.g. en; null: the original, else the default one",
+        pattern=LANGUAGE_PATTERN,
+        json_schema_extra={"key": "where set"},
+    )
+    speech_level_dbfs: float | None = Field(
+        None,
+        ge=-40,
+        le=-10,
+        description="level to which speech is brought for the models; null: -23 (EBU R 128; docs/SOUND.md)",
+        json_schema_extra={"key": "where set"},
     )
     captions: list[str] = Field(
         ["all"],
@@ -97,7 +92,7 @@ class DownloadSettings(Section):
         pattern=BROWSER_PATTERN,
     )
     ytdlp_options: dict[str, Any] = Field(
-        {}, description="more options of yt-dlp's API, from an allow-list (mit_builder/web/raw_options.py)"
+        {}, description="more options of yt-dlp's API, from an allow-list (mit_builder/config/ytdlp_options.py)"
     )
     proxy: str | None = how(None, "proxy URL for sites and http(s)")
     rate_limit_kbps: int | None = how(None, "download rate limit in kilobytes a second")
@@ -110,6 +105,7 @@ class DownloadSettings(Section):
     host_failures: int = how(5, "a host that fails so often in a row is left alone for a while", ge=1)
     host_rest_s: float = how(30.0, "for how long at first; doubled each time", ge=0)
     host_rests: int = how(6, "after so many rests without an answer a host is left to the next run", ge=0)
+    refresh_s: float = how(86400.0, "playlists and channels last looked at so long ago are looked at again", ge=0)
     host_refusals: int = how(3, "a host that asks for a login so often in a row is left to the next run", ge=1)
 
     @pydantic.field_validator("ytdlp_options")
@@ -131,7 +127,8 @@ class ShotsSettings(Section):
 class DetectSettings(Section):
     """Settings of filter.detect."""
 
-    detector: PeopleModel = Field("auto", description=f"who finds people; {_PREFERRED}")
+    detector: PeopleModel = Field("auto", description=f"who finds people; {backends.choice('people')}")
+    voice_detector: VoiceModel | None = Field(None, description=_VOICE, json_schema_extra=ONLY_WHERE_SET)
     detect_stride: int = Field(2, ge=1, le=12, description="faces are searched in every n-th frame")
     tile_stride: int = Field(6, ge=1, description="four overlapping tiles are searched in every n-th frame")
     face_confidence: float = Field(0.4, ge=0, le=1, description="mediapipe's threshold for a face (specs: 0.4)")
@@ -155,7 +152,14 @@ class SelectSettings(Section):
     max_clip_s: float = Field(30.0, gt=0, description="longer ones are split in silences")
     min_voice_activity: float = Field(0.1, ge=0, le=1, description="share of frames with speech: no_speech")
     voice_threshold: float = Field(0.25, ge=0, le=1, description="speech probability of a frame with speech")
-    min_stillness: float = Field(0.25, ge=0, description="less change in a face (grey levels a frame): still_picture")
+    min_stillness: float = Field(
+        0.5,
+        ge=0,
+        description="a face that moves less by itself in 0.5 s, % of its size: still_picture (docs/VALIDATION.md)",
+    )
+    max_view_similarity: float = Field(
+        0.8, ge=0, le=1, description="a face found so well in the picture's other half is one person in 3D, seen twice"
+    )
     max_bystander_area: float = Field(0.5, ge=0, description="bystander's face / smallest person's: bystander")
 
 
@@ -176,7 +180,7 @@ class FilterSettings(DetectSettings, SelectSettings, CutSettings):
 class PoseSettings(Section):
     """Settings of pose."""
 
-    model: PoseModel = Field("auto", description=_PREFERRED)
+    model: PoseModel = Field("auto", description=backends.choice("pose"))
     stride: int = Field(1, ge=1, le=5, description="pose in every n-th frame, linear in between")
     precision: Precision = Field("fp32", description="number format of Sapiens' products")
     flip_test: bool = Field(False, description="Sapiens: average with the mirrored picture; takes twice as long")
@@ -189,7 +193,8 @@ class PoseSettings(Section):
 class SpeechSettings(Section):
     """Settings of speech."""
 
-    model: Literal["auto", "lips", "lr-asd", "talknet"] = Field("auto", description=_PREFERRED)
+    model: SpeakerModel = Field("auto", description=backends.choice("speaker"))
+    voice_detector: VoiceModel | None = Field(None, description=_VOICE, json_schema_extra=ONLY_WHERE_SET)
     precision: Precision = Field("fp32", description="number format of the network's products")
     device: str = how("auto", _DEVICE, pattern=DEVICE_PATTERN)
     min_voice_activity: float = Field(
@@ -212,6 +217,18 @@ class ShardsSettings(Section):
         0.0, ge=0, le=1, description="clips in which somebody's body_visible_ratio is lower are left out"
     )
     contact: str | None = how(None, "who answers requests of the people shown; stands in the dataset card")
+
+
+class PluginSettings(Section):
+    """Stages of other packages."""
+
+    stages: list[str] = Field([], description="names of installed ones, or PACKAGE.MODULE:CLASS (docs/PLUGINS.md)")
+    settings: dict[str, dict[str, Any]] = Field({}, description="what they read, by the name of the stage")
+
+    @pydantic.field_validator("stages", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [name for name in value.split(",") if name] if isinstance(value, str) else value
 
 
 class RunSettings(Section):
@@ -250,39 +267,54 @@ class Settings(Section):
     pose: PoseSettings = PoseSettings()
     speech: SpeechSettings = SpeechSettings()
     shards: ShardsSettings = ShardsSettings()
+    plugins: PluginSettings = PluginSettings()
     run: RunSettings = RunSettings()
 
 
+ORIGIN = "origin"
+"""What a workspace's settings file says besides of where its values came from: no setting."""
+
+
 def load(path: Path | None = None, overrides: Iterable[str] = (), *, base: Settings | None = None) -> Settings:
-    """Settings from a YAML file (or else from `base`) and `section.key=value` overrides; values are read as YAML.
+    """Settings from `base`, what a YAML file names in its place, and `section.key=value` overrides, read as YAML.
 
     Raises:
         ConfigError: the file cannot be read, a key is unknown or a value does not fit.
     """
-    values: dict[str, Any] = base.model_dump() if base else {}
-    if path is not None:
-        try:
-            loaded = yaml.safe_load(path.read_text())
-        except (OSError, *UNREADABLE) as error:
-            raise ConfigError(f"cannot read settings file {path}: {_line(error)}") from error
-        if loaded is not None and not isinstance(loaded, dict):
-            raise ConfigError(f"settings file {path} must hold sections like 'filter:', see mit-build init")
-        # A section whose lines are all commented out reads as null.
-        values = {key: value for key, value in (loaded or {}).items() if value is not None}
-    for override in overrides:
-        _apply(values, override)
-    return parse(values)
+    return parse(merged(base.model_dump() if base else {}, read(path) if path else {}, overrides))
 
 
-def as_given(path: Path | None, overrides: Iterable[str]) -> list[str]:
-    """The options that `load` these settings again; what may be a password is left for the user to fill in."""
-    words = [] if path is None else ["--config", str(path)]
+def read(path: Path) -> dict[str, Any]:
+    """What a settings file names.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except (OSError, *UNREADABLE) as error:
+        why = error.strerror if isinstance(error, OSError) else _line(error)
+        raise ConfigError(f"cannot read settings file {path}: {why}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise ConfigError(f"settings file {path} must hold sections like 'filter:', see {hints.say(Hint.SETTINGS)}")
+    # A section whose lines are all commented out reads as null.
+    return {key: value for key, value in (loaded or {}).items() if value is not None and key != ORIGIN}
+
+
+def merged(values: dict[str, Any], named: dict[str, Any], overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Values by section with others put into their place, and overrides on top; nothing is judged yet.
+
+    Raises:
+        ConfigError: an override cannot be read.
+    """
+    found = dict(values)
+    for name, value in named.items():
+        both = isinstance(value, dict) and isinstance(found.get(name), dict)
+        found[name] = {**found[name], **value} if both else value
+    found = copy.deepcopy(found)
     for override in overrides:
-        name = override.partition("=")[0]
-        section, _, key = name.partition(".")
-        kind = getattr(Settings.model_fields.get(section), "annotation", None)
-        words += ["--set", f"{name}=…" if key in getattr(kind, "secrets", ()) else override]
-    return words
+        _apply(found, override)
+    return found
 
 
 def parse(values: dict[str, Any]) -> Settings:
@@ -297,8 +329,28 @@ def parse(values: dict[str, Any]) -> Settings:
         first = error.errors()[0]
         where = _line(".".join(str(part) for part in first["loc"]))
         if first["type"] in ("extra_forbidden", "invalid_key"):
-            raise ConfigError(f"unknown setting {where}; mit-build init lists all settings") from error
+            raise ConfigError(f"unknown setting {where}{_did_you_mean(where)}") from error
+        if isinstance(known := first.get("ctx", {}).get("error"), UnknownName):
+            raise ConfigError(f"setting {where}: {known}") from error
         raise ConfigError(f"setting {where}: {_line(first['msg'])} (got {_line(repr(first['input']))})") from error
+
+
+def names() -> Iterator[str]:
+    """Every setting as `--set` takes it: "section.key", or "profile"."""
+    for section, field in Settings.model_fields.items():
+        keys = getattr(field.annotation, "model_fields", None)
+        yield from (section,) if keys is None else (f"{section}.{key}" for key in keys)
+
+
+def _did_you_mean(wrong: str) -> str:
+    """The setting that was meant: of the same name in another section, of a similar name, or a section."""
+    key = wrong.rpartition(".")[2]
+    whole = {name: name for name in (*names(), *Settings.model_fields)}
+    by_key = {name.rpartition(".")[2]: name for name in names()}
+    likely = [name for name in names() if name.rpartition(".")[2] == key]
+    for known, text, cutoff in ((whole, wrong, 0.8), (by_key, key, 0.7)):
+        likely = likely or [known[near] for near in difflib.get_close_matches(text, known, n=1, cutoff=cutoff)]
+    return f": did you mean {' or '.join(likely)}?" if likely else f"; all: {hints.say(Hint.SETTINGS)}"
 
 
 def _line(text: object) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from functools import cache
 
+from mit_builder.config.backends import Backend
 from mit_builder.stage import Resources
-
-DEVICE_PATTERN = r"^(auto|cpu|cuda(:\d+)?)$"
-"""What a setting may name: the GPU where there is one, or what torch calls a device."""
-
 
 _elsewhere: dict[str, int] = {}
 
@@ -51,3 +49,13 @@ def gpu_resources(setting: str, *, share: float) -> Resources:
     if device_of(setting) == "cuda" and n_gpus():
         return Resources(cpus=1.0, gpus=share, max_workers=n_gpus())
     return Resources(cpus=1.0)
+
+
+def resources_of(backend: Backend, setting: str) -> Resources:
+    """What a worker with this backend needs on the device of a setting: a core, and what the registry says."""
+    if not backend.gpu_share:
+        return Resources(cpus=1.0)
+    needs = gpu_resources(setting, share=backend.gpu_share)
+    if backend.cpu_timeout_s is None or device_of(setting) != "cpu":
+        return needs
+    return replace(needs, timeout_s=backend.cpu_timeout_s)

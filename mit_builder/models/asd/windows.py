@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
 from mit_builder.errors import ModelError
-from mit_builder.models.asd_input import ROWS_PER_FRAME, Doubles, face_crops, mfcc_of_frames
+from mit_builder.models.asd.inputs import ROWS_PER_FRAME, Doubles, face_crops, mfcc_of_frames
 from mit_builder.models.base import Floats, SpeechInput
 from mit_builder.models.torch_backend import Precision, Tensor, autocast, nn, pick_device, torch
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mit_builder.config.settings import DetectSettings
 from mit_builder.errors import ModelError
-from mit_builder.models.base import Detections, Floats, Image
-from mit_builder.models.mediapipe_runtime import load_graph
-from mit_builder.tracking import suppress
+from mit_builder.labels.tracking import suppress
+from mit_builder.models.base import Detections, Floats, Image, PeopleDetector
+from mit_builder.models.mediapipe.runtime import load_graph
 
 _GRAPH = "mediapipe/modules/face_detection/face_detection_full_range_cpu.binarypb"
 _WEIGHTS = "mediapipe/modules/face_detection/face_detection_full_range_sparse.tflite"
@@ -147,6 +148,20 @@ def window(face_xyxy: Floats, width_px: int, height_px: int) -> Part:
     x, y = (int(v) for v in np.clip(centre - side / 2, 0, (width_px - 1, height_px - 1)))
     right, bottom = (int(v) for v in np.clip(centre + side / 2, (x + 1, y + 1), (width_px, height_px)))
     return x, y, right, bottom
+
+
+def load(settings: DetectSettings) -> PeopleDetector:
+    """The detector of `filter.detector` mediapipe.
+
+    Raises:
+        StageUnavailable: mediapipe is not installed.
+    """
+    return MediapipePeople(settings.face_confidence)
+
+
+def label(settings: DetectSettings) -> str:
+    """What rows call it."""
+    return backend_name()
 
 
 @cache

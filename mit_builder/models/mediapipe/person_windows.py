@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.face_boxes import enlarged
+from mit_builder.labels.face_boxes import enlarged
 from mit_builder.models.base import Floats
 
 Windows = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ with the right body from 0% to 100%. Trackers belong to one person and one call,
 The body model treats left and right unequally: mirrored pictures moved a shoulder by up to a fifth of the face's width,
 the same way for seconds. So every few frames it also looks at the mirrored picture, and half of the difference is added
 to the body's points until the next look (an eighth more time). It also answers differently where its window is another
-one, so the window is framed by the mesh (mit_builder/models/person_windows.py).
+one, so the window is framed by the mesh (mit_builder/models/mediapipe/person_windows.py).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from typing import Any
 import numpy as np
 
 from manifests.rows import N_KEYPOINTS
+from mit_builder.config.settings import PoseSettings
 from mit_builder.errors import ModelError, StageUnavailable
-from mit_builder.models.base import Floats, Image
-from mit_builder.models.coco_wholebody import BODY, FACE, LEFT_HAND, RIGHT_HAND, SWAP
-from mit_builder.models.mediapipe_runtime import quiet
-from mit_builder.models.person_windows import Framing, Windows, around_bodies, around_faces, steady, tighter
+from mit_builder.labels.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, SWAP
+from mit_builder.models.base import Floats, Image, PoseEstimator
+from mit_builder.models.mediapipe.person_windows import Framing, Windows, around_bodies, around_faces, steady, tighter
+from mit_builder.models.mediapipe.runtime import quiet
 
 _POSE_OF_BODY = (0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25, 26, 27, 28)
 """BlazePose's landmark for each of the 17 body points."""
@@ -336,6 +337,20 @@ def _agreement(mesh_xy: Floats, face_xyxy: Floats) -> float:
     union = (high - low).prod() + (face_xyxy[2:] - face_xyxy[:2]).prod() - common
     overlap = float(common / union)
     return min(overlap / FULL_OVERLAP, 1.0) if overlap >= MIN_OVERLAP else 0.0
+
+
+def load(settings: PoseSettings) -> PoseEstimator:
+    """The estimator of `pose.model` mediapipe.
+
+    Raises:
+        StageUnavailable: mediapipe is not installed.
+    """
+    return MediaPipePose()
+
+
+def label(settings: PoseSettings) -> str:
+    """What rows call it."""
+    return backend_name()
 
 
 @cache

@@ -16,12 +16,12 @@ import numpy as np
 
 from manifests.rows import N_KEYPOINTS
 from mit_builder.errors import StageUnavailable
+from mit_builder.labels.keypoints import SWAP
 from mit_builder.models.base import Floats, Image
-from mit_builder.models.coco_wholebody import SWAP
 from mit_builder.models.read_ahead import read_ahead
-from mit_builder.models.sapiens_decode import decode, in_picture, mirrored_back
-from mit_builder.models.sapiens_input import Batch, Regions, batch_of, regions_of
-from mit_builder.models.sapiens_network import Size, load_network, lower_precision, size_of
+from mit_builder.models.sapiens.crops import Batch, Regions, batch_of, regions_of
+from mit_builder.models.sapiens.heatmaps import decode, in_picture, mirrored_back
+from mit_builder.models.sapiens.network import Size, load_network, lower_precision, size_of
 from mit_builder.models.torch_backend import Precision, Tensor, autocast, open_script, pick_device, torch
 
 BATCHES_AHEAD = 2
@@ -44,7 +44,7 @@ class Sapiens:
     """133 keypoints by one of the Sapiens networks; implements `mit_builder.models.base.PoseEstimator`.
 
     Args:
-        weights: a checkpoint, see `mit_builder.models.sapiens_network.load_network`.
+        weights: a checkpoint, see `mit_builder.models.sapiens.network.load_network`.
         script: the file is a TorchScript program, and one that is trusted.
         run_script: run that program rather than our network with its tensors; at fp32 only.
         device: where to run, as torch names it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mit_builder.models.base import Floats
-from mit_builder.models.sapiens_input import Doubles, Regions
+from mit_builder.models.sapiens.crops import Doubles, Regions
 from mit_builder.models.torch_backend import Tensor, functional, torch
 
 BLUR_SIZE = 11

@@ -26,7 +26,7 @@ USUAL_HEAD_WIDTH = 64
 PUBLISHED_GRID = (64, 48)
 """Patches of 1024 x 768 pixels (height x width)."""
 UNUSED_TENSORS = ("data_preprocessor.",)
-"""Mean and standard deviation, which tracing kept; see `mit_builder.models.sapiens_input`."""
+"""Mean and standard deviation, which tracing kept; see `mit_builder.models.sapiens.crops`."""
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,17 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import platformdirs
 
+from mit_builder.config.backends import SETTINGS, Backend
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
-from mit_builder.models.http_file import DownloadFailed, Progress, download
-from mit_builder.models.weights_table import PEOPLE_MODELS, SAPIENS_MODELS, SPEECH_MODELS, TABLE, WeightsFile
-from mit_builder.scratch import sha256_of
+from mit_builder.models.weights.http_file import DownloadFailed, Progress, download
+from mit_builder.models.weights.table import TABLE, WeightsFile
+from mit_builder.storage.scratch import sha256_of
 
 FOLDER_VARIABLE = "MIT_BUILDER_WEIGHTS"
 RECORD_NAME = "digests.json"
@@ -31,12 +35,6 @@ RECORD_NAME = "digests.json"
 
 State = Literal["missing", "ok", "damaged", "untrusted"]
 """Untrusted: a program of which neither the registry nor the user said that it may be run."""
-
-_MODELS: Mapping[str, tuple[str, ...]] = {
-    **{model: (name,) for model, name in (PEOPLE_MODELS | SPEECH_MODELS).items()},
-    **SAPIENS_MODELS,
-}
-"""Files of the models that settings name; one of them is enough."""
 
 
 def folder() -> Path:
@@ -87,30 +85,23 @@ def label(name: str) -> str:
     return f"{name} {'(missing)' if path is None else digest_of(path)[:12]}"
 
 
-def missing_for(model: str) -> str | None:
-    """What a model of a setting lacks on this machine, as the command that helps; None where nothing is missing."""
-    if model not in _MODELS:
-        return None
-    packages = {"torch": "torch"} | ({"ultralytics": "--no-deps ultralytics"} if model in PEOPLE_MODELS else {})
-    install = [f"pip install {what}" for name, what in packages.items() if importlib.util.find_spec(name) is None]
-    names = _MODELS[model]
-    fetch = [f"mit-build weights fetch {names[0]}"] * all(find(name) is None for name in names)
+def missing_for(backend: Backend) -> str | None:
+    """What a backend lacks on this machine, as the command that helps; None where nothing is missing."""
+    install = [hints.pip(*what.split()) for name, what in backend.requires if importlib.util.find_spec(name) is None]
+    names = backend.weights
+    fetch = [hints.keep(Hint.WEIGHTS_FETCH, name=name) for name in names[:1] if all(find(n) is None for n in names)]
     return ", then ".join(install + fetch) or None
 
 
-def file_for(setting: str, model: str) -> Path:
-    """The verified weights of a model that has one file.
-
-    Args:
-        setting: where the model was chosen, for the message.
-        model: its value.
+def file_for(backend: Backend) -> Path:
+    """The verified weights of a backend that has one file.
 
     Raises:
         StageUnavailable: they or a package are missing; the line says what gets them.
     """
-    missing, path = missing_for(model), find(_MODELS[model][0])
+    missing, path = missing_for(backend), find(backend.weights[0])
     if missing or path is None:
-        raise StageUnavailable(f"{setting} {model} needs: {missing}")
+        raise StageUnavailable(f"{SETTINGS[backend.role]} {backend.name} needs: {missing}")
     return path
 
 
@@ -126,7 +117,7 @@ def find(name: str) -> Path | None:
     if found == "untrusted":
         raise CannotContinue(f"weights {name} are a program of unknown origin: {_trusting(file)}")
     if found == "damaged":
-        raise CannotContinue(f"weights {name} are damaged; get them again: mit-build weights fetch {name}")
+        raise CannotContinue(f"weights {name} are damaged; get them again: {hints.keep(Hint.WEIGHTS_FETCH, name=name)}")
     return folder() / file.file_name if found == "ok" else None
 
 
@@ -136,7 +127,7 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
     Args:
         file: the entry.
         progress: called with the bytes there and the bytes expected.
-        pause_s: see `mit_builder.models.http_file.download`.
+        pause_s: see `mit_builder.models.weights.http_file.download`.
 
     Raises:
         CannotContinue: no address gave the right file, or the disk is full; the line says what to do.
@@ -160,12 +151,17 @@ def fetch(file: WeightsFile, *, progress: Progress | None = None, pause_s: float
                 reasons.append(str(error))
             else:
                 return target
-    by_hand = f"get {file.urls[0]} by hand, then: mit-build weights import FILE"
+    by_hand = f"get {file.urls[0]} by hand, then: {hints.keep(Hint.WEIGHTS_IMPORT, path=_saved_as(file))}"
     raise CannotContinue(f"cannot fetch {file.name}: {'; '.join(reasons)}; {by_hand}")
 
 
 def _trusting(file: WeightsFile) -> str:
-    return f"get {file.urls[0]} by hand, then: mit-build weights import FILE --trust"
+    return f"get {file.urls[0]} by hand, then: {hints.keep(Hint.WEIGHTS_TRUST, path=_saved_as(file))}"
+
+
+def _saved_as(file: WeightsFile) -> str:
+    """The name under which a browser saves it."""
+    return Path(urlsplit(file.urls[0]).path).name
 
 
 def _accept_download(file: WeightsFile, part: Path) -> None:
@@ -225,7 +221,9 @@ def _by_tensors(path: Path, choice: Sequence[WeightsFile], *, trust: bool) -> We
     shapes = _shapes(path, script=script)
     fitting = [file for file in choice if file.is_script == script and _fits(file, shapes)]
     if not fitting:
-        raise CannotContinue(f"{path.name} is none of the weights that are used here; see mit-build weights list")
+        raise CannotContinue(
+            f"{path.name} is none of the weights that are used here; see {hints.keep(Hint.WEIGHTS_LIST)}"
+        )
     new = [file for file in fitting if _wanted(file) is None or trust]
     if not new:
         names = " and ".join(file.name for file in fitting)
@@ -247,7 +245,7 @@ def is_script(path: Path) -> bool:
 
 def _shapes(path: Path, *, script: bool) -> dict[str, tuple[int, ...]]:
     from mit_builder.models.torch_backend import read_tensors
-    from mit_builder.models.yolo_file import read_yolo
+    from mit_builder.models.yolo.checkpoint import read_yolo
 
     try:
         tensors = read_tensors(path, script=script)

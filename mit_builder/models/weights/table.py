@@ -139,11 +139,3 @@ TABLE = (
     *_YOLO,
     *(_sapiens(size, is_script=is_script) for size in _SAPIENS_SIZES for is_script in (False, True)),
 )
-
-PEOPLE_MODELS = {file.name: file.name for file in _YOLO}
-"""Entry of the table for each `filter.detector` that has weights."""
-SPEECH_MODELS = {"lr-asd": "lr-asd-talkset", "talknet": "talknet-talkset"}
-"""Entry of the table for each `speech.model` that has weights: those tuned for footage in the wild."""
-
-SAPIENS_MODELS = {f"sapiens-{size}": (f"sapiens-{size}", f"sapiens-{size}-torchscript") for size in _SAPIENS_SIZES}
-"""Entries of the table for each `pose.model` that has weights: checkpoint, and program with the same tensors."""

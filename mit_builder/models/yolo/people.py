@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mit_builder.errors import ModelError, StageUnavailable
+from mit_builder.labels.tracking import suppress
 from mit_builder.models.base import Detections, Floats, Image
 from mit_builder.models.torch_backend import load_strictly, nn, pick_device, torch
-from mit_builder.models.yolo_file import read_yolo
-from mit_builder.tracking import suppress
+from mit_builder.models.yolo.checkpoint import read_yolo
 
 SIDE_PX = 640
 """Longer side of the picture as the network sees it: what it was trained on (ultralytics)."""

@@ -1,0 +1,1 @@
+"""MediaPipe as a detector of people and as an estimator of keypoints."""

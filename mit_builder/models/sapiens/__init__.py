@@ -1,0 +1,1 @@
+"""Sapiens as an estimator of keypoints: the paper's pose model."""

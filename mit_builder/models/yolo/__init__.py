@@ -1,0 +1,1 @@
+"""Ultralytics' YOLO as a detector of people, and its checkpoints read without running anything in them."""
