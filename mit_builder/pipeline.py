@@ -13,11 +13,14 @@ key; only a unit without an answer is worked on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
+from manifests.plugin_rows import PluginJob, PluginRow
 from manifests.rows import (
     TIMELINE_FPS,
     Candidate,
@@ -33,7 +36,9 @@ from manifests.rows import (
     Tracks,
     Video,
 )
-from mit_builder.config import CutSettings, DetectSettings, Section, SelectSettings, Settings
+from mit_builder.config.plugged_stages import PluggedStage, plugged_stages
+from mit_builder.config.section import Section
+from mit_builder.config.settings import CutSettings, DetectSettings, SelectSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Trail:
     candidate: Candidate | None = None
     clip: Clip | None = None
     pose: Pose | None = None
+    speech: Speech | None = None
+    plugged: tuple[PluginRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Step:
         route: units that follow from a finished unit and its output rows.
         cost: how much work a row is, in any unit; of those that wait the longest is begun first, so that none is left
             over at the end. None where they are alike or short.
+        identity: package and version of another package's stage; empty for ours.
     """
 
     name: str
@@ -76,6 +84,7 @@ class Step:
     settings: Callable[[Settings], Section]
     route: Route
     cost: Callable[[Any], float] | None = None
+    identity: str = ""
 
 
 def _after_download(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
@@ -105,20 +114,34 @@ def _after_select(settings: Settings, unit: Unit, outputs: tuple[Candidate, ...]
 
 def _after_cut(settings: Settings, unit: Unit, outputs: tuple[Clip, ...]) -> Iterator[Unit]:
     for row in outputs:
-        yield Unit("pose", row, replace(unit.trail, clip=row))
+        yield _to_pose(replace(unit.trail, clip=row))
 
 
 def _after_pose(settings: Settings, unit: Unit, outputs: tuple[Pose, ...]) -> Iterator[Unit]:
     for row in outputs:
-        yield Unit("speech", SpeechJob(unit.row, row), replace(unit.trail, pose=row))
+        yield _to_speech(replace(unit.trail, pose=row))
 
 
 def _after_speech(settings: Settings, unit: Unit, outputs: tuple[Speech, ...]) -> Iterator[Unit]:
-    trail = unit.trail
-    parts = (trail.video, trail.candidate, trail.clip, trail.pose)
-    assert None not in parts
     for row in outputs:
-        yield Unit("shards", Labelled(*parts, row), trail)  # type: ignore[arg-type]
+        yield _to_shards(replace(unit.trail, speech=row))
+
+
+def _to_pose(trail: Trail) -> Unit:
+    return Unit("pose", trail.clip, trail)
+
+
+def _to_speech(trail: Trail) -> Unit:
+    assert trail.clip is not None
+    assert trail.pose is not None
+    return Unit("speech", SpeechJob(trail.clip, trail.pose), trail)
+
+
+def _to_shards(trail: Trail) -> Unit:
+    parts = (trail.video, trail.candidate, trail.clip, trail.pose, trail.speech)
+    assert None not in parts
+    plugged = tuple(sorted(trail.plugged, key=lambda one: one.stage)) or None
+    return Unit("shards", Labelled(*parts, plugged=plugged), trail)  # type: ignore[arg-type]
 
 
 def _nowhere(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
@@ -138,17 +161,76 @@ STEPS: tuple[Step, ...] = (
     Step("shots", "stages.shots:DetectShots", lambda s: s.shots, _after_shots),
     Step(
         "filter.detect",
-        "stages.filter:DetectTracks",
+        "stages.filter.detect:DetectTracks",
         lambda s: part(s.filter, DetectSettings),
         _after_detect,
         _run_frames,
     ),
-    Step("filter.select", "stages.filter:SelectCandidates", lambda s: part(s.filter, SelectSettings), _after_select),
-    Step("filter.cut", "stages.filter:CutClips", lambda s: part(s.filter, CutSettings), _after_cut),
+    Step(
+        "filter.select",
+        "stages.filter.select:SelectCandidates",
+        lambda s: part(s.filter, SelectSettings),
+        _after_select,
+    ),
+    Step("filter.cut", "stages.filter.cut:CutClips", lambda s: part(s.filter, CutSettings), _after_cut),
     Step("pose", "stages.pose:EstimatePose", lambda s: s.pose, _after_pose, _person_frames),
     Step("speech", "stages.speech:ScoreSpeech", lambda s: s.speech, _after_speech),
     Step("shards", "stages.shards:WriteShard", lambda s: s.shards, _nowhere),
 )
+
+_FOLLOWS: Mapping[str, Callable[[Trail], Unit]] = {
+    "filter.cut": _to_pose,
+    "pose": _to_speech,
+    "speech": _to_shards,
+}
+"""What follows a step that stages of other packages may stand after."""
+
+
+def steps_of(settings: Settings) -> tuple[Step, ...]:
+    """The pipeline of these settings: `STEPS`, with the stages of other packages where they say that they stand.
+
+    Raises:
+        ConfigError: a stage that the settings name is unknown or none.
+    """
+    taken = {name for step in STEPS for name in (step.name, step.name.partition(".")[0])}
+    found = plugged_stages(settings, taken)
+    steps: list[Step] = []
+    for step in STEPS:
+        here = [stage for stage in found if stage.kind.after == step.name]
+        if not here:
+            steps.append(step)
+            continue
+        steps.append(replace(step, route=partial(_into, step.route, here[0].name)))
+        for stage, after in zip_longest(here, here[1:]):
+            route = partial(_onward, stage, after.name if after else None, _FOLLOWS[step.name])
+            steps.append(Step(stage.name, stage.plugin.path, stage.section, route, None, stage.plugin.identity))
+    return tuple(steps)
+
+
+def _into(route: Route, first: str, settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
+    """What follows from a unit goes through a stage of another package before."""
+    for following in route(settings, unit, outputs):
+        yield _plugin_unit(first, following.trail)
+
+
+def _onward(
+    stage: PluggedStage,
+    following: str | None,
+    follows: Callable[[Trail], Unit],
+    settings: Settings,
+    unit: Unit,
+    outputs: tuple[Any, ...],
+) -> Iterator[Unit]:
+    """To the next stage of another package that stands here, else to the step of ours that follows."""
+    made = tuple(PluginRow(stage.name, stage.plugin.identity, row) for row in outputs)
+    trail = replace(unit.trail, plugged=(*unit.trail.plugged, *made))
+    yield follows(trail) if following is None else _plugin_unit(following, trail)
+
+
+def _plugin_unit(step: str, trail: Trail) -> Unit:
+    assert trail.clip is not None
+    return Unit(step, PluginJob(trail.clip, trail.pose, trail.speech), trail)
+
 
 STAGES = tuple(dict.fromkeys(step.name.partition(".")[0] for step in STEPS))
 """What `--stage` takes besides "all"."""

@@ -1,48 +1,54 @@
-"""`mit-build run`: from a request to an exit code."""
+"""One run of the pipeline, from what was asked for to what came of it: the place where everything is put together."""
 
 from __future__ import annotations
 
-import shlex
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from rich.console import Console
-
+from manifests.ids import new_run_id
 from manifests.ledger import DAMAGED
 from manifests.rows import Source
-from mit_builder.config import Settings
-from mit_builder.doctor import check_all
-from mit_builder.engine import Engine, RayEngine, SerialEngine, check_layout
-from mit_builder.engine_connect import cluster_address, connect
+from manifests.sources import is_workspace
+from mit_builder.config.settings import Settings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.terminal import suspendable
+from mit_builder.console.wording import counted
+from mit_builder.driver.counts import RunCounts
+from mit_builder.driver.event_log import Observer
+from mit_builder.driver.finished_index import FROM_SOURCES
+from mit_builder.driver.finished_store import HEAD_KEY
+from mit_builder.driver.host_limits import Hosts
+from mit_builder.driver.listing import forget_source
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.preflight import check_all, check_engine
+from mit_builder.driver.progress import Reporter
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.session import REBUILT, open_sources, resolve
+from mit_builder.driver.shutdown import Stop, drain_s
+from mit_builder.engine.base import Engine
+from mit_builder.engine.orphan_reaper import guarded
+from mit_builder.engine.ray_connect import cluster_address, connect
+from mit_builder.engine.ray_engine import RayEngine
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
 from mit_builder.errors import CannotContinue, ConfigError, FailureClass
-from mit_builder.guardian import guarded
-from mit_builder.lanes import worker_specs
-from mit_builder.lease import lease
 from mit_builder.models import devices
-from mit_builder.observe import Observer
-from mit_builder.pipeline import STAGES, STEPS
-from mit_builder.progress import Reporter, funnel, make_reporter, nearest_miss
+from mit_builder.pipeline import STAGES, STEPS, Step, steps_of
+from mit_builder.planning.change_effects import foretell
+from mit_builder.removal.takedown import bar_sources, finish_pending
 from mit_builder.report.clips import report_clips, write_summary
 from mit_builder.report.write import write_report
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import (
-    REBUILT,
-    changed_settings,
-    last_settings,
-    new_run_id,
-    open_sources,
-    resolve,
-    save_settings,
-)
-from mit_builder.settled import FROM_SOURCES
-from mit_builder.settled_rows import HEAD_KEY
-from mit_builder.source_book import SourceBook, SourceList
-from mit_builder.stop import Stop, drain_s
-from mit_builder.takedown import bar_sources, finish_pending
-from mit_builder.tally import Tally
-from mit_builder.workspace import Workspace
+from mit_builder.storage.lease import lease
+from mit_builder.storage.object_store import is_remote
+from mit_builder.storage.settings_file import Changes, keep
+from mit_builder.storage.source_catalog import SourceCatalog, SourceList
+from mit_builder.storage.workspace import Workspace
+from mit_builder.storage.writable import check_folder
 
 
 @dataclass(frozen=True)
@@ -52,39 +58,84 @@ class RunRequest:
     addresses: list[str]
     lists: list[Path]
     workspace: str
-    settings: Settings
+    changes: Changes
+    """Of the settings that the workspace keeps."""
     stages: list[str]
     forced: list[str]
     limit: int | None
     retry: frozenset[FailureClass]
     at_once: bool
     engine: str
-    as_json: bool
     go_on: Sequence[str]
-    """Words of the command that goes on here with these settings."""
+    """Words of the command that goes on once sources and settings are kept; the workspace aside."""
     sample: Callable[[SourceList], Sequence[Source]] | None = None
     """Which of the sources this run works on; the workspace remembers all."""
+    refresh: bool = False
+    """Whether playlists and channels are looked at again, however recently they were."""
+    forget: Sequence[str] = ()
+    """Sources that are none any more, as a person calls them."""
+    verify: bool = False
+    """Compare every file with its digest."""
 
 
-def run_pipeline(request: RunRequest, console: Console) -> int:
-    """Run what was asked for; the exit code.
+@dataclass(frozen=True)
+class RunOutcome:
+    """What came of a run.
+
+    Attributes:
+        runner: its last walk over the sources; its engine has ended.
+        pictures: keys of those that were drawn, overlay videos first.
+    """
+
+    runner: Runner
+    pictures: list[str]
+
+    @property
+    def tally(self) -> RunCounts:
+        """The counts."""
+        return self.runner.tally
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing failed, and nothing was left for another run."""
+        return not (self.tally.failed or self.tally.held_back or self.tally.unmended)
+
+    def check(self) -> None:
+        """Raise `CannotContinue` where a stage could not start, or stopped."""
+        if self.tally.unavailable:
+            stage, problem = next(iter(self.tally.unavailable.items()))
+            raise CannotContinue(f"stage {stage} cannot start: {problem}")
+        if self.tally.stopped:
+            stage, problem = next(iter(self.tally.stopped.items()))
+            raise CannotContinue(f"stage {stage} stopped: {problem}; free some, then {hints.say(Hint.AGAIN)}")
+
+
+def run_pipeline(request: RunRequest, reporter: Reporter) -> RunOutcome:
+    """Run what was asked for.
+
+    Args:
+        request: what was.
+        reporter: hears everything but the end.
 
     Raises:
         ConfigError: the request cannot be understood.
         CannotContinue: something is missing that the run needs.
     """
-    steps, forced = steps_named(request.stages), steps_named(request.forced)
     if request.engine not in ("ray", "serial"):
         raise ConfigError(f"--engine must be ray or serial, not {request.engine}")
-    address = cluster_address(request.settings.run.ray_address) if request.engine == "ray" else None
     check_layout()
-    workspace = Workspace(request.workspace, scratch_gb=request.settings.run.scratch_gb)
-    workspace.check_reachable()
-    reporter = make_reporter(as_json=request.as_json, console=console)
+    if not is_remote(request.workspace) and not Path(request.workspace).expanduser().exists():
+        # What is wrong with names is said before a folder is made.
+        steps_named([*request.stages, *request.forced], steps_of(request.changes.alone))
+    workspace, wanted = _open(request)
+    pipeline = steps_of(wanted)
+    steps, forced = steps_named(request.stages, pipeline), steps_named(request.forced, pipeline)
+    address = cluster_address(wanted.run.ray_address) if request.engine == "ray" else None
     with ExitStack() as stack:
         stack.callback(reporter.close)
         stack.enter_context(lease(workspace, reporter.note))
-        stack.enter_context(guarded())
+        started = stack.enter_context(guarded())
+        stack.enter_context(suspendable(started, reporter.pause, reporter.resume))
         workspace.sweep()
         if workspace.exists(REBUILT):
             raise ConfigError(f"{workspace.uri} holds a dataset rebuilt from a manifest: give another --workspace")
@@ -92,83 +143,165 @@ def run_pipeline(request: RunRequest, console: Console) -> int:
             reporter.note(line)
         run_id = new_run_id()
         if address:
-            _join(address, workspace.scratch(run_id), request.settings, reporter)
-        sources, settings = _prepare(workspace, request, reporter, steps | forced)
+            _join(address, workspace.scratch(run_id), wanted, reporter)
+        sources, settings = _prepare(workspace, request, reporter, steps | forced, run_id)
         engine = _engine(request, settings, workspace, run_id, address)
         stack.callback(workspace.leave, run_id)
         stack.callback(engine.close)
         observer = Observer(workspace, run_id, log=settings.run.log, meter=engine.meter())
         stack.callback(observer.flush)
+        stack.push(partial(_say_that_it_ends, reporter))
 
         def note(line: str) -> None:
             reporter.note(line)
             observer.note(line)
 
-        runner = Runner(
-            workspace,
-            settings,
-            run_id=run_id,
-            choice=Choice(steps | forced, forced, request.retry, request.at_once),
-            engine=engine,
-            on_progress=reporter.update,
-            on_note=note,
-        )
-        runner.observer = observer
-        are_many = len(sources) >= FROM_SOURCES
-        if are_many or workspace.exists(HEAD_KEY):  # what is worked on again among a few is settled no more
-            runner.pass_over_settled()
-        for lane in runner.lanes.values():
-            for part in lane.ledger.set_aside():
-                reporter.note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
-            lane.ledger.compact(run_id, runner.trees.merged)
-        runner.stop = Stop(drain_s(settings.run.drain_s), note)
-        with runner.stop.listening():
-            tally = runner.run(sources if are_many else list(sources))
+        stop = Stop(drain_s(settings.run.drain_s), note)
+        refresh_s = 0.0 if request.refresh else settings.download.refresh_s
+        choice = RunOptions(steps | forced, forced, request.retry, request.at_once, refresh_s, request.verify)
+
+        hosts = Hosts(settings.download)
+
+        def make_runner() -> Runner:
+            runner = Runner(
+                workspace,
+                settings,
+                run_id=run_id,
+                choice=choice,
+                engine=engine,
+                on_progress=reporter.update,
+                on_note=note,
+            )
+            runner.observer, runner.stop, runner.hosts = observer, stop, hosts
+            return runner
+
+        with stop.listening():
+            runner = walk_until_whole(make_runner, sources, note)
         engine.close()
-        bar_sources(workspace, tally.removed_sources)
+        bar_sources(workspace, runner.tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
         runner.trees.at_the_end()
-        reporter.close()
-        reporter.end(tally, _summary(tally, settings, request, drawn), {"report": drawn})
-    return _exit_code(tally)
+    return RunOutcome(runner, drawn)
 
 
-def steps_named(names: list[str]) -> frozenset[str]:
+def _say_that_it_ends(reporter: Reporter, kind: object, error: BaseException | None, trace: object) -> None:
+    """What follows takes a moment: Ray and what it started end."""
+    if isinstance(error, KeyboardInterrupt):
+        reporter.pause()
+        reporter.note("ending; Ctrl-C again ends it at once")
+
+
+def walk_until_whole(
+    make_runner: Callable[[], Runner], sources: Sequence[Source], note: Callable[[str], None]
+) -> Runner:
+    """Walk over the sources, and again for files that turned out to be damaged when they were read; the last walk."""
+    before, known = RunCounts(), set[str]()
+    for _ in STEPS:  # at most: what a file is made of may turn out to be damaged as well, and so on
+        runner = make_runner()
+        _walk_once(runner, sources, note)
+        runner.tally.add_work(before)
+        new = runner.files.in_the_way - known
+        if not new:
+            break
+        known |= new
+        before = runner.tally
+        runner.trees.at_the_end()
+        note("walking over the sources again, to make what was damaged")
+    left = [key for key in known if runner.tally.pending and runner.workspace.state(key) is None]
+    runner.tally.unmended = n = len(left)
+    if left:
+        note(f"{counted(n, 'damaged file')} still to be made again: {hints.say(Hint.AGAIN)}")
+    return runner
+
+
+def _walk_once(runner: Runner, sources: Sequence[Source], note: Callable[[str], None]) -> None:
+    are_many = len(sources) >= FROM_SOURCES
+    if are_many or runner.workspace.exists(HEAD_KEY):  # what is worked on again among a few is settled no more
+        runner.pass_over_settled()
+    for lane in runner.lanes.values():
+        for part in lane.ledger.set_aside():
+            note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
+        lane.ledger.compact(runner.run_id, runner.trees.merged)
+    runner.run(sources if are_many else list(sources))
+
+
+def steps_named(names: list[str], steps: Sequence[Step] = STEPS) -> frozenset[str]:
     """Steps of stage names ("filter"), of step names ("filter.cut") or of "all".
+
+    What another package put after a step goes with that step, or by its own name alone.
 
     Raises:
         ConfigError: there is no stage of this name.
     """
     chosen: set[str] = set()
     for name in names:
-        found = {s.name for s in STEPS if name in ("all", s.name, s.name.partition(".")[0])}
+        found, after = set[str](), ""
+        for step in steps:
+            is_named = name in ("all", step.name, step.name.partition(".")[0])
+            found |= {step.name} if is_named or (step.identity and after in found) else set()
+            after = after if step.identity else step.name
         if not found:
-            raise ConfigError(f"no stage {name!r}: choose all, or of {', '.join(STAGES)}")
+            others = [step.name for step in steps if step.identity]
+            raise ConfigError(f"no stage {name!r}: choose all, or of {', '.join([*STAGES, *others])}")
         chosen |= found
     return frozenset(chosen)
 
 
+def check_is_ours(uri: str) -> None:
+    """A run replaces and removes files of its workspace, so it takes no folder with files of somebody else.
+
+    Raises:
+        ConfigError: there are such files.
+    """
+    folder = Path(uri).expanduser()
+    if is_remote(uri) or not folder.is_dir() or is_workspace(folder):
+        return
+    there = next((path.name for path in sorted(folder.iterdir()) if not path.name.startswith(".")), None)
+    if there is not None:
+        raise ConfigError(f"{uri} is no workspace and not empty (it holds {there}): give another --workspace")
+
+
+def _open(request: RunRequest) -> tuple[Workspace, Settings]:
+    """The workspace, and the settings that say how it is opened: no other run is kept out yet, who may change them."""
+    check_is_ours(request.workspace)
+    if not is_remote(request.workspace):
+        check_folder(Path(request.workspace).expanduser().resolve())  # of a bucket the lease finds out
+    workspace = Workspace(request.workspace)
+    workspace.check_reachable()
+    wanted, _ = request.changes.on(request.changes.before(workspace))
+    return Workspace(request.workspace, scratch_gb=wanted.run.scratch_gb), wanted
+
+
 def _prepare(
-    workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str]
+    workspace: Workspace, request: RunRequest, reporter: Reporter, steps: frozenset[str], run_id: str
 ) -> tuple[Sequence[Source], Settings]:
-    pinned = last_settings(workspace)
-    settings, notes = resolve(request.settings, pinned)
-    book = SourceBook(workspace)
+    kept = request.changes.before(workspace)
+    wanted, pinned = request.changes.on(kept)
+    settings, notes = resolve(wanted, pinned)
+    book = SourceCatalog(workspace)
+    for name in request.forget:
+        reporter.note(forget_source(book, name))
     sources, line = open_sources(book, request.addresses, request.lists, request.limit)
-    for note in [line, *notes]:
+    for note in [line, *book.notes, *notes]:
         reporter.note(note)
-    for change in changed_settings(pinned, settings) if pinned else []:
-        reporter.note(f"setting changed since the last run here: {change}")
+    for name in request.changes.missing(kept):
+        reporter.note(f"{name} was given before and may hold a password, which is not kept: give it again")
     checks = check_all(workspace.root, settings, sources, {step.partition(".")[0] for step in steps})
+    is_our_ray = request.engine == "ray" and cluster_address(settings.run.ray_address) is None
+    checks += check_engine(settings) if is_our_ray else []
     for check in (check for check in checks if check.verdict == "warning"):
         reporter.note(check.text)
     problems = [check for check in checks if check.verdict == "failed"]
     if problems:
         raise CannotContinue("; ".join(f"{check.name}: {check.text}" for check in problems))
-    if pinned is None and sources.any_remote:
+    if kept is None and sources.any_remote:
         reporter.note("remote sources: make sure that you may download and use them, and the people in them")
+    foretold = foretell(workspace, kept.settings, settings, sources) if kept else None
+    if foretold:
+        reporter.note(foretold)
     book.save()
-    save_settings(workspace, settings)
+    keep(workspace, request.changes.kept_after(kept, wanted, settings, f"run {run_id}"))
+    hints.go_on(request.go_on)
     return sources if request.sample is None else request.sample(sources), settings
 
 
@@ -177,14 +310,15 @@ def _join(address: str, scratch: Path, settings: Settings, reporter: Reporter) -
     there = connect(address, cpus=None, scratch=scratch)
     n_gpus = int(there.gpus) if settings.run.gpus is None else settings.run.gpus
     devices.count_on_cluster(n_gpus)
-    reporter.note(f"joined the cluster at {address}: {there.n_nodes} nodes, {there.cpus:g} cores, {n_gpus} GPUs")
+    nodes, gpus = counted(there.n_nodes, "node"), counted(n_gpus, "GPU")
+    reporter.note(f"joined the cluster at {address}: {nodes}, {there.cpus:g} cores, {gpus}")
 
 
 def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_id: str, address: str | None) -> Engine:
     specs = worker_specs(settings, workspace, run_id)
     if request.engine == "serial":
         return SerialEngine(specs)
-    resources = {step.name: specs[step.name].load().resources for step in STEPS}
+    resources = {name: spec.load().resources for name, spec in specs.items()}
     scratch, cpus = workspace.scratch(run_id), settings.run.cpus
     return RayEngine(specs, resources, scratch=scratch, cpus=cpus, address=address)
 
@@ -193,13 +327,13 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     """Dataset card, statistics and pictures; keys of the pictures."""
     passed_over = runner.trees.n_passed_over
     if passed_over:
-        reporter.note(f"{passed_over} sources were settled before, with all that came of them")
-        if not runner.has_changed:
+        reporter.note(f"settled before, with all that came of it: {counted(passed_over, 'source')}")
+        if not (runner.publisher.has_written or any(t.worked_on for t in runner.tally.steps.values())):
             return []
-    labelled = sorted(runner.labelled(), key=lambda row: row.clip.clip_id)
+    labelled = sorted(runner.clips.kept(), key=lambda row: row.clip.clip_id)
     write_summary(workspace, runner.tally.as_dict(), contact=settings.shards.contact)
     if labelled:
-        reporter.note(f"drawing what is new of {len(labelled)} clips")
+        reporter.note(f"drawing what is new of {counted(len(labelled), 'clip')}")
     drawn = report_clips(
         workspace,
         labelled,
@@ -208,45 +342,23 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
         these_alone=passed_over > 0,
     )
     if passed_over:
-        reporter.note("the report is left as it was: mit-build report walks over every source for it")
+        reporter.note(f"the report is left as it was: {hints.say(Hint.REPORT)} walks over every source for it")
     else:
         write_report(workspace, runner, n_processes=settings.run.cpus)
     return drawn
 
 
-def _summary(tally: Tally, settings: Settings, request: RunRequest, drawn: list[str]) -> list[str]:
-    lines = ["", *funnel(tally), *nearest_miss(tally, settings)]
-    worked = {name: t.duration_s for name, t in tally.steps.items() if t.worked_on}
-    if worked:
-        slowest = max(worked, key=worked.__getitem__)
-        n_units = sum(t.worked_on for t in tally.steps.values())
-        lines.append(f"{n_units} units worked on; slowest stage: {slowest} ({worked[slowest]:.0f} s of work)")
-    else:
-        lines.append("0 units worked on: everything was done already")
-    if drawn or tally.n_dataset:
-        place = request.workspace
-        lines += ["", f"dataset: {place}/dataset   report: {place}/report/index.html"]
-    return [*lines, "try next:", *(f"  mit-build {command}" for command in _next_commands(tally, request, drawn))]
+def check_layout() -> None:
+    """The three packages must come from one place, or workers would run other code than the driver.
 
+    Raises:
+        CannotContinue: a foreign package named `stages` or `manifests` is in the way.
+    """
+    home = Path(sys.modules["mit_builder"].__file__ or "").resolve().parent.parent
+    import manifests
+    import stages
 
-def _next_commands(tally: Tally, request: RunRequest, drawn: list[str]) -> list[str]:
-    """Three commands that fit what came out."""
-    place, again = shlex.quote(request.workspace), shlex.join(request.go_on)
-    if drawn:
-        clip_id = Path(drawn[0]).name.partition(".")[0]
-        commands = [f"preview {clip_id} --workspace {place}", f"validate {place}", f"status --workspace {place}"]
-    elif tally.candidates and not tally.candidates["kept"]:
-        commands = [f"{again} --set filter.min_face_px=36", f"status --workspace {place}", "init"]
-    else:
-        commands = [again, f"status --workspace {place}", "doctor"]
-    return [f"status --failed --workspace {place}", *commands[:2]] if tally.failed else commands
-
-
-def _exit_code(tally: Tally) -> int:
-    if tally.unavailable:
-        stage, problem = next(iter(tally.unavailable.items()))
-        raise CannotContinue(f"stage {stage} cannot start: {problem}")
-    if tally.stopped:
-        stage, problem = next(iter(tally.stopped.items()))
-        raise CannotContinue(f"stage {stage} stopped: {problem}; free some, then run again")
-    return 1 if tally.failed or tally.held_back else 0
+    for module in (manifests, stages):
+        found = Path(module.__file__ or "").resolve().parent.parent
+        if found != home:
+            raise CannotContinue(f"a folder named {module.__name__} in {found} hides ours: start from another folder")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+from manifests.plugin_rows import PluginJob
 from manifests.rows import Artifact
 
 In = TypeVar("In", contravariant=True)
@@ -128,4 +129,30 @@ class Stage(Protocol[In]):
 
     def limit_key(self, row: In) -> str | None:
         """Name of a shared limit (a host) under which the driver admits this unit; None for no limit."""
+        ...
+
+
+class ClipStage(Protocol):
+    """A stage of another package, named in `plugins.stages`: it judges clips, or adds a column to the dataset.
+
+    The constructor takes one argument, an object of `settings`. A change of it, of `version` or of the package's
+    version makes all its units due again. See docs/PLUGINS.md.
+    """
+
+    name: ClassVar[str]
+    """Of the step, of its ledger and of its column in the dataset: small letters, digits and _."""
+    version: ClassVar[int]
+    """Raised when the output changes its meaning."""
+    after: ClassVar[str]
+    """The step that it stands after: filter.cut, pose or speech."""
+    emits: ClassVar[tuple[type, ...]]
+    """The class of its row, a dataclass of plain values with `doc(…)`; empty where it only judges."""
+
+    def process(self, row: PluginJob, ctx: Context) -> Iterable[Any]:
+        """Yield one row of the class in `emits`; none where that is empty.
+
+        Raises:
+            Reject: the clip does not go into the dataset.
+            UnitError: this unit failed, with its class.
+        """
         ...

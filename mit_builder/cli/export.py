@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+from mit_builder.cli.options import DEFAULT_WORKSPACE, WorkspaceOption
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.waiting import waiting
+from mit_builder.console.wording import counted
 from mit_builder.errors import ConfigError
 
 
@@ -14,10 +19,10 @@ def export(
     form: Annotated[
         str, typer.Option("--format", help="manifest, mit, webdataset, coco-wholebody or hf; docs/EXPORT.md.")
     ] = "manifest",
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Folder or URI with the dataset.")] = (
-        "mit-workspace"
-    ),
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write; replaced as a whole.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write; an export like it is replaced.")
+    ] = None,
     with_media: Annotated[bool, typer.Option("--with-media", help="Footage too: read its licences first.")] = False,
     audio_encoder: Annotated[
         str | None, typer.Option(help="wav2vec2-base checkpoint for CovOG's audio embeddings, or module:Class (mit).")
@@ -27,21 +32,28 @@ def export(
     """Write the dataset in a form that other tools read; for sharing without footage by default."""
     if check is not None:
         raise typer.Exit(_check(check))
-    from mit_builder.export.make import ExportRequest, make_export
-    from mit_builder.workspace import existing
+    from mit_builder.dataset.publish import INDEX_KEY
+    from mit_builder.exports.make import ExportRequest, make_export
+    from mit_builder.storage.workspace import existing
 
     if output is None:
         raise ConfigError("give --output, the folder to write")
     if audio_encoder and form != "mit":
         raise ConfigError("--audio-encoder belongs to --format mit")
-    for line in make_export(existing(workspace), ExportRequest(form, output, with_media, audio_encoder)):
+    space = existing(workspace)
+    if not space.exists(INDEX_KEY):
+        raise ConfigError(f"no dataset in {workspace} yet: {hints.say(Hint.LABEL)}")
+    with waiting("writing the export"):
+        lines = make_export(space, ExportRequest(form, output, with_media, audio_encoder))
+    for line in lines:
         print(line)
 
 
 def _check(folder: Path) -> int:
-    from mit_builder.export.check import check_export
+    from mit_builder.exports.check import check_export
 
-    verdict = check_export(folder)
+    with waiting("reading the export"):
+        verdict = check_export(folder)
     for problem in verdict.problems:
         print(problem)
     print(verdict.summary)
@@ -52,22 +64,22 @@ def _check(folder: Path) -> int:
 
 def rebuild(
     manifest: Annotated[Path, typer.Argument(help="Folder made by mit-build export --format manifest.")],
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="A new folder or URI for the dataset.")],
+    workspace: WorkspaceOption,
     files: Annotated[Path | None, typer.Option(help="Folder with the sources that are local files.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="download.key=value; may be repeated.")] = None,
 ) -> None:
     """Make a dataset out of a manifest: fetch its sources again, cut the same clips, join the labels."""
-    from mit_builder import config
-    from mit_builder.export.rebuild import head_of
-    from mit_builder.export.rebuild import rebuild as make
-    from mit_builder.guardian import guarded
-    from mit_builder.workspace import Workspace
+    from mit_builder.config import settings
+    from mit_builder.engine.orphan_reaper import guarded
+    from mit_builder.removal.rebuild import head_of
+    from mit_builder.removal.rebuild import rebuild as make
+    from mit_builder.storage.workspace import Workspace
 
-    with guarded():
-        outcome = make(head_of(manifest), Workspace(workspace), config.load(None, overrides or []), files)
+    with guarded(), waiting("fetching sources and cutting clips"):
+        outcome = make(head_of(manifest), Workspace(workspace), settings.load(None, overrides or []), files)
     for line in [*outcome.problems, *outcome.missing]:
         print(line)
-    print(f"{outcome.n_clips} clips rebuilt in {workspace}, {len(outcome.missing)} sources or clips missing")
+    print(f"{counted(outcome.n_clips, 'clip')} rebuilt in {workspace}, missing: {len(outcome.missing)}")
     if outcome.n_other_bytes:
         print(f"{outcome.n_other_bytes} of them have the same frames in other bytes: another build of the encoder")
     raise typer.Exit(1 if outcome.missing or outcome.problems else 0)

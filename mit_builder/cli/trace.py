@@ -16,39 +16,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
-from manifests.ledger import Ledger
-from mit_builder.config import Settings
+from mit_builder.cli.options import DEFAULT_WORKSPACE, WorkspaceOption
+from mit_builder.config.settings import Settings
+from mit_builder.console.waiting import waiting
+from mit_builder.console.wording import counted
+from mit_builder.driver.session import nothing_was_run
+from mit_builder.engine.specs import ledger_of
 from mit_builder.errors import ConfigError
-from mit_builder.lanes import worker_specs
-from mit_builder.pipeline import STEPS
-from mit_builder.workspace import Workspace, existing
+from mit_builder.pipeline import steps_of
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.workspace import Workspace, existing
 
 COLUMNS = ["unit_id", "status", "failure_class", "attempts", "started_at_s", "duration_s", "cpu_s", "run_id", "seq"]
 
 
 def trace(
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="Where the run was.")] = "mit-workspace",
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     run_id: Annotated[str | None, typer.Option("--run", help="Name of a run; the last one by default.")] = None,
     output: Annotated[Path, typer.Option(help="File to write.")] = Path("trace.json"),
 ) -> None:
     """Write what a run did when, for https://ui.perfetto.dev."""
-    tables = read(existing(workspace))
+    with waiting("reading the ledger"):
+        space = existing(workspace)
+        tables = read(space)
     runs = sorted({name for table in tables.values() for name in pc.unique(table["run_id"]).to_pylist()})
     if not runs:
-        raise ConfigError(f"nothing was run in {workspace} yet: mit-build run --stage all")
+        raise nothing_was_run(space, workspace)
     chosen = run_id or runs[-1]
     if chosen not in runs:
         raise ConfigError(f"no run {chosen} here; there are {', '.join(runs[-5:])}")
-    n = write(tables, chosen, output)
-    print(f"{n} units of run {chosen} in {output}: open it in https://ui.perfetto.dev")
+    with waiting("writing the trace"):
+        n = write(tables, chosen, output)
+    print(f"{counted(n, 'unit')} of run {chosen} in {output}: open it in https://ui.perfetto.dev")
 
 
 def read(workspace: Workspace) -> dict[str, pa.Table]:
     """What every stage's ledger says about what ran when."""
-    tables = {}
-    for name, spec in worker_specs(Settings(), workspace, "trace").items():
-        tables[name] = Ledger(workspace, name, spec.load().emits).attempts(COLUMNS)
-    return tables
+    settings = last_settings(workspace) or Settings()
+    return {step.name: ledger_of(workspace, step.name, settings).attempts(COLUMNS) for step in steps_of(settings)}
 
 
 def write(tables: dict[str, pa.Table], run_id: str, path: Path) -> int:
@@ -56,11 +61,11 @@ def write(tables: dict[str, pa.Table], run_id: str, path: Path) -> int:
     n = 0
     with path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [\n')
-        for number, step in enumerate(STEPS, start=1):
-            name = {"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": step.name}}
+        for number, (step, ran) in enumerate(tables.items(), start=1):
+            name = {"name": "process_name", "ph": "M", "pid": number, "tid": 0, "args": {"name": step}}
             order = {"name": "process_sort_index", "ph": "M", "pid": number, "tid": 0, "args": {"sort_index": number}}
             file.write(f"{',' if number > 1 else ''}{json.dumps(name)},\n{json.dumps(order)}\n")
-            table = tables[step.name].filter(pc.equal(tables[step.name]["run_id"], run_id)).sort_by("started_at_s")
+            table = ran.filter(pc.equal(ran["run_id"], run_id)).sort_by("started_at_s")
             for event in events(table, number):
                 file.write(f",{json.dumps(event)}\n")
                 n += 1

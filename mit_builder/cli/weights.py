@@ -10,9 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
 from mit_builder.errors import CannotContinue
-from mit_builder.models import weights
-from mit_builder.models.weights_table import TABLE, WeightsFile
+from mit_builder.models.weights import store
+from mit_builder.models.weights.table import TABLE, WeightsFile
 
 app = typer.Typer(help="Weights of the models: list, fetch, verify, import.", no_args_is_help=True)
 
@@ -22,10 +24,10 @@ Names = Annotated[list[str] | None, typer.Argument(help="names as in `weights li
 @app.command("list")
 def list_weights() -> None:
     """Show every file of weights: its licence, whether it is here, and what it is for."""
-    table = Table("name", "here", "MB", "licence", "for", caption=f"kept in {weights.folder()}")
+    table = Table("name", "here", "MB", "licence", "for", caption=f"kept in {store.folder()}")
     for file in TABLE:
         size = f"{file.n_bytes / 1e6:.1f}" if file.n_bytes else "?"
-        table.add_row(file.name, weights.state(file), size, file.licence, file.purpose)
+        table.add_row(file.name, store.state(file), size, file.licence, file.purpose)
     Console().print(table)
 
 
@@ -39,19 +41,21 @@ def fetch(names: Annotated[list[str], typer.Argument(help="names as in `weights 
             def show(n_bytes: int, total: int | None, task: TaskID = task, bar: Progress = bar) -> None:
                 bar.update(task, completed=n_bytes, total=total)
 
-            path = weights.fetch(file, progress=show)
+            path = store.fetch(file, progress=show)
         typer.echo(f"{file.name}: {path} ({file.licence})")
 
 
 @app.command()
 def verify(names: Names = None) -> None:
     """Compare the digests of the files that are here with the registered ones."""
-    states = {file.name: weights.state(file) for file in _chosen(names)}
+    states = {file.name: store.state(file) for file in _chosen(names)}
     for name, state in states.items():
         typer.echo(f"{name}: {state}")
     damaged = [name for name, state in states.items() if state == "damaged"]
     if damaged:
-        raise CannotContinue(f"damaged: {', '.join(damaged)}; mit-build weights fetch gets them again")
+        raise CannotContinue(
+            f"damaged: {', '.join(damaged)}; to get them again: {hints.say(Hint.WEIGHTS_FETCH, name=damaged[0])}"
+        )
 
 
 @app.command("import")
@@ -63,12 +67,12 @@ def import_weights(
     ] = False,
 ) -> None:
     """Put a file into the cache; it is recognised by its digest, else by its tensors."""
-    file = weights.import_file(path, name=name, trust=trust)
-    typer.echo(f"{path.name} is {file.name} ({file.licence}); now in {weights.folder()}")
+    file = store.import_file(path, name=name, trust=trust)
+    typer.echo(f"{path.name} is {file.name} ({file.licence}); now in {store.folder()}")
 
 
 def _chosen(names: list[str] | None) -> list[WeightsFile]:
-    return [weights.entry(name) for name in names] if names else list(TABLE)
+    return [store.entry(name) for name in names] if names else list(TABLE)
 
 
 def _bar() -> Progress:

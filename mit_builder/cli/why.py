@@ -1,161 +1,89 @@
-"""Commands that look at a workspace and say what is there."""
+"""`mit-build why`: what happened to a source, a video or a clip at each step, and what became of its clips."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from manifests.ledger import Entry, Ledger
-from manifests.rows import Pose, Video
-from manifests.schema import arrow_schema, artifacts
-from mit_builder import config
-from mit_builder.doctor import Check
-from mit_builder.errors import ConfigError, FailureClass
-from mit_builder.lanes import worker_specs
-from mit_builder.lease import lease
-from mit_builder.pipeline import STEPS, left_out
-from mit_builder.progress import funnel, nearest_miss
-from mit_builder.report import clips
-from mit_builder.retries import ADVICE, ALL_CLASSES
-from mit_builder.review.store import Reviews
-from mit_builder.runner import Runner
-from mit_builder.session import last_settings, new_run_id
-from mit_builder.settled import FROM_SOURCES
-from mit_builder.source_book import SourceBook
-from mit_builder.takedown import is_removed
-from mit_builder.workspace import FOLDERS, Workspace
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
 
-_PARTICULAR = re.compile(r"\S*\d\S*|https?://\S+|\S+\.\w{2,4}\b")
-"""What differs between messages that say the same: words with digits, addresses, names of files."""
+from manifests.ledger import Entry
+from manifests.rows import Candidate, Pose, Video
+from manifests.signatures import unsigned
+from mit_builder.cli import options
+from mit_builder.cli.options import DEFAULT_WORKSPACE, WorkspaceOption
+from mit_builder.config import settings as config
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.waiting import waiting
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import FOLDER, bucket_of, parse_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.driver.counts import misses
+from mit_builder.driver.listing import is_called
+from mit_builder.driver.retry_policy import advice
+from mit_builder.engine.specs import ledger_of
+from mit_builder.errors import ConfigError
+from mit_builder.labels.reviews import Reviews
+from mit_builder.pipeline import left_out, steps_of
+from mit_builder.removal.takedown import is_removed
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.tombstones import Tombstones
+from mit_builder.storage.workspace import Workspace, existing
 
-
-def look(workspace: Workspace, *, whole: bool = True, due_again: Collection[FailureClass] = ()) -> Runner:
-    """A walk over the workspace as of its last run, working on nothing.
-
-    Args:
-        workspace: where to look.
-        whole: walk over every source; otherwise what is settled is only counted.
-        due_again: failures of these classes are looked at one by one all the same.
-
-    Raises:
-        ConfigError: nothing was ever run here.
-    """
-    settings = last_settings(workspace)
-    if settings is None:
-        raise ConfigError(f"nothing was run in {workspace.uri} yet: mit-build run --stage all")
-    runner = Runner(workspace, settings, run_id=new_run_id())
-    sources = SourceBook(workspace).sources()
-    if not whole and len(sources) >= FROM_SOURCES:
-        runner.pass_over_settled()
-    runner.run(sources, due_again=due_again)
-    return runner
-
-
-def status(workspace: Workspace, *, failed: bool, as_json: bool) -> None:
-    """Print the funnel, or the failed units grouped by class and message."""
-    runner = look(workspace, whole=False, due_again=ALL_CLASSES if failed else ())
-    if failed:
-        _print_failed(runner, as_json=as_json)
-    elif as_json:
-        print(json.dumps(runner.tally.as_dict()))
-    else:
-        for line in [*funnel(runner.tally), *nearest_miss(runner.tally, runner.settings)]:
-            print(line)
-        for part in (part for lane in runner.lanes.values() for part in lane.ledger.damaged):
-            print(f"{part} is damaged: the next run does again what only it held")
+LABELLED_BY = ("filter.cut", "pose", "speech")
+"""Steps whose units are clips; a clip that has gone through all of them has its labels."""
 
 
 @dataclass
-class _Alike:
-    """Failures whose messages differ in names and numbers alone."""
+class _Found:
+    """What the ledger holds of the names that were asked for."""
 
-    message: str
-    units: list[str] = field(default_factory=list)
-
-
-def _group_failures(failures: list[tuple[str, Entry]]) -> dict[tuple[str, str], list[_Alike]]:
-    """Failures by class and stage; below that by message, the most frequent first."""
-    groups: dict[tuple[str, str], dict[str, _Alike]] = defaultdict(dict)
-    for stage, entry in failures:
-        message = entry.message or ""
-        alike = groups[entry.failure_class or "?", stage].setdefault(_PARTICULAR.sub("…", message), _Alike(message))
-        alike.units.append(entry.unit_id)
-    return {key: sorted(of.values(), key=lambda a: -len(a.units)) for key, of in sorted(groups.items())}
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    steps: dict[tuple[str, str], Entry] = field(default_factory=dict)
+    """By step and clip."""
+    duplicates: dict[str, str] = field(default_factory=dict)
+    """By video the message of the download that was a duplicate, where no other download has the video."""
 
 
-def _print_failed(runner: Runner, *, as_json: bool) -> None:
-    groups = _group_failures(runner.failures)
-    if as_json:
-        rows = [
-            {"stage": stage, "class": failure_class, "message": alike.message, "units": alike.units}
-            for (failure_class, stage), found in groups.items()
-            for alike in found
-        ]
-        print(json.dumps(rows))
-        return
-    said = ""
-    for (failure_class, stage), found in groups.items():
-        if failure_class != said:
-            print(f"{failure_class}: {ADVICE.get(failure_class, '')}")
-            said = failure_class
-        for alike in found:
-            n, few = len(alike.units), ", ".join(alike.units[:3])
-            print(f"  {n:6d} {stage}: {alike.message}\n         {few}{' …' if n > 3 else ''}")
-    print("no failed units" if not groups else "what happened to one: mit-build why ID")
+def why(
+    unit: Annotated[str, typer.Argument(metavar="ID", help="Source, video or clip id, or an address.")],
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+) -> None:
+    """The story of one source, video or clip: what happened at each step, and why."""
+    space = existing(workspace)
+    with waiting("reading the ledger") as shown:
+        for line in _story(space, unit, tracebacks=options.is_debugging()):
+            shown.say(line)
 
 
-def describe() -> None:
-    """Print each step with its settings and the rows it makes."""
-    settings = config.Settings()
-    for step in STEPS:
-        spec = worker_specs(settings, Workspace("memory://describe"), "describe")[step.name]
-        stage = spec.load()
-        needs = stage.resources
-        print(f"{step.name}  ({step.stage}, version {stage.version}, {needs.cpus:g} cores, {needs.gpus:g} GPUs)")
-        print(f"  backend:  {stage.backend() or '-'}")
-        print(f"  settings: {', '.join(type(spec.settings).model_fields)}")
-        for row in stage.emits:
-            print(f"  makes {row.__name__}: {', '.join(f'{f.name}: {f.type}' for f in arrow_schema(row))}")
-
-
-def why(workspace: Workspace, wanted: str, *, tracebacks: bool) -> None:
-    """Print what happened to a source, a video or a clip at each step.
-
-    Raises:
-        ConfigError: nothing of this name is in the workspace.
-    """
-    book = SourceBook(workspace)
-    sources = [s for s in book.sources() if wanted in (s.source_id, s.address) or s.address.endswith(f"/{wanted}")]
+def _story(workspace: Workspace, wanted: str, *, tracebacks: bool) -> Iterator[str]:
+    book = SourceCatalog(workspace)
+    copies = book.copies()
+    sources = [source for source in book.sources() if is_called(source, wanted, copies)]
     names = {wanted, *(s.source_id for s in sources)}
-    settings = last_settings(workspace) or config.Settings()
     for source in sources:
-        print(f"source {source.source_id}: {source.address}")
-    found = bool(sources)
-    for step in STEPS:
-        stage = worker_specs(config.Settings(), workspace, "why")[step.name].load()
-        ledger = Ledger(workspace, step.name, stage.emits)
-        for entry in ledger.newest(_may_be_about(step.name, names)):
+        yield f"source {source.source_id}: {unsigned(source.address)}"
+    found, any_entry, settings = _Found(), False, last_settings(workspace) or config.Settings()
+    for step in steps_of(settings):
+        for entry in ledger_of(workspace, step.name, settings).newest(_may_be_about(step.name, names)):
             if not (entry.unit_id in names or _about(entry.unit_id, entry, names)):
                 continue
-            found = True
+            any_entry = True
             if entry.unit_id in names:
                 names |= {row.video_id for row in entry.outputs if isinstance(row, Video)}
-            _tell(step.name, entry, names, tracebacks=tracebacks)
-            for row in entry.outputs:
-                reason = left_out(settings, row) if isinstance(row, Pose) else None
-                if reason:
-                    print(f"  {entry.unit_id}: left out of the dataset: {reason}")
-    for review in (review for review in Reviews(workspace).all() if review.clip_id in names):
-        spans = f", {len(review.corrections)} corrections of who speaks" if review.corrections else ""
-        print(f"review {review.clip_id}: {review.verdict or 'no verdict'} {review.reason}{spans}")
+            yield from _tell(step.name, entry, names, settings, tracebacks=tracebacks)
+            _take(found, step.name, entry, names)
     if is_removed(workspace, wanted):
-        print(f"{wanted}: removed: taken down, so it is neither fetched nor built again")
-    elif not found:
-        raise ConfigError(f"nothing named {wanted} here; mit-build status shows what there is")
+        yield f"{wanted}: removed: taken down, so it is neither fetched nor built again"
+    elif not (any_entry or sources):
+        raise ConfigError(f"nothing named {wanted} here; {hints.say(Hint.VIDEOS)} shows what there is")
+    yield from _fates(workspace, found)
 
 
 def _may_be_about(step: str, names: Collection[str]) -> Callable[[str], bool]:
@@ -174,58 +102,137 @@ def _about(unit_id: str, entry: Entry, names: set[str]) -> bool:
     return any(row.get("clip_id") in names or row.get("source_id") in names for row in rows)
 
 
-def _tell(step: str, entry: Entry, names: set[str], *, tracebacks: bool) -> None:
+def _tell(step: str, entry: Entry, names: set[str], settings: config.Settings, *, tracebacks: bool) -> Iterator[str]:
     took = f"{entry.duration_s:.1f} s" + (f", attempt {entry.attempts}" if entry.attempts > 1 else "")
     line = f"{step} {entry.unit_id}: {entry.status}"
     if entry.status == "failed":
-        line += f" ({entry.failure_class}): {entry.message}"
-        took += f"; {ADVICE.get(entry.failure_class or '', '')}"
+        line += f" ({entry.failure_class}): {hints.shown(entry.message or '')}"
+        took += f"; {advice(entry.failure_class)}"
     elif entry.reason:
         line += f": {entry.reason} {entry.measurements or entry.message or ''}".rstrip()
-    print(f"{line}  [{took}]")
+    yield f"{line}  [{took}]"
     for row in entry.outputs:
-        values: dict[str, Any] = asdict(row)
-        if "verdict" in values and names & {values["clip_id"], values["video_id"]}:
-            measured = {k: round(v, 4) for k, v in values.items() if isinstance(v, float)}
-            print(f"  {values['clip_id']}: {values['verdict']} {values['reason'] or ''} {measured}")
+        if isinstance(row, Video):
+            yield from _sound(row)
+        if isinstance(row, Candidate) and names & {row.clip_id, row.video_id}:
+            values: dict[str, Any] = asdict(row)
+            measured = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float))
+            yield f"  {row.clip_id}: {row.verdict}{f' {row.reason}' if row.reason else ''}: {measured}"
+            yield f"    {_people(row)}"
+            if failing := misses(row, settings.filter):
+                yield f"    fails {', '.join(map(str, failing))}"
     if tracebacks and entry.traceback:
-        print(entry.traceback)
+        yield entry.traceback
 
 
-def preview(workspace: Workspace, clip_id: str) -> None:
-    """Draw one clip and print where the pictures are.
-
-    Raises:
-        ConfigError: there is no labelled clip of this name.
-    """
-    for key in clips.preview(workspace, clips.find_clip(look(workspace).labelled(), clip_id)):
-        print(f"{workspace.uri}/{key}")
-
-
-def checks(found: list[Check], *, as_json: bool) -> None:
-    """Print doctor's checks."""
-    if as_json:
-        print(json.dumps([asdict(check) for check in found]))
-        return
-    for check in found:
-        print(f"{check.verdict:8} {check.name:16} {check.text}")
+def _sound(video: Video) -> Iterator[str]:
+    """Which of a video's sound tracks are heard, and why."""
+    for track in video.sound or ():
+        said = ", ".join(word for word in (track.language, track.title, *track.roles) if word)
+        heard = f"heard ({track.why})" if track.weights else f"not heard ({track.why})"
+        level = "" if track.level_dbfs is None else f", {track.level_dbfs:g} dBFS"
+        yield f"  sound track {track.stream}{f' [{said}]' if said else ''}: {heard}{level}"
+    if video.gain_db:
+        yield f"  the models listen with a gain of {video.gain_db:+g} dB"
 
 
-def gc(workspace: Workspace, *, dry_run: bool) -> None:
-    """Remove artifacts that no row of any ledger names, and what killed runs and failed downloads left.
+def _people(row: Candidate) -> str:
+    """How many people selection saw in a candidate."""
+    said = f"{counted(len(row.track_ids), 'person', 'people')} found"
+    if row.n_people != len(row.track_ids):
+        said += f", {row.n_people} of them with a face of filter.min_face_px or more"
+    return said + (f"; beside them {counted(row.n_bystanders, 'bystander')}" if row.n_bystanders else "")
 
-    Raises:
-        CannotContinue: a run is going on here.
-    """
-    with lease(workspace):
-        named: set[str] = set()
-        for step in STEPS:
-            stage = worker_specs(config.Settings(), workspace, "gc")[step.name].load()
-            ledger = Ledger(workspace, step.name, stage.emits)
-            named |= {a.key for entry in ledger.entries() for row in entry.outputs for a in artifacts(row)}
-        folders = [folder for folder in FOLDERS if folder != "dataset"]
-        orphans = sorted(key for folder in folders for key in workspace.names(folder) if key not in named)
-        if not dry_run:
-            workspace.delete(orphans)
-            workspace.sweep(keep_partial_s=0)
-    print(f"{len(orphans)} files {'would go' if dry_run else 'removed'}")
+
+def _take(found: _Found, step: str, entry: Entry, names: set[str]) -> None:
+    for row in entry.outputs:
+        if isinstance(row, Candidate) and names & {row.clip_id, row.video_id}:
+            found.candidates[row.clip_id] = row
+        if isinstance(row, Video):
+            if entry.reason == "duplicate":
+                found.duplicates.setdefault(row.video_id, entry.message or "")
+            else:
+                found.duplicates[row.video_id] = ""
+    if step in LABELLED_BY:
+        found.steps[step, entry.unit_id] = entry
+
+
+def _fates(workspace: Workspace, found: _Found) -> Iterator[str]:
+    """A line for each clip; candidates that the filter rejected share one where there are several."""
+    rejected = [row for row in found.candidates.values() if row.verdict == "rejected"]
+    judge = _Judge(workspace, found)
+    for name, row in sorted(found.candidates.items()):
+        if row.verdict == "kept" or len(rejected) == 1 or judge.shard_of(name):
+            yield f"fate of {name}: {judge.fate(row)}"
+    if len(rejected) > 1:
+        reasons = Counter(row.reason for row in rejected).most_common()
+        yield f"rejected by the filter: {', '.join(f'{n} {reason}' for reason, n in reasons)}"
+
+
+class _Judge:
+    """Says what became of clips."""
+
+    def __init__(self, workspace: Workspace, found: _Found) -> None:
+        self._found, self._workspace = found, workspace
+        self._settings = last_settings(workspace) or config.Settings()
+        self._reviews, self._stones = Reviews(workspace), Tombstones.of(workspace)
+        self._published = _published(workspace, {row.video_id for row in found.candidates.values()})
+
+    def shard_of(self, clip_id: str) -> str | None:
+        """The file that holds a clip, with its split; None where the dataset does not have it."""
+        return self._published.get(clip_id)
+
+    def fate(self, row: Candidate) -> str:
+        """Where a clip is, or what keeps it out of the dataset."""
+        shard, out = self.shard_of(row.clip_id), self._out(row)
+        if shard and out:
+            return f"still in the dataset ({shard}): {out}; taken out by {hints.say(Hint.SHARDS)}"
+        if shard:
+            return f"in the dataset: {shard}{self._reviewed(row)}"
+        return out or f"labelled, not in the dataset yet: {hints.say(Hint.SHARDS)}"
+
+    def _out(self, row: Candidate) -> str | None:
+        """What keeps a clip out of the dataset that is built next."""
+        if self._stones.bars_clip(row.clip_id) or self._stones.bars("video", row.video_id):
+            return "taken down"
+        if row.verdict == "rejected":
+            return f"rejected by the filter: {row.reason}"
+        if copy_of := self._found.duplicates.get(row.video_id):
+            return f"not built: {copy_of}"
+        for step in LABELLED_BY:
+            entry = self._found.steps.get((step, row.clip_id))
+            if entry is None:
+                return f"no labels yet, {step} comes next: {hints.say(Hint.LABEL)}"
+            if entry.status != "done":
+                return f"no labels: {step} {entry.status} ({entry.failure_class or entry.reason}), see above"
+        if self._reviews.left_out(row.clip_id):
+            return f"rejected by a reviewer{self._reviewed(row)}"
+        poses = (pose for pose in self._found.steps["pose", row.clip_id].outputs if isinstance(pose, Pose))
+        reason = next((reason for pose in poses if (reason := left_out(self._settings, pose))), None)
+        return f"left out of the dataset: {reason}" if reason else None
+
+    def _reviewed(self, row: Candidate) -> str:
+        review = self._reviews.find(row.clip_id)
+        if review is None:
+            return ""
+        said = [] if review.verdict == "reject" else [f"reviewed: {review.verdict or 'no verdict'}"]
+        said += [review.reason] if review.reason else []
+        said += [f"{counted(len(review.corrections), 'correction')} of who speaks"] if review.corrections else []
+        return f" ({', '.join(said)})" if said else ""
+
+
+def _published(workspace: Workspace, video_ids: Collection[str]) -> dict[str, str]:
+    """Clips of some videos in the dataset: each with its shard and split."""
+    if not video_ids or not workspace.exists(INDEX_KEY):
+        return {}
+    index = parse_index(workspace.read(INDEX_KEY).decode())
+    buckets = {bucket_of(video_id, index.n_buckets) for video_id in video_ids}
+    found: dict[str, str] = {}
+    for shard in (shard for shard in index.shards if shard.bucket in buckets):
+        try:
+            with workspace.local(f"{FOLDER}/{shard.name}") as path:
+                rows = pq.read_table(path, columns=["clip_id", "split"]).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise ConfigError(f"{FOLDER}/{shard.name} cannot be read; {hints.say(Hint.VERIFY)} mends it") from error
+        found |= {row["clip_id"]: f"{FOLDER}/{shard.name}, split {row['split']}" for row in rows}
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +19,13 @@ from manifests.arrays import to_numpy
 from manifests.dataset_row import DatasetRow
 from manifests.rows import TIMELINE_FPS, Artifact, Shard
 from manifests.schema import arrow_schema
-from mit_builder.errors import ConfigError
-from mit_builder.models.coco_wholebody import KEYPOINT_NAMES, SKELETON
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.dataset.plugged import with_plugged
+from mit_builder.errors import ConfigError, DamagedIndexError
+from mit_builder.labels.keypoints import KEYPOINT_NAMES, SKELETON
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised when a column of the dataset changes its name, type or meaning."""
 FOLDER = "dataset"
 """Folder of the dataset in a workspace."""
@@ -42,6 +45,7 @@ class IndexedShard:
         n_clips: rows in it.
         sha256: hex digest of the file.
         media: names of the media files that its rows refer to; empty where media is embedded.
+        media_sha256: hex digests of these files, in the same order; empty where an earlier version wrote the index.
     """
 
     bucket: int
@@ -49,6 +53,7 @@ class IndexedShard:
     n_clips: int
     sha256: str
     media: tuple[str, ...] = ()
+    media_sha256: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ class Index:
     shards: tuple[IndexedShard, ...]
 
 
-def dataset_schema() -> pa.Schema:
-    """Arrow schema of a shard, with the file's metadata.
+def dataset_schema(plugged: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Arrow schema of a shard, with the file's metadata, and the columns of other packages' stages at its end.
 
     `huggingface` makes the `datasets` library read `clip` as Video and `audio` as Audio; the other keys are for
     readers without our code: version, frame rate, the keypoints' names and the pairs that a skeleton connects.
@@ -80,7 +85,13 @@ def dataset_schema() -> pa.Schema:
         "keypoint_names": list(KEYPOINT_NAMES),
         "skeleton": [list(pair) for pair in SKELETON],
     }
-    return arrow_schema(DatasetRow).with_metadata({key: json.dumps(value) for key, value in metadata.items()})
+    schema = arrow_schema(DatasetRow).with_metadata({key: json.dumps(value) for key, value in metadata.items()})
+    return with_plugged(schema, plugged)
+
+
+def bucket_of(video_id: str, n_buckets: int) -> int:
+    """The shard that holds a video's clips; `video_id` is a hash in hex already."""
+    return int(video_id[:8], 16) % n_buckets
 
 
 def publish_index(shards: Iterable[Shard], n_buckets: int) -> str:
@@ -92,15 +103,26 @@ def publish_index(shards: Iterable[Shard], n_buckets: int) -> str:
             n_clips=shard.n_clips,
             sha256=shard.parquet.sha256,
             media=tuple(_name(artifact) for artifact in shard.media),
+            media_sha256=_digests(shard.media),
         )
         for shard in sorted(shards, key=lambda shard: shard.bucket)
     ]
     return index_text(Index(SCHEMA_VERSION, n_buckets, tuple(entries)))
 
 
+def _digests(media: Sequence[Artifact]) -> tuple[str, ...]:
+    """Of every file, or none where an earlier version wrote some without."""
+    digests = tuple(artifact.sha256 for artifact in media)
+    return digests if all(digests) else ()
+
+
 def index_text(index: Index) -> str:
     """Text of `index.json`; the inverse of `parse_index`."""
-    return json.dumps(asdict(index), indent=1) + "\n"
+    values = asdict(index)
+    for shard in values["shards"]:
+        if not shard["media_sha256"]:
+            del shard["media_sha256"]
+    return json.dumps(values, indent=1) + "\n"
 
 
 def _name(artifact: Artifact) -> str:
@@ -111,38 +133,52 @@ def parse_index(text: str) -> Index:
     """The inverse of `publish_index`.
 
     Raises:
-        ConfigError: the text is no index of a version that this code reads.
+        DamagedIndexError: the text is no index.
+        ConfigError: it is one of a version that this code does not read.
     """
     try:
         values = json.loads(text)
         version = values["schema_version"]
-        shards = tuple(IndexedShard(**{**entry, "media": tuple(entry["media"])}) for entry in values["shards"])
+        lists = ("media", "media_sha256")
+        shards = tuple(
+            IndexedShard(**{**entry, **{name: tuple(entry.get(name, ())) for name in lists}})
+            for entry in values["shards"]
+        )
         index = Index(version, values["n_buckets"], shards)
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"{INDEX_NAME} is damaged ({error!r}); delete it, then mit-build run --stage shards writes it anew"
-        raise ConfigError(message) from error
-    for name in (name for shard in shards for name in (shard.name, *shard.media)):
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ConfigError(f"{INDEX_NAME} names {name!r}, which is outside the dataset's folder")
+        names = [name for shard in shards for name in (shard.name, *shard.media)]
+        outside = [name for name in names if not is_below(name)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"{INDEX_NAME} is damaged ({error!r}): {hints.keep(Hint.LABEL)} writes it anew"
+        raise DamagedIndexError(message) from error
+    if outside:
+        raise DamagedIndexError(f"{INDEX_NAME} names {outside[0]!r}, which is outside the dataset's folder")
     if version != SCHEMA_VERSION:
-        advice = f"to write the dataset anew, delete {INDEX_NAME}, then mit-build run --stage all"
+        advice = f"to write the dataset anew, delete {INDEX_NAME}, then {hints.keep(Hint.LABEL)}"
         raise ConfigError(f"{INDEX_NAME} has schema version {version}, not {SCHEMA_VERSION}: {advice}")
     return index
 
 
-def dataset_folder(folder: Path) -> Path:
+def dataset_folder(folder: str | Path) -> Path:
     """The folder that holds the index: `folder` itself, or `dataset` in it where it is a workspace.
 
     Raises:
         ConfigError: neither holds an index.
     """
-    for candidate in (folder, folder / FOLDER):
+    for candidate in (Path(folder), Path(folder) / FOLDER):
         if (candidate / INDEX_NAME).is_file():
             return candidate
-    raise ConfigError(f"{folder} holds no {INDEX_NAME}: give a dataset's folder, or a workspace with a dataset")
+    raise no_dataset(folder, is_workspace=(Path(folder) / "manifests").is_dir())
 
 
-def read_index(folder: Path) -> Index:
+def no_dataset(place: str | Path, *, is_workspace: bool) -> ConfigError:
+    """The error of a place that holds no dataset."""
+    if is_workspace:
+        return ConfigError(f"no dataset in {place} yet: {hints.say(Hint.LABEL)}")
+    give = "give a dataset's folder, or a workspace in which a run made one"
+    return ConfigError(f"no dataset at {place} (it holds no {INDEX_NAME}): {give}")
+
+
+def read_index(folder: str | Path) -> Index:
     """The index of a dataset's folder or of a workspace.
 
     Raises:
@@ -164,7 +200,7 @@ def stale_shards(index: Index, names: Iterable[str]) -> list[str]:
     return sorted(n for n in names if (n.endswith(".parquet") or n.startswith("clips/")) and n not in named)
 
 
-def open_dataset(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def open_dataset(folder: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a dataset's folder or workspace, in the order of the index; see `read_rows`."""
     root = dataset_folder(folder)
     for shard in read_index(folder).shards:
@@ -189,6 +225,28 @@ def row_values(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
     return {name: _value(batch.column(name), i) for name in batch.schema.names}
 
 
+def is_below(name: object) -> bool:
+    """Whether what a row or an index says is the name of a file below the dataset's folder, links left aside."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def inside(root: Path, name: object) -> Path | None:
+    """The file below `root` that somebody else's text names; None where that leads out of it, be it by a link.
+
+    Every reader of media paths, and the server of the report, finds its files by this function.
+    """
+    if not is_below(name):
+        return None
+    try:
+        path = (root / str(name)).resolve()
+    except (OSError, RuntimeError):  # a circle of links
+        return None
+    return path if path.is_relative_to(root.resolve()) else None
+
+
 def media_file(cell: dict[str, Any] | None, root: Path, scratch: Path) -> Path | None:
     """A `clip` or `audio` cell as a file: its bytes written to `scratch`, else the file below `root`, else None."""
     if cell is None:
@@ -196,8 +254,8 @@ def media_file(cell: dict[str, Any] | None, root: Path, scratch: Path) -> Path |
     if cell["bytes"] is not None:
         scratch.write_bytes(cell["bytes"])
         return scratch
-    path = (root / cell["path"]).resolve()
-    return path if path.is_relative_to(root.resolve()) and path.is_file() else None
+    path = inside(root, cell["path"])
+    return path if path is not None and path.is_file() else None
 
 
 def _value(column: pa.Array, i: int) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,11 +15,11 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mit_builder.dataset import FOLDER, INDEX_NAME, dataset_folder
-from mit_builder.errors import ConfigError, WorkspaceError
-from mit_builder.object_store import first_line, is_remote, persistently
-from mit_builder.tombstones import BESIDE_DATASET, KEY, Tombstones
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, dataset_folder, inside, is_below, no_dataset, row_values
+from mit_builder.errors import ConfigError, MediaError, WorkspaceError
+from mit_builder.storage.object_store import first_line, is_remote, persistently
+from mit_builder.storage.tombstones import BESIDE_DATASET, KEY, Tombstones
+from mit_builder.storage.workspace import Workspace
 
 
 class DatasetPlace:
@@ -42,7 +44,7 @@ class DatasetPlace:
         storage.check_reachable()
         self._prefix = f"{FOLDER}/" if storage.exists(f"{FOLDER}/{INDEX_NAME}") else ""
         if not storage.exists(f"{self._prefix}{INDEX_NAME}"):
-            raise ConfigError(f"{uri} holds no {INDEX_NAME}: give a dataset's folder, or a workspace with a dataset")
+            raise no_dataset(uri, is_workspace=bool(storage.names("manifests")))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_client": None}
@@ -66,6 +68,27 @@ class DatasetPlace:
         if self.root is not None:
             return (self.root / name).read_bytes()
         return self._storage().read(f"{self._prefix}{name}")
+
+    def media(self, cell: dict[str, Any], scratch: Path) -> Path:
+        """A `clip` or `audio` cell as a file: its bytes in `scratch`, else the file beside the shards.
+
+        Raises:
+            FileNotFoundError: there is none of this name.
+            MediaError: the name leads out of the dataset's folder.
+            WorkspaceError: storage does not answer.
+        """
+        name = cell["path"]
+        if cell["bytes"] is not None:
+            scratch.write_bytes(cell["bytes"])
+            return scratch
+        found = (inside(self.root, name) if self.root is not None else scratch) if is_below(name) else None
+        if found is None:
+            raise MediaError(
+                f"the row's media path {name!r} leads out of the dataset {self._uri}: nothing is read there"
+            )
+        if self.root is None:
+            scratch.write_bytes(self.read(name))
+        return found
 
     def tombstones(self) -> Tombstones:
         """Those beside the dataset, and those of the workspace that it lies in."""
@@ -101,6 +124,36 @@ class DatasetPlace:
             return pq.ParquetFile(self.root / name)
         file = _Ranges(self._storage(), f"{self._prefix}{name}")
         return pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False)
+
+
+class RowReader:
+    """Rows of shards by their place; keeps the row groups that were read last.
+
+    Args:
+        place: the dataset.
+        columns: names or Parquet paths of what is read.
+        n_groups: row groups that are kept.
+    """
+
+    def __init__(self, place: DatasetPlace, columns: Sequence[str], n_groups: int) -> None:
+        self._place, self._columns, self._n_groups = place, list(columns), n_groups
+        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+
+    def row(self, shard: str, group: int, row: int) -> dict[str, Any]:
+        """One row: lists as arrays, `people` as a list of dicts of arrays.
+
+        Raises:
+            FileNotFoundError: the shard is gone.
+            WorkspaceError: storage does not answer.
+        """
+        key = shard, group
+        if key not in self._tables:
+            while len(self._tables) >= self._n_groups:
+                self._tables.popitem(last=False)
+            with self._place.parquet(shard) as file:
+                self._tables[key] = file.read_row_group(group, columns=self._columns, use_threads=False)
+        self._tables.move_to_end(key)
+        return row_values(self._tables[key].slice(row, 1).combine_chunks().to_batches()[0], 0)
 
 
 class _Ranges(io.RawIOBase):

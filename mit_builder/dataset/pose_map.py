@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mit_builder.models.coco_wholebody import FACE, LEFT_HAND, RIGHT_HAND, SEEN_SCORE
+from mit_builder.labels.keypoints import FACE, LEFT_HAND, RIGHT_HAND, SEEN_SCORE
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]

@@ -6,53 +6,104 @@ so that whoever has read the index still finds them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 
 from manifests.rows import Artifact, Shard
-from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, publish_index, stale_shards
-from mit_builder.workspace import Workspace
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, Index, bucket_of, parse_index, publish_index, stale_shards
+from mit_builder.errors import DamagedIndexError
+from mit_builder.storage.tombstones import Tombstones, check_unchanged
+from mit_builder.storage.workspace import Workspace
 
 INDEX_KEY = f"{FOLDER}/{INDEX_NAME}"
+_N_BUCKETS = re.compile(r"-of-(\d+)\.")
 
 
 class Publisher:
     """Keeps `dataset/index.json` at what the runner has settled.
+
+    Args:
+        n_buckets: shards of a dataset that has no index yet.
+        written: gives the shards that were written last; asked where the index is damaged.
+        tell: takes a line about that.
 
     Attributes:
         n_buckets: shards the dataset may have; of the published index, else as configured.
         has_written: whether another dataset was published.
     """
 
-    def __init__(self, workspace: Workspace, n_buckets: int) -> None:
-        self._workspace = workspace
+    def __init__(
+        self,
+        workspace: Workspace,
+        n_buckets: int,
+        *,
+        written: Callable[[], Iterable[Shard]] = tuple,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._workspace, self._tombstones = workspace, Tombstones.of(workspace)
         self.has_written = False
-        self._there: set[str] | None = None
+        self._there: dict[str, tuple[int, float]] | None = None
+        """Size and time of every file in the dataset's folder."""
         self._replaced: dict[int, Shard] = {}
         """By bucket the shard before the one of today."""
-        old = self._read()
-        self.n_buckets = old.n_buckets if old else n_buckets
+        self.n_buckets = n_buckets
         self._shards: dict[int, Shard] = {}
-        for s in old.shards if old else ():
-            media = tuple(Artifact(f"{FOLDER}/{name}", "", 0) for name in s.media)
+        try:
+            text = workspace.read(INDEX_KEY).decode(errors="replace")
+            self._take_up(parse_index(text))
+        except FileNotFoundError:
+            return
+        except DamagedIndexError:
+            tell(f"{INDEX_KEY} is damaged: it is written anew from what the ledger knows")
+            self._recover(written())
+
+    def _take_up(self, index: Index) -> None:
+        counts = {found[1] for s in index.shards if (found := _N_BUCKETS.search(s.name))}
+        if counts - {f"{index.n_buckets:05d}"}:
+            raise DamagedIndexError(
+                f"{INDEX_NAME} counts {counted(index.n_buckets, 'shard')}, its files have other names"
+            )
+        self.n_buckets = index.n_buckets
+        for s in index.shards:
+            digests = s.media_sha256 or ("",) * len(s.media)
+            media = tuple(Artifact(f"{FOLDER}/{n}", digest, 0) for n, digest in zip(s.media, digests, strict=False))
             self._shards[s.bucket] = Shard(s.bucket, Artifact(f"{FOLDER}/{s.name}", s.sha256, 0), media, s.n_clips)
 
-    def _read(self) -> Index | None:
-        try:
-            text = self._workspace.read(INDEX_KEY)
-        except FileNotFoundError:
-            return None
-        return parse_index(text.decode(errors="replace"))
+    def _recover(self, written: Iterable[Shard]) -> None:
+        """Go on with the shards that were written last, as far as they are there."""
+        for shard in written:
+            found = _N_BUCKETS.search(shard.parquet.key)
+            if found and self._is_there(shard.parquet.key):
+                self.n_buckets = int(found[1])
+                self._shards[shard.bucket] = shard
 
     def bucket(self, video_id: str) -> int:
-        """The shard that holds a video's clips; `video_id` is a hash in hex already."""
-        return int(video_id[:8], 16) % self.n_buckets
+        """The shard that holds a video's clips."""
+        return bucket_of(video_id, self.n_buckets)
 
     def key(self, bucket: int) -> str | None:
         """The file of a shard; None where the dataset has none, or it is gone."""
         shard = self._shards.get(bucket)
+        return shard.parquet.key if shard is not None and self._is_there(shard.parquet.key) else None
+
+    def _is_there(self, key: str) -> bool:
         if self._there is None:
-            self._there = self._workspace.names(FOLDER)
-        return shard.parquet.key if shard is not None and shard.parquet.key in self._there else None
+            self._there = self._workspace.states(FOLDER)
+        return key in self._there
+
+    def is_as_written(self, bucket: int, key: str, n_bytes: int, ended_s: float) -> bool:
+        """Whether a shard's file is this one and looks as it did when its unit ended (storage/damaged_files.py)."""
+        if self.key(bucket) != key or self._there is None:
+            return False
+        size, time_s = self._there[key]
+        return size == n_bytes and (self._workspace.root is None or time_s <= ended_s)
+
+    @property
+    def digest(self) -> str:
+        """Of the index that belongs to the shards of now."""
+        return hashlib.sha256(self._text().encode()).hexdigest()[:16]
 
     def take(self, rows: Iterable[object], *, write: bool) -> list[str]:
         """Take the shards among a unit's output into the dataset; the files that went for it."""
@@ -61,7 +112,7 @@ class Publisher:
     def _replace(self, shard: Shard, *, write: bool) -> list[str]:
         known = self._shards.get(shard.bucket)
         if self._there is not None:
-            self._there.add(shard.parquet.key)
+            self._there[shard.parquet.key] = shard.parquet.n_bytes, 0.0
         self._shards[shard.bucket] = shard
         if not write or (known is not None and known.parquet.key == shard.parquet.key):
             return []
@@ -75,17 +126,18 @@ class Publisher:
         gone = sorted(_files(before) - _files(known) - _files(shard))
         self._workspace.delete(gone)
         if self._there is not None:
-            self._there.difference_update(gone)
+            for key in gone:
+                self._there.pop(key, None)
         return gone
 
     def finish(self, buckets: set[int] | None) -> None:
         """Make the index final: only these buckets stay (None: all); then remove files that it does not name."""
         wanted = {b: s for b, s in self._shards.items() if buckets is None or b in buckets}
-        if wanted != self._shards or self._read() is None:
-            self._shards = wanted
+        self._shards = wanted
+        text = self._text()
+        if self._stored() != text:
             self._write()
-        index = self._read()
-        assert index is not None
+        index = parse_index(text)
         names = [key.removeprefix(f"{FOLDER}/") for key in self._workspace.names(FOLDER)]
         self._workspace.delete([f"{FOLDER}/{name}" for name in stale_shards(index, names)])
 
@@ -98,9 +150,19 @@ class Publisher:
         """Clips in the dataset."""
         return sum(s.n_clips for s in self._shards.values())
 
+    def _stored(self) -> str | None:
+        try:
+            return self._workspace.read(INDEX_KEY).decode(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _text(self) -> str:
+        return publish_index(self._shards.values(), self.n_buckets)
+
     def _write(self) -> None:
+        check_unchanged(self._workspace, self._tombstones)
         self.has_written = True
-        self._workspace.write(INDEX_KEY, publish_index(self._shards.values(), self.n_buckets).encode())
+        self._workspace.write(INDEX_KEY, self._text().encode())
 
 
 def _files(shard: Shard | None) -> set[str]:

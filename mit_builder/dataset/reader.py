@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, Index, inside, is_below, no_dataset, parse_index
 from mit_builder.errors import ConfigError
-from mit_builder.workspace import Workspace
+from mit_builder.storage.object_store import is_remote
+from mit_builder.storage.workspace import Workspace
+
+GIVE = "give a dataset's folder, or a workspace in which a run made one"
+
+
+def check_place(place: str | Path) -> None:
+    """Raise `ConfigError` where the folder of a dataset is not there."""
+    if not is_remote(str(place)) and not Path(place).expanduser().is_dir():
+        raise ConfigError(f"no folder {place}: {GIVE}")
 
 
 class DatasetFiles:
@@ -24,12 +33,13 @@ class DatasetFiles:
     """
 
     def __init__(self, place: str | Path) -> None:
+        check_place(place)
         self._storage = Workspace(place, create=False)
         self._storage.check_reachable()
         for self._below in ("", f"{FOLDER}/"):
             if self._storage.exists(f"{self._below}{INDEX_NAME}"):
                 return
-        raise ConfigError(f"{place} holds no {INDEX_NAME}: give a dataset's folder, or a workspace with a dataset")
+        raise no_dataset(place, is_workspace=bool(self._storage.names("manifests")))
 
     def index(self) -> Index:
         """The dataset's index.
@@ -70,6 +80,7 @@ class DatasetFiles:
             with self.local(cell["path"]) as path:
                 yield path
 
-    def _holds(self, name: str) -> bool:
-        path = PurePosixPath(name)
-        return not path.is_absolute() and ".." not in path.parts and self._storage.exists(f"{self._below}{name}")
+    def _holds(self, name: object) -> bool:
+        root = self._storage.root
+        leads_out = not is_below(name) or (root is not None and inside(root / self._below, name) is None)
+        return not leads_out and self._storage.exists(f"{self._below}{name}")

@@ -1,6 +1,6 @@
 """Training from a dataset's shards: `ClipDataset`, a torch dataset of short windows of clips.
 
-    from mit_builder.data import ClipDataset
+    from mit_builder.dataset.torch_dataset import ClipDataset
     clips = ClipDataset("talks", split="train", n_frames=15, frame_step=2, size_hw=(384, 640))
     for epoch in range(10):
         clips.set_epoch(epoch)
@@ -13,7 +13,6 @@ asked for; nothing is written beside the dataset.
 from __future__ import annotations
 
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +21,18 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from manifests.rows import AUDIO_RATE_HZ, N_KEYPOINTS, SAMPLES_PER_FRAME
-from mit_builder.dataset import INDEX_NAME, parse_index, row_values
-from mit_builder.dataset_place import DatasetPlace
+from mit_builder.dataset.index import INDEX_NAME, parse_index
+from mit_builder.dataset.places import DatasetPlace, RowReader
+from mit_builder.dataset.pose_map import pose_map
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
 from mit_builder.media.frames import Frame
-from mit_builder.pose_map import pose_map
-from mit_builder.tombstones import Tombstones
+from mit_builder.storage.tombstones import Tombstones
 
 Sample = dict[str, Any]
 Floats = npt.NDArray[np.float32]
@@ -205,10 +203,13 @@ class ClipDataset(IterableDataset[Sample]):
         worker = (worker + n_batches) % n_workers  # the first to be asked goes on where the next batch is due
         done = self._loaded.get(worker, max(0, -(-(n_batches - worker) // n_workers)) * batch_size)
         self._done, self._loaded = {worker: done}, {}
-        reader = _Reader(self._place)
+        reader = RowReader(self._place, _COLUMNS, OPEN_GROUPS)
         for row in self._share(worker, n_workers)[done:]:
             try:
-                sample = self._sample(reader.row(row), row)
+                values = reader.row(row.shard, row.group, row.row)
+                if values["clip_id"] != row.clip_id:
+                    raise MediaError(f"{row.shard} changed while it was read: make the ClipDataset anew")
+                sample = self._sample(values, row)
             except FileNotFoundError as error:
                 raise MediaError(f"{row.shard} or its media are gone: make the ClipDataset anew") from error
             done += 1
@@ -255,10 +256,10 @@ class ClipDataset(IterableDataset[Sample]):
         offset = np.array([(width - size[0]) // 2, (height - size[1]) // 2], np.float32)
         ratio = np.array([size[0] / values["width_px"], size[1] / values["height_px"]], np.float32)
         with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
-            path = self._media(values["clip"], Path(folder) / "clip.mp4")
+            path = self._place.media(values["clip"], Path(folder) / "clip.mp4")
             frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
             video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), size, offset)
-            samples = read_flac(self._media(values["audio"], Path(folder) / "audio.flac"))
+            samples = read_flac(self._place.media(values["audio"], Path(folder) / "audio.flac"))
         sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         return {
             "clip_id": row.clip_id,
@@ -268,15 +269,6 @@ class ClipDataset(IterableDataset[Sample]):
             "audio": torch.from_numpy(sound.astype(np.float32) / 32768),
             **self._people(values["people"], frames, ratio, offset),
         }
-
-    def _media(self, cell: dict[str, Any], scratch: Path) -> Path:
-        if cell["bytes"] is not None:
-            scratch.write_bytes(cell["bytes"])
-        elif self._place.root is not None:
-            return self._place.root / cell["path"]
-        else:
-            scratch.write_bytes(self._place.read(cell["path"]))
-        return scratch
 
     def _video(self, shown: Iterator[Frame], size_wh: tuple[int, int], offset: Floats) -> npt.NDArray[np.uint8]:
         """(F, 3, H, W): pictures, which come no larger than `size_wh` but may be smaller, brought to it."""
@@ -328,27 +320,6 @@ def box_masks(boxes_xyxy: Floats, size_hw: tuple[int, int]) -> npt.NDArray[np.bo
     x0, y0, x1, y1 = (boxes_xyxy[..., i, None] for i in range(4))
     columns, rows = (x >= x0) & (x < x1), (y >= y0) & (y < y1)
     return np.asarray(rows[..., :, None] & columns[..., None, :])
-
-
-class _Reader:
-    """Rows by place; keeps as many row groups as are mixed with one another."""
-
-    def __init__(self, place: DatasetPlace) -> None:
-        self._place = place
-        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
-
-    def row(self, row: _Row) -> Sample:
-        key = row.shard, row.group
-        if key not in self._tables:
-            while len(self._tables) >= OPEN_GROUPS:
-                self._tables.popitem(last=False)
-            with self._place.parquet(row.shard) as file:
-                self._tables[key] = file.read_row_group(row.group, columns=list(_COLUMNS), use_threads=False)
-        self._tables.move_to_end(key)
-        values = row_values(self._tables[key].slice(row.row, 1).combine_chunks().to_batches()[0], 0)
-        if values["clip_id"] != row.clip_id:
-            raise MediaError(f"{row.shard} changed while it was read: make the ClipDataset anew")
-        return values
 
 
 __all__ = ["AUDIO_RATE_HZ", "ClipDataset", "box_masks"]

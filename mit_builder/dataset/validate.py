@@ -1,6 +1,7 @@
 """Checks that a published dataset keeps its promises, for `mit-build validate DIR`.
 
-Everything is computed again from what the dataset itself holds: no workspace, no settings, no model.
+Everything is computed again from what the dataset itself holds: no settings, no model. Of a workspace the files that it
+was made from are read as well (mit_builder/dataset/validate_files.py).
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ import pyarrow.parquet as pq
 
 from manifests.dataset_row import DatasetRow, Person
 from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, clip_id
-from mit_builder.dataset import IndexedShard, dataset_schema, read_rows, stale_shards
-from mit_builder.dataset_files import DatasetFiles
+from manifests.signatures import is_signed
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import IndexedShard, dataset_schema, read_rows, stale_shards
+from mit_builder.dataset.plugged import plugged_fields
+from mit_builder.dataset.reader import DatasetFiles
+from mit_builder.dataset.validate_files import damaged_files
+from mit_builder.dataset.validate_media import media_problems
+from mit_builder.labels.corrections import human_mask, label_tier
+from mit_builder.labels.keypoints import visible_ratios
+from mit_builder.labels.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
 from mit_builder.media.captions import MAX_CHARACTERS
-from mit_builder.models.coco_wholebody import visible_ratios
-from mit_builder.review.corrections import label_tier
-from mit_builder.scratch import sha256_of
-from mit_builder.speaking import interaction_labels, is_speaking, merged_periods, periods, runs, smooth
-from mit_builder.validate_media import media_problems
+from mit_builder.storage.scratch import sha256_of
 
 BOX_TOLERANCE_PX = 1.0
 """How far a body's box may leave the picture: boxes are float32 and clips are padded to even sides."""
@@ -59,6 +64,8 @@ class Problem:
 def validate(place: str | Path) -> list[Problem]:
     """Everything that is wrong with a dataset, given its folder or its workspace; empty means sound.
 
+    Of a workspace, also the files that are gone or damaged.
+
     Args:
         place: a path, or a URI of object storage.
 
@@ -66,7 +73,9 @@ def validate(place: str | Path) -> list[Problem]:
         ConfigError: there is no dataset, or its index cannot be read.
         WorkspaceError: storage does not answer.
     """
-    return list(_problems(DatasetFiles(place)))
+    dataset = DatasetFiles(place)
+    files = [Problem(key, what) for key, what in damaged_files(place)]
+    return [*files, *_problems(dataset)]
 
 
 def _problems(files: DatasetFiles) -> Iterator[Problem]:
@@ -81,6 +90,8 @@ def _problems(files: DatasetFiles) -> Iterator[Problem]:
             continue
         for name in set(shard.media).difference(names):
             yield Problem(shard.name, f"media file {name} is missing")
+        for name, sha256 in zip(shard.media, shard.media_sha256, strict=False):
+            yield from _media_file(name, sha256, files) if name in names else ()
         with files.local(shard.name) as path:
             yield from _file(path, shard)
             for row in _rows(path, shard):
@@ -96,6 +107,12 @@ def _problems(files: DatasetFiles) -> Iterator[Problem]:
                     yield Problem(row["clip_id"], f"split is {row['split']}, another clip of its video is in {split}")
 
 
+def _media_file(name: str, sha256: str, files: DatasetFiles) -> Iterator[Problem]:
+    with files.local(name) as path:
+        if sha256_of(path) != sha256:
+            yield Problem(name, "sha256 differs from the index: the file was changed or cut off")
+
+
 def _file(path: Path, shard: IndexedShard) -> Iterator[Problem]:
     if sha256_of(path) != shard.sha256:
         yield Problem(shard.name, "sha256 differs from the index: the file was changed or cut off")
@@ -106,14 +123,14 @@ def _file(path: Path, shard: IndexedShard) -> Iterator[Problem]:
     except (OSError, ValueError):  # Arrow's errors about data are ValueErrors
         return  # reading the rows says why
     if n_rows != shard.n_clips:
-        yield Problem(shard.name, f"has {n_rows} rows, the index says {shard.n_clips}")
+        yield Problem(shard.name, f"has {counted(n_rows, 'row')}, the index says {shard.n_clips}")
     if ids != sorted(ids):
         yield Problem(shard.name, "rows are not ordered by clip_id")
     yield from (Problem(shard.name, what) for what in _schema(schema))
 
 
 def _schema(found: pa.Schema) -> Iterator[str]:
-    expected = dataset_schema()
+    expected = dataset_schema(plugged_fields(found))
     if found.names != expected.names:
         missing = [name for name in expected.names if name not in found.names]
         extra = [name for name in found.names if name not in expected.names]
@@ -129,9 +146,9 @@ def _schema(found: pa.Schema) -> Iterator[str]:
 
 def _rows(path: Path, shard: IndexedShard) -> Iterator[Row | Problem]:
     """Rows of a shard; none where its columns have other types (`_file` has said so)."""
-    expected = dataset_schema()
     try:
         with pq.ParquetFile(path) as file:
+            expected = dataset_schema(plugged_fields(file.schema_arrow))
             types_fit = file.schema_arrow.names == expected.names and file.schema_arrow.types == expected.types
         if types_fit:
             yield from read_rows(path)
@@ -147,7 +164,9 @@ def _row(row: Row, files: DatasetFiles) -> Iterator[str]:
     yield from _identity(row)
     misshapen = [what for person in row["people"] for what in _shapes(row, person)]
     if len(row["voice_activity"]) != row["n_frames"]:
-        misshapen.append(f"voice_activity has {len(row['voice_activity'])} values for {row['n_frames']} frames")
+        misshapen.append(
+            f"voice_activity has {counted(len(row['voice_activity']), 'value')} for {row['n_frames']} frames"
+        )
     yield from misshapen
     if not row["people"]:
         yield "nobody is listed in people"
@@ -191,6 +210,8 @@ def _identity(row: Row) -> Iterator[str]:
     for name in ("source_url", "source_fps", "detector", "pose_backend", "speech_backend", "mit_builder_version"):
         if not row[name]:
             yield f"{name} is empty: provenance must be stated"
+    if is_signed(row["source_url"] or ""):
+        yield "source_url holds a signature or a login"
 
 
 def _shapes(row: Row, person: Row) -> Iterator[str]:
@@ -217,7 +238,7 @@ def _people(row: Row) -> Iterator[str]:
     if ids != list(range(len(ids))):
         yield f"person ids are {ids}, must be 0..{len(ids) - 1}"
     if row["n_people"] != len(ids):
-        yield f"n_people is {row['n_people']}, but {len(ids)} people are listed"
+        yield f"n_people is {row['n_people']}, but the people listed are {len(ids)}"
     first = np.array([person["face_boxes_xyxy"][0] for person in row["people"]])
     centre_x, width = (first[:, 0] + first[:, 2]) / 2, first[:, 2] - first[:, 0]
     # The order was fixed on the detector's boxes; the speech model's may lie half a face beside them.
@@ -272,9 +293,7 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
     if wrong.any():
         yield f"speaking_score_smoothed is not the mean of i-3..i+2 of speaking_score in frame {_first(wrong)}"
     speaking = np.asarray(person["speaking"], bool)
-    human = np.zeros(len(speaking), bool)
-    for start, end in person["human_periods"]:
-        human[start:end] = True
+    human = human_mask(person)
     if not np.array_equal(runs(human), person["human_periods"]):
         yield f"human_periods are {person['human_periods'].tolist()}: not intervals of the clip in order and apart"
     wrong = (speaking != is_speaking(smoothed, row["voice_activity"], row["min_voice_activity"])) & ~human
@@ -285,12 +304,12 @@ def _speech(row: Row, person: Row) -> Iterator[str]:
 
 
 def _periods(row: Row, person: Row) -> Iterator[str]:
-    speaking, limit = np.asarray(person["speaking"], bool), row["merge_below_frames"]
+    speaking, human, limit = np.asarray(person["speaking"], bool), human_mask(person), row["merge_below_frames"]
     expected = {
-        "speak_periods": periods(speaking),
-        "listen_periods": periods(~speaking),
-        "speak_periods_merged": merged_periods(speaking, limit),
-        "listen_periods_merged": merged_periods(~speaking, limit),
+        "speak_periods": periods(speaking, human),
+        "listen_periods": periods(~speaking, human),
+        "speak_periods_merged": merged_periods(speaking, limit, human),
+        "listen_periods_merged": merged_periods(~speaking, limit, human),
     }
     for name, intervals in expected.items():
         if not np.array_equal(person[name], intervals):
@@ -305,7 +324,8 @@ def _periods(row: Row, person: Row) -> Iterator[str]:
 def _interaction(row: Row) -> Iterator[str]:
     if (label_tier(row["people"], row["n_frames"], "") == "human") != (row["label_tier"] == "human"):
         yield f"label_tier is {row['label_tier']}, human_periods say otherwise"
-    labels = interaction_labels(np.stack([np.asarray(person["speaking"], bool) for person in row["people"]]))
+    speaking = np.stack([np.asarray(person["speaking"], bool) for person in row["people"]])
+    labels = interaction_labels(speaking, np.stack([human_mask(person) for person in row["people"]]))
     for name in ("n_turns", "overlap_ratio", "silence_ratio"):
         stored, computed = row[name], getattr(labels, name)
         equal = stored is computed if stored is None or computed is None else np.isclose(stored, computed)

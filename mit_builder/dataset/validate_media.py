@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import SAMPLES_PER_FRAME, TIMELINE_FPS
-from mit_builder.dataset_files import DatasetFiles
+from mit_builder.console.wording import counted
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
@@ -55,18 +56,18 @@ def _mp4(row: Mapping[str, Any], path: Path) -> Iterable[str]:
 
 def _steady(row: Mapping[str, Any], path: Path) -> Iterable[str]:
     """What is wrong with the times of media at 25 frames a second."""
-    timeline, n_frames = read_timeline(path), row["n_frames"]
+    timeline, n_frames = read_timeline(path, is_progressive=True), row["n_frames"]
     if timeline.source_fps != TIMELINE_FPS:
         yield f"clip runs at {timeline.source_fps} frames a second, must be {TIMELINE_FPS}"
     if not np.array_equal(row["media_frame_index"], np.arange(n_frames)):
         yield f"media_frame_index must be 0..{n_frames - 1} at {TIMELINE_FPS} frames a second"
     if not np.array_equal(timeline.source_frame_index, np.arange(n_frames)):
-        yield f"clip is {timeline.n_frames} frames on the timeline, must be {n_frames} with none repeated"
+        yield f"clip is {counted(timeline.n_frames, 'frame')} on the timeline, must be {n_frames} with none repeated"
 
 
 def _native(index: Array, path: Path) -> Iterable[str]:
     """What is wrong with the times of media that keep the source's: the nearest frame must be shown."""
-    timeline = read_timeline(path)
+    timeline = read_timeline(path, is_progressive=True)
     last = len(timeline.source_pts) - 1
     if (index[0], index[-1]) != (0, last):
         yield f"media_frame_index goes from {index[0]} to {index[-1]}, must from 0 to {last}, the clip's last frame"
@@ -79,10 +80,10 @@ def _native(index: Array, path: Path) -> Iterable[str]:
     )
     off = np.flatnonzero((index > 0) & (shown_s > np.minimum(*beside_s) + NEAREST_TOLERANCE_S))
     if len(off):
-        yield f"clip shows another frame than the nearest in {len(off)} frames, first in frame {off[0]}"
+        yield f"clip shows another frame than the nearest in {counted(len(off), 'frame')}, first in frame {off[0]}"
 
 
 def _flac(row: Mapping[str, Any], path: Path) -> Iterable[str]:
     n_samples, expected = len(read_flac(path)), SAMPLES_PER_FRAME * row["n_frames"]
     if n_samples != expected:
-        yield f"audio has {n_samples} samples, must be {expected}"
+        yield f"audio has {counted(n_samples, 'sample')}, must be {expected:,}"

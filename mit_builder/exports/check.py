@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from manifests.rows import N_KEYPOINTS
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import inside
 from mit_builder.errors import ConfigError
-from mit_builder.export.encoder import CHANNELS, LAYERS
-from mit_builder.export.folder import read_record
-from mit_builder.export.mit import CANVAS_WH
+from mit_builder.exports.encoder import CHANNELS, LAYERS
+from mit_builder.exports.folder import read_record
+from mit_builder.exports.mit import CANVAS_WH
 
 INDICES = ("train.json", "val.json", "test.json")
 FIELDS = ("image_dir", "pose_dir", "speak_info_path", "audio_embedding_path")
@@ -57,10 +59,10 @@ class Verdict:
     def summary(self) -> str:
         """One line."""
         if self.problems:
-            return f"broken: {len(self.problems)} problems in {self.n_clips} clips"
+            return f"broken: {counted(len(self.problems), 'problem')} in {counted(self.n_clips, 'clip')}"
         if self.n_without_audio:
-            return f"complete but for audio embeddings ({self.n_without_audio} of {self.n_clips} clips)"
-        return f"complete: {self.n_clips} clips"
+            return f"complete but for audio embeddings ({self.n_without_audio} of {counted(self.n_clips, 'clip')})"
+        return f"complete: {counted(self.n_clips, 'clip')}"
 
 
 def check_export(folder: Path) -> Verdict:
@@ -87,7 +89,7 @@ def check_export(folder: Path) -> Verdict:
     missing = sorted(set(record.clip_ids) - seen)
     problems += [f"{name}: in no training index" for name in missing[: max(0, MAX_PROBLEMS - len(problems))]]
     if record.audio_encoder and n_without_audio:
-        problems.append(f"{n_without_audio} clips have lost their audio embeddings")
+        problems.append(f"audio embeddings are gone from {counted(n_without_audio, 'clip')}")
     matched = float(np.mean(matches)) if matches else None
     return Verdict(tuple(problems), len(seen), n_without_audio, matched)
 
@@ -111,7 +113,8 @@ def _samples(folder: Path, problems: list[str]) -> Iterator[dict[str, str]]:
 
 def _problems(folder: Path, sample: dict[str, str]) -> Iterator[str]:
     """What the training code would stumble over in one sample."""
-    if any(Path(sample[field]).is_absolute() or ".." in Path(sample[field]).parts for field in FIELDS):
+    named = [sample[field] for field in FIELDS]
+    if any(inside(folder, name) is None for name in (*named, sample["image_dir"].replace("frames", "pose"))):
         yield "its paths lead out of the export"
         return
     images, pose_images = (folder / sample[field] for field in ("image_dir", "pose_dir"))
@@ -164,7 +167,7 @@ def png_problem(path: Path) -> str | None:
 def _pose_problems(folder: Path, n_frames: int) -> Iterator[str]:
     paths = sorted(path for path in folder.iterdir() if path.suffix == ".json")
     if len(paths) != n_frames:
-        yield f"{len(paths)} pose files for {n_frames} frames"
+        yield f"{counted(len(paths), 'pose file')} for {counted(n_frames, 'frame')}"
     for path in paths:
         try:
             instances = json.loads(path.read_text())["instance_info"]
@@ -221,7 +224,7 @@ def _embedding_problems(path: Path, n_frames: int) -> Iterator[str]:
         yield f"{path.name}: not a file of torch.save"
         return
     if n_bytes != 4 * math.prod(shape):
-        yield f"{path.name}: {n_bytes} bytes of values, not float32 of shape {shape}"
+        yield f"{path.name}: {counted(n_bytes, 'byte')} of values, not float32 of shape {shape}"
         return
     try:
         import torch

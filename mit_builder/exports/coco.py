@@ -19,18 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mit_builder.errors import MediaError
-from mit_builder.export.job import ExportedClip, Job
+from mit_builder.exports.job import ExportedClip, Job
+from mit_builder.labels.keypoints import BODY, FACE, FEET, KEYPOINT_NAMES, LEFT_HAND, RIGHT_HAND, SEEN_SCORE, SKELETON
 from mit_builder.media.clip import read_clip
-from mit_builder.models.coco_wholebody import (
-    BODY,
-    FACE,
-    FEET,
-    KEYPOINT_NAMES,
-    LEFT_HAND,
-    RIGHT_HAND,
-    SEEN_SCORE,
-    SKELETON,
-)
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mit_builder.console import hints
 from mit_builder.errors import ConfigError
 
 LAYERS, CHANNELS = 12, 768
@@ -46,9 +47,9 @@ def load_encoder(name: str) -> AudioEncoder:
         if not Path(name).is_file():
             raise ConfigError(f"--audio-encoder: no file {name}")
         try:
-            from mit_builder.export.wav2vec2 import Wav2Vec2
+            from mit_builder.exports.wav2vec2 import Wav2Vec2
         except ImportError as error:
-            raise ConfigError("--audio-encoder needs torch: pip install torch") from error
+            raise ConfigError(f"--audio-encoder needs torch: {hints.pip('torch')}") from error
         return Wav2Vec2(Path(name))
     module, colon, attribute = name.partition(":")
     if not colon or not attribute:

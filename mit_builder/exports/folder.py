@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mit_builder import __version__
-from mit_builder.dataset import SCHEMA_VERSION
-from mit_builder.errors import ConfigError, WorkspaceError
+from mit_builder.dataset.index import SCHEMA_VERSION
+from mit_builder.errors import ConfigError, LeaseLost, WorkspaceError
+from mit_builder.version import __version__
 
 RECORD = "export.json"
 """Written last: a folder without it is no finished export."""
@@ -55,19 +55,20 @@ def read_record(folder: Path) -> Record:
         raise ConfigError(f"{folder / RECORD} is damaged: export again into another folder") from error
 
 
-def check_place(output: Path) -> None:
-    """Look whether an export may go there: a folder that is new, empty, or an export of ours.
+def check_place(output: Path, form: str) -> None:
+    """Look whether an export may go there: a folder that is new, empty, or an export of ours of the same form.
 
     Raises:
         ConfigError: something else lies there.
     """
-    if output.is_dir() and not any(output.iterdir()):
-        return
-    if not output.exists():
+    advice = "give another --output, or delete it first"
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not output.is_dir() or not (output / RECORD).is_file():
-        raise ConfigError(f"{output} exists and is no export of mit-build: give another --output, or delete it first")
-    read_record(output)
+        raise ConfigError(f"{output} exists and is no export of mit-build: {advice}")
+    there = read_record(output).format
+    if there != form:
+        raise ConfigError(f"{output} holds an export of the form {there}, which {form} does not replace: {advice}")
 
 
 def siblings(output: Path) -> tuple[Path, Path]:
@@ -76,14 +77,16 @@ def siblings(output: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def replacing(output: Path) -> Iterator[Path]:
+def replacing(output: Path, form: str) -> Iterator[Path]:
     """An empty folder beside `output` that takes its place when the context ends well.
 
     A program that is killed leaves `.NAME.unfinished`, without a record; the next export into this place removes it.
 
     Raises:
+        ConfigError: something that may not be replaced lies there, or came there meanwhile.
         WorkspaceError: the disk does not take it.
     """
+    check_place(output, form)
     unfinished, old = siblings(output)
     try:
         for folder in (unfinished, old):
@@ -91,12 +94,16 @@ def replacing(output: Path) -> Iterator[Path]:
                 shutil.rmtree(folder)
         unfinished.mkdir(parents=True)
         yield unfinished
+        check_place(output, form)
         if output.exists():
             output.rename(old)
         unfinished.rename(output)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise WorkspaceError(f"cannot write {output}: {error.strerror or error}") from error
+    except LeaseLost:  # it holds what was taken down meanwhile
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 def write_record(folder: Path, record: Record) -> None:

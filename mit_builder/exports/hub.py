@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mit_builder.dataset import dataset_schema
-from mit_builder.export.job import MEDIA, ExportedClip, Job
+from mit_builder.dataset.plugged import column_of
+from mit_builder.dataset.shard_file import ShardFiles
+from mit_builder.exports.job import MEDIA, ExportedClip, Job
 from mit_builder.report.card import dataset_card
 from mit_builder.report.statistics import COLUMNS, summarise
-from mit_builder.session import last_settings
-from mit_builder.shard_file import ShardFiles
+from mit_builder.storage.settings_file import last_settings
 
 _LOADING = """## Reading it
 
@@ -30,7 +30,7 @@ of the clip. `captions` are what the source shows, not a checked transcript.
 
 def write(job: Job) -> None:
     """Write `data/SPLIT-00000.parquet` and README.md."""
-    schema = _schema(with_media=job.with_media)
+    schema = _schema(job.schema, with_media=job.with_media)
     with ExitStack() as stack:
         splits: dict[str, ShardFiles] = {}
         for clip in job.clips(media=job.with_media):
@@ -46,14 +46,14 @@ def write(job: Job) -> None:
         contact=settings.shards.contact if settings else None,
         data_files=data_files,
         loading=_LOADING.format(media=media, split=min(splits), splits=", ".join(sorted(splits))),
+        has_media=job.with_media,
     )
     (job.folder / "README.md").write_text(card)
     if not job.with_media:
         job.notes.append("without --with-media the columns `clip` and `audio` are left out")
 
 
-def _schema(*, with_media: bool) -> pa.Schema:
-    schema = dataset_schema()
+def _schema(schema: pa.Schema, *, with_media: bool) -> pa.Schema:
     if with_media:
         return schema
     metadata = {key: value for key, value in schema.metadata.items() if key != b"huggingface"}
@@ -68,4 +68,4 @@ def _embedded(clip: ExportedClip, schema: pa.Schema, *, with_media: bool) -> pa.
         if cell["bytes"] is None:
             values = pa.array([{"bytes": clip.media(name), "path": Path(cell["path"]).name}], schema.field(name).type)
             table = table.set_column(table.schema.get_field_index(name), schema.field(name), values)
-    return table.cast(schema)
+    return pa.Table.from_arrays([column_of(table, field).cast(field.type) for field in schema], schema=schema)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,11 +15,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.dataset import FOLDER, INDEX_NAME, Index, parse_index, row_values
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.dataset.index import (
+    FOLDER,
+    INDEX_NAME,
+    Index,
+    dataset_schema,
+    inside,
+    is_below,
+    parse_index,
+    row_values,
+)
+from mit_builder.dataset.plugged import plugged_fields
 from mit_builder.errors import ConfigError, MediaError
-from mit_builder.export.encoder import AudioEncoder
-from mit_builder.tombstones import Tombstones
-from mit_builder.workspace import Workspace
+from mit_builder.exports.encoder import AudioEncoder
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.tombstones import Tombstones
+from mit_builder.storage.workspace import Workspace
 
 Media = Literal["clip", "audio"]
 MEDIA: tuple[Media, ...] = ("clip", "audio")
@@ -35,10 +49,12 @@ class ExportedClip:
     Attributes:
         table: its row, as it stands in the shard; without the media columns where footage was not asked for.
         workspace: where media lies that is not embedded.
+        sha256: digests of such media, by name.
     """
 
     table: pa.Table
     workspace: Workspace
+    sha256: Mapping[str, str]
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -58,14 +74,22 @@ class ExportedClip:
 
         Raises:
             MediaError: it is neither in the row nor beside the dataset.
+            ConfigError: it is damaged.
         """
         cell = self.table[column][0].as_py()
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
+        root = self.workspace.root
+        if not is_below(cell["path"]) or (root is not None and inside(root / FOLDER, cell["path"]) is None):
+            raise MediaError(f"{self.clip_id}: its media path {cell['path']!r} leads out of the dataset")
         try:
-            return self.workspace.read(f"{FOLDER}/{cell['path']}")
+            data = self.workspace.read(f"{FOLDER}/{cell['path']}")
+            _check(cell["path"], hashlib.sha256(data).hexdigest(), self.sha256.get(cell["path"]))
+            return data
         except FileNotFoundError as error:
-            raise MediaError(f"{self.clip_id}: {cell['path']} is missing: mit-build run writes it anew") from error
+            raise MediaError(
+                f"{self.clip_id}: {cell['path']} is missing: {hints.say(Hint.LABEL)} writes it anew"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -104,6 +128,8 @@ class Job:
     encoder: AudioEncoder | None = None
     only: Collection[str] | None = None
     notes: list[str] = field(default_factory=list)
+    _whole: set[str] = field(default_factory=set)
+    """Shards whose digest was compared."""
 
     @cached_property
     def index(self) -> Index:
@@ -115,13 +141,18 @@ class Job:
         try:
             text = self.workspace.read(f"{FOLDER}/{INDEX_NAME}")
         except FileNotFoundError as error:
-            raise ConfigError(f"no dataset in {self.workspace.uri} yet: mit-build run --stage all") from error
+            raise ConfigError(f"no dataset in {self.workspace.uri} yet: {hints.say(Hint.LABEL)}") from error
         return parse_index(text.decode(errors="replace"))
+
+    @cached_property
+    def tombstones(self) -> Tombstones:
+        """What may not leave, as it was when somebody first asked."""
+        return Tombstones.of(self.workspace)
 
     @cached_property
     def plan(self) -> Plan:
         """Which clips leave, from the small columns alone."""
-        stones = Tombstones.of(self.workspace)
+        stones = self.tombstones
         clip_ids: list[str] = []
         n_withheld, frames, by_licence = 0, 0, Counter[str]()
         n_by_licence: Counter[str] = Counter()
@@ -141,8 +172,9 @@ class Job:
     def clips(self, *, media: bool) -> Iterator[ExportedClip]:
         """The planned clips, one held at a time; `media` reads the columns with footage as well."""
         planned = set(self.plan.clip_ids)
+        sha256 = {n: digest for s in self.index.shards for n, digest in zip(s.media, s.media_sha256, strict=False)}
         for table in self._tables(None if media else self.columns(media=False), planned):
-            yield ExportedClip(table, self.workspace)
+            yield ExportedClip(table, self.workspace, sha256)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The planned clips' values in some columns (Parquet paths), `clip_id` among them."""
@@ -150,11 +182,17 @@ class Job:
         for table in self._tables(["clip_id", *columns], planned):
             yield row_values(table.to_batches()[0], 0)
 
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Of the dataset, with the columns of other packages' stages that its first shard has."""
+        for shard in self.index.shards:
+            with self.workspace.local(f"{FOLDER}/{shard.name}") as path:
+                return dataset_schema(plugged_fields(pq.read_schema(path)))
+        return dataset_schema()
+
     def columns(self, *, media: bool) -> list[str]:
         """Names of the dataset's columns."""
-        from mit_builder.dataset import dataset_schema
-
-        return [name for name in dataset_schema().names if media or name not in MEDIA]
+        return [name for name in self.schema.names if media or name not in MEDIA]
 
     def _tables(self, columns: Sequence[str] | None, planned: set[str]) -> Iterator[pa.Table]:
         for batch in self._batches(columns, 1):
@@ -169,8 +207,16 @@ class Job:
                 except FileNotFoundError as error:
                     message = f"{shard.name} is gone: a run or takedown wrote the dataset anew meanwhile; export again"
                     raise ConfigError(message) from error
+                if shard.name not in self._whole:
+                    _check(shard.name, sha256_of(path), shard.sha256)
+                    self._whole.add(shard.name)
                 file = stack.enter_context(pq.ParquetFile(path))
                 yield from file.iter_batches(batch_size=n_rows, columns=columns, use_threads=False)
+
+
+def _check(name: str, found: str, promised: str | None) -> None:
+    if promised not in (None, found):
+        raise ConfigError(f"{name} is damaged: {hints.say(Hint.VERIFY)} makes it again; then export")
 
 
 def _hours(n_frames: int) -> float:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from mit_builder.console.wording import counted, counted_in_column
 from mit_builder.errors import ConfigError
-from mit_builder.export.encoder import load_encoder
-from mit_builder.export.folder import Record, check_place, replacing, write_record
-from mit_builder.export.job import Job
-from mit_builder.workspace import Workspace
+from mit_builder.exports.encoder import load_encoder
+from mit_builder.exports.folder import Record, check_place, replacing, write_record
+from mit_builder.exports.job import Job
+from mit_builder.storage.tombstones import check_unchanged
+from mit_builder.storage.workspace import Workspace
 
 FORMATS = {
-    "manifest": "mit_builder.export.manifest",
-    "mit": "mit_builder.export.mit",
-    "webdataset": "mit_builder.export.webdataset",
-    "coco-wholebody": "mit_builder.export.coco",
-    "hf": "mit_builder.export.hub",
+    "manifest": "mit_builder.exports.manifest",
+    "mit": "mit_builder.exports.mit",
+    "webdataset": "mit_builder.exports.webdataset",
+    "coco-wholebody": "mit_builder.exports.coco",
+    "hf": "mit_builder.exports.hub",
 }
 """Module of each form; its `write(job)` fills the job's folder."""
 KNOWN = "manifests/exports"
@@ -56,31 +59,38 @@ def make_export(workspace: Workspace, request: ExportRequest) -> list[str]:
         raise ConfigError("--format mit is made of frames: add --with-media (read what you may pass on first)")
     if request.format == "manifest" and request.with_media:
         raise ConfigError("--format manifest holds no footage: leave out --with-media, or choose another form")
-    output = request.output.expanduser().absolute()
+    output = Path(os.path.abspath(request.output.expanduser()))
     if workspace.root is not None and output.resolve().is_relative_to(workspace.root):
         raise ConfigError(f"{output} lies in the workspace, whose files are its own: give another --output")
-    check_place(output)
+    check_place(output, request.format)
     encoder = load_encoder(request.audio_encoder) if request.audio_encoder else None
     remember(workspace, output)  # first: what a killed export leaves must be found as well
-    with replacing(output) as folder:
+    with replacing(output, request.format) as folder:
         job = Job(workspace, folder, request.with_media, encoder, request.only)
         if not job.plan.clip_ids:
-            why = f"all {job.plan.n_withheld} clips need a login" if job.plan.n_withheld else "the dataset is empty"
+            withheld, why = job.plan.n_withheld, "the dataset is empty"
+            if withheld:
+                why = f"its footage was fetched with a login ({counted(withheld, 'clip')})"
             raise NothingToExport(f"nothing to export: {why}")
         importlib.import_module(FORMATS[request.format]).write(job)
         named = Path(request.audio_encoder).name if request.audio_encoder else None  # no path of this machine
         record = Record(request.format, request.with_media, job.plan.clip_ids, audio_encoder=named)
         write_record(folder, record)
-    return [f"{len(job.plan.clip_ids)} clips, {job.plan.hours:.3f} hours: {output}", *_said(job)]
+        check_unchanged(workspace, job.tombstones)
+    return [f"{counted(len(job.plan.clip_ids), 'clip')}, {job.plan.hours:.3f} hours: {output}", *_said(job)]
 
 
 def _said(job: Job) -> list[str]:
     plan, lines = job.plan, list(job.notes)
     if plan.n_withheld:
-        lines.append(f"{plan.n_withheld} clips left out: their footage was fetched with a login and is not passed on")
+        lines.append(
+            f"{counted(plan.n_withheld, 'clip')} left out: the footage was fetched with a login and is not passed on"
+        )
     if job.with_media:
         lines.append("footage is in it; it stays under the terms of its sources, as they state them:")
-        lines += [f"  {n:6d} clips {hours:8.3f} h  {name}" for name, (n, hours) in plan.licences.items()]
+        lines += [
+            f"  {counted_in_column(n, 'clip')} {hours:8.3f} h  {name}" for name, (n, hours) in plan.licences.items()
+        ]
     return lines
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,23 @@ import pyarrow.parquet as pq
 
 from manifests.ledger import Ledger
 from manifests.rows import Source, Video
-from mit_builder.config import Settings
-from mit_builder.dataset import SCHEMA_VERSION, dataset_schema
+from mit_builder.config.settings import Settings
+from mit_builder.dataset.index import SCHEMA_VERSION, dataset_schema
+from mit_builder.dataset.plugged import column_of, plugged_fields
+from mit_builder.dataset.shard_file import ShardFiles
 from mit_builder.errors import ConfigError
-from mit_builder.export.job import MEDIA, ExportedClip, Job
+from mit_builder.exports.job import MEDIA, ExportedClip, Job
 from mit_builder.report.card import dataset_card
 from mit_builder.report.statistics import COLUMNS, summarise
-from mit_builder.session import last_settings
-from mit_builder.shard_file import ShardFiles
-from mit_builder.tombstones import BESIDE_DATASET, Tombstones
-from mit_builder.workspace import Workspace
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.tombstones import BESIDE_DATASET
+from mit_builder.storage.workspace import Workspace
 
 HEAD = "manifest.json"
 TOLD_BY_SOURCE = ("title", "uploader", "channel_id", "captions")
 """Columns that name people or repeat their words; who rebuilds gets them from the source, if it still shows them."""
+MOST_BUCKETS = 1 << 20
+"""No dataset has more shards."""
 HASHES = ("source_sha256", "clip_sha256", "audio_sha256")
 
 _LOADING = """## Rebuilding it
@@ -66,9 +69,9 @@ class Head:
     fingerprint: str
 
 
-def manifest_schema() -> pa.Schema:
-    """Columns of the manifest's Parquet files."""
-    schema = dataset_schema()
+def manifest_schema(plugged: Sequence[pa.Field] = ()) -> pa.Schema:
+    """Columns of the manifest's Parquet files, those of other packages' stages among them."""
+    schema = dataset_schema(plugged)
     kept = [field for field in schema if field.name not in (*MEDIA, *TOLD_BY_SOURCE)]
     metadata = {key: value for key, value in schema.metadata.items() if key != b"huggingface"}
     return pa.schema([*kept, *(pa.field(name, pa.string()) for name in HASHES)], metadata)
@@ -83,7 +86,7 @@ def downloads(workspace: Workspace) -> dict[str, Video]:
 
 def write(job: Job) -> None:
     """Write the manifest of a dataset."""
-    schema, sources = manifest_schema(), downloads(job.workspace)
+    schema, sources = manifest_schema(plugged_fields(job.schema)), downloads(job.workspace)
     with ShardFiles(job.folder, "clips-{:05d}.parquet".format, schema) as writer:
         for clip in job.clips(media=True):
             video = sources.get(clip.values["video_id"])
@@ -98,7 +101,7 @@ def write(job: Job) -> None:
         _fingerprint(job.folder, writer.names),
     )
     (job.folder / HEAD).write_text(json.dumps(asdict(head), indent=1) + "\n")
-    stones = Tombstones.of(job.workspace)
+    stones = job.tombstones
     if stones:
         (job.folder / BESIDE_DATASET).write_bytes(stones.dump(published=True))
     card = dataset_card(
@@ -106,6 +109,7 @@ def write(job: Job) -> None:
         contact=settings.shards.contact,
         data_files="clips-*.parquet",
         loading=_LOADING,
+        has_media=False,
     )
     (job.folder / "README.md").write_text(card)
 
@@ -113,7 +117,7 @@ def write(job: Job) -> None:
 def _row(clip: ExportedClip, source_sha256: str | None, schema: pa.Schema) -> pa.Table:
     hashes = (source_sha256, *(hashlib.sha256(clip.media(name)).hexdigest() for name in MEDIA))
     values = dict(zip(HASHES, hashes, strict=True))
-    columns = [pa.array([values[f.name]], f.type) if f.name in values else clip.table[f.name] for f in schema]
+    columns = [pa.array([values[f.name]], f.type) if f.name in values else column_of(clip.table, f) for f in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -135,8 +139,11 @@ def read_head(folder: Path) -> Head:
     try:
         values: dict[str, Any] = json.loads((folder / HEAD).read_text())
         head = Head(**{**values, "files": tuple(map(str, values["files"]))})
+        are_whole = all(type(n) is int for n in (head.n_buckets, head.crf, head.audio_kbps))
+        if not are_whole or not (1 <= head.n_buckets <= MOST_BUCKETS and 0 <= head.crf <= 51 and head.audio_kbps > 0):
+            raise ValueError("numbers that cannot be")
     except FileNotFoundError as error:
-        raise ConfigError(f"{folder} is no manifest: it has no {HEAD} (mit-build export --format manifest)") from error
+        raise ConfigError(f"{folder} is no manifest: it has no {HEAD}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder / HEAD} is damaged: get the manifest again") from error
     if head.schema_version != SCHEMA_VERSION:

@@ -30,12 +30,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mit_builder.console import hints
+from mit_builder.dataset.pose_map import pose_map
 from mit_builder.errors import ConfigError, MediaError
-from mit_builder.export.coco import clip_frames
-from mit_builder.export.encoder import AudioEncoder, embed
-from mit_builder.export.job import ExportedClip, Job
+from mit_builder.exports.coco import clip_frames
+from mit_builder.exports.encoder import AudioEncoder, embed
+from mit_builder.exports.job import ExportedClip, Job
 from mit_builder.media.audio import read_flac
-from mit_builder.pose_map import pose_map
 
 CANVAS_WH = (1920, 1080)
 """The training code builds its masks on a canvas of this size."""
@@ -227,7 +228,7 @@ def _write_embedding(encoder: AudioEncoder, clip: ExportedClip, path: Path) -> N
     try:
         import torch
     except ImportError as error:
-        raise ConfigError("--audio-encoder needs torch: pip install torch") from error
+        raise ConfigError(f"--audio-encoder needs torch: {hints.pip('torch')}") from error
     with tempfile.NamedTemporaryFile(suffix=".flac") as file:
         file.write(clip.media("audio"))
         file.flush()

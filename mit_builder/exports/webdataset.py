@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from manifests.dataset_row import Person
-from manifests.rows import PERIODS
-from mit_builder.export.job import MEDIA, ExportedClip, Job
+from manifests.fields import PERIODS
+from mit_builder.exports.job import MEDIA, ExportedClip, Job
 
 TAR_BYTES = 512 << 20
 """A tar that has grown this large is closed; WebDataset's documentation advises 100 MB to a few GB."""
@@ -54,7 +54,7 @@ def sample(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray[An
         if isinstance(value, np.ndarray):
             arrays[name] = value
         else:
-            meta[name] = value
+            meta[name] = _plain(value)
     people = row["people"]
     meta["people"] = [
         {name: _plain(value) for name, value in person.items() if name in _RAGGED or not isinstance(value, np.ndarray)}
@@ -68,6 +68,11 @@ def sample(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray[An
 
 
 def _plain(value: Any) -> Any:
+    """With lists in the place of arrays, at any depth."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 

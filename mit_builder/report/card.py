@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
-from mit_builder.dataset import SCHEMA_VERSION
-from mit_builder.models.coco_wholebody import BODY_PARTS
+from mit_builder.config import backends
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import SCHEMA_VERSION
+from mit_builder.labels.keypoints import BODY_PARTS
 from mit_builder.report.statistics import Statistics
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -22,6 +25,7 @@ def dataset_card(
     contact: str | None = None,
     data_files: str | Sequence[Mapping[str, str]] = "shard-*.parquet",
     loading: str | None = None,
+    has_media: bool = True,
 ) -> str:
     """Markdown with the Hub's front matter.
 
@@ -30,9 +34,10 @@ def dataset_card(
         contact: who answers requests of the people shown; None leaves a line that asks the publisher to fill it in.
         data_files: where the rows lie, as the Hub's front matter has it.
         loading: the section on reading; None for that of a workspace's dataset.
+        has_media: whether video and audio are in the rows, or beside them.
     """
     sections = (
-        _summary(statistics),
+        _summary(statistics, has_media=has_media),
         loading or _LOADING,
         _people(contact),
         _licences(statistics),
@@ -55,11 +60,13 @@ def _front_matter(statistics: Statistics, data_files: str | Sequence[Mapping[str
     }
 
 
-def _summary(statistics: Statistics) -> str:
+def _summary(statistics: Statistics, *, has_media: bool) -> str:
+    media = "its video and audio, and for" if has_media else "without its video and audio, but for"
+    clips, videos = counted(statistics["n_clips"], "clip"), counted(statistics["n_videos"], "video")
     return f"""# Multi-human interactive talking clips
 
-Made with mit-builder (schema version {SCHEMA_VERSION}). {statistics["n_clips"]} clips, {statistics["hours"]:.3f} hours,
-from {statistics["n_videos"]} videos. Each row is one clip: its video and audio, and for every person and every frame
+Made with mit-builder (schema version {SCHEMA_VERSION}). {clips}, {statistics["hours"]:.3f} hours,
+from {videos}. Each row is one clip: {media} every person and every frame
 (25 a second) a body box, a face box, 133 COCO-WholeBody keypoints and a speaking score, with the periods made of it.
 """
 
@@ -105,20 +112,27 @@ def _licences(statistics: Statistics) -> str:
 The footage stays under the terms of its sources; as the sources state them:
 
 {_table("Licence", statistics["clips_by_licence"])}
-{authenticated} clips come from footage that was fetched with a login and may not be passed on.
+Footage that was fetched with a login and may not be passed on: {counted(authenticated, "clip")}.
 
-The labels inherit terms from the models that made them: Sapiens v1 weights are non-commercial, and so are keypoints
-made with them; ultralytics (YOLO) is AGPL-3.0. Backends of this dataset:
+{textwrap.fill(f"The labels inherit terms from the models that made them: {_terms()}. Backends of this dataset:", 120)}
 
 {_table("People detector", statistics["clips_by_detector"])}
 {_table("Pose", statistics["clips_by_pose_backend"])}
 {_table("Speech", statistics["clips_by_speech_backend"])}"""
 
 
+def _terms() -> str:
+    """What the licences of our backends ask for; those of another package stand in their names."""
+    roles = ("pose", "people", "speaker", "voice")
+    found = sorted(backends.OURS, key=lambda backend: roles.index(backend.role))
+    return "; ".join(dict.fromkeys(backend.terms for backend in found if backend.terms))
+
+
 def _labels(statistics: Statistics) -> str:
     return f"""## How far to trust the labels
 
-`heuristic`: lip movement gated by voice activity. `model`: an active-speaker network. `human`: corrected by a reviewer.
+`heuristic`: lip movement gated by voice activity. `model`: an active-speaker network. `human`: a reviewer set every
+frame of every person; in clips of the other tiers a reviewer set the frames of `human_periods`, often none.
 
 {_table("Label tier", statistics["clips_by_label_tier"])}
 Known weaknesses: turned-away heads are missed; smiles and laughter look like speech to the heuristic; off-screen voices
@@ -143,7 +157,7 @@ def _figures(statistics: Statistics) -> str:
         lines.append(f"| {words} | {cells} |")
     figures = "\n".join(lines)
     by_split = {
-        f"{split}, {n_people} people": n_clips
+        f"{split}, {counted(int(n_people), 'person', 'people')}": n_clips
         for split, counts in statistics["clips_by_split_and_n_people"].items()
         for n_people, n_clips in counts.items()
     }

@@ -22,13 +22,17 @@ import numpy.typing as npt
 from manifests.arrays import read_arrays
 from manifests.rows import TIMELINE_FPS, Correction, Labelled
 from manifests.schema import content_hash, to_dict
-from mit_builder.models.coco_wholebody import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, SEEN_SCORE
+from manifests.signatures import unsigned
+from mit_builder.dataset.plugged import plugged_columns
+from mit_builder.labels.corrections import DIGEST_DIGITS, corrected
+from mit_builder.labels.keypoints import BODY, FACE, FEET, LEFT_HAND, RIGHT_HAND, SEEN_SCORE
+from mit_builder.labels.speaking import interaction_labels
 from mit_builder.report.view import Local
-from mit_builder.review.corrections import DIGEST_DIGITS, corrected
-from mit_builder.speaking import interaction_labels
 
 FORMAT = 1
 """Raised when the page needs other data: all clips are then encoded anew."""
+MEASURES = 2
+"""Raised when `encode_clip` measures otherwise: figures that were kept of clips are then taken anew."""
 SCORE_STEPS = 100
 """Steps of a score in `words` for a difference of 1."""
 DEFLATE_LEVEL = 1
@@ -66,7 +70,7 @@ def shown(row: Labelled) -> Shown:
     read = [artifact.sha256 for artifact in (clip.people, row.pose.poses, speech.speech, speech.voice)]
     what = (clip.n_frames, clip.width_px, clip.height_px, speech.min_voice_activity)
     name = f"{clip.clip_id}.{content_hash(FORMAT, read, what)[:8]}"
-    return Shown(row, name, content_hash(name, row.corrections)[:16])
+    return Shown(row, name, content_hash(MEASURES, name, row.corrections)[:16])
 
 
 def encode_clip(clip: Shown, local: Local) -> tuple[str, Measured]:
@@ -92,7 +96,7 @@ def _measure(people: People, corrections: Sequence[Correction]) -> Measured:
     model = np.stack([np.asarray(person["speaking"], bool) for person in people])
     speaking, human = corrected(model, corrections)
     scores = np.stack([person["keypoints"][..., 2] for person in people])
-    interaction = interaction_labels(speaking)
+    interaction = interaction_labels(speaking, human)
     return {
         "talk": [_rounded(share) for share in speaking.mean(axis=1)],
         "body": [_rounded(person["body_visible_ratio"]) for person in people],
@@ -190,7 +194,7 @@ def facts(of: Shown) -> dict[str, Any]:
         "state": of.state,
         "media": clip.mp4.key,
         "title": (video.title or "")[:120],
-        "url": video.source_url,
+        "url": unsigned(video.source_url),
         "licence": (video.licence or "")[:60],
         "start": round(clip.start_frame / TIMELINE_FPS, 2),
         "frames": clip.n_frames,
@@ -201,4 +205,4 @@ def facts(of: Shown) -> dict[str, Any]:
         "peopleKey": clip.people.sha256[:DIGEST_DIGITS],
         "labelsKey": row.speech.speech.sha256[:DIGEST_DIGITS],
         "corrections": [to_dict(correction) for correction in row.corrections],
-    }
+    } | ({"plugged": plugged_columns(row)} if row.plugged else {})

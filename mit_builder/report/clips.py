@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +12,20 @@ from typing import Any
 
 from manifests.rows import Artifact, Labelled
 from manifests.schema import content_hash
-from mit_builder.dataset import FOLDER, INDEX_NAME, parse_index, read_rows
-from mit_builder.errors import CannotContinue, ConfigError
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, parse_index, read_rows
+from mit_builder.errors import CannotContinue
 from mit_builder.report.card import dataset_card
 from mit_builder.report.contact_sheet import write_contact_sheet
 from mit_builder.report.overlay import write_overlay
+from mit_builder.report.processes import in_processes
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import open_view
-from mit_builder.workspace import Workspace
+from mit_builder.storage.tombstones import withdraw
+from mit_builder.storage.workspace import Workspace
 
 REPORT = "report"
-_ADVICE = "the dataset is written; run again to draw what is missing"
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,16 @@ def report_clips(
         workspace.delete(sorted(drawn - wanted.keys()))
     due = [_Drawing(workspace.uri, wanted[key], key) for key in sorted(wanted.keys() - drawn)]
     if due:
-        # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
-        context = multiprocessing.get_context("spawn")
-        n_workers = min(len(due), n_processes or os.cpu_count() or 1)
+        n_workers = n_processes or os.cpu_count() or 1
         try:
-            with ProcessPoolExecutor(n_workers, context) as pool:
-                list(pool.map(_draw, due))
-        except BrokenProcessPool as error:
-            raise CannotContinue(f"a process that draws pictures died: {_ADVICE}") from error
+            in_processes(_draw, due, n_workers, f"a process that draws pictures died: {_advice()}")
         except OSError as error:
-            raise CannotContinue(f"cannot draw pictures: {error.strerror}: {_ADVICE}") from error
+            raise CannotContinue(f"cannot draw pictures: {error.strerror}: {_advice()}") from error
     return overlays + sorted(wanted.keys() - set(overlays))
+
+
+def _advice() -> str:
+    return f"the dataset is written; to draw what is missing: {hints.say(Hint.AGAIN)}"
 
 
 def preview(workspace: Workspace, labelled: Labelled) -> list[str]:
@@ -84,19 +83,6 @@ def preview(workspace: Workspace, labelled: Labelled) -> list[str]:
     for key in keys:
         _draw(_Drawing(workspace.uri, labelled, key))
     return keys
-
-
-def find_clip(labelled: Sequence[Labelled], clip_id: str) -> Labelled:
-    """The clip of this name.
-
-    Raises:
-        ConfigError: there is none, or it has no labels yet.
-    """
-    for row in labelled:
-        if row.clip.clip_id == clip_id:
-            return row
-    known = ", ".join(row.clip.clip_id for row in labelled[:3])
-    raise ConfigError(f"no labelled clip {clip_id}; there are {len(labelled)}" + (f": {known} …" if known else ""))
 
 
 def _key(row: Labelled, suffix: str) -> str:
@@ -120,6 +106,7 @@ def _draw(drawing: _Drawing) -> None:
         path = folder / Path(drawing.key).name
         write(view, path)
         workspace.commit(path, drawing.key)
+        withdraw(workspace, [drawing.key])
 
 
 def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str | None) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from manifests.rows import TIMELINE_FPS
+from mit_builder.console.wording import counted
 from mit_builder.report.drawing import (
     BACKGROUND,
     FAINT,
@@ -47,7 +48,7 @@ def contact_sheet(view: ClipView) -> Image:
         x = panel.x_of(frame + 0.5)
         panel.image[:, x] = INK
         write_text(panel.image, str(number), (x + 3, 12), INK, scale=0.4)
-    return np.concatenate([_title(view), _grid(tiles), panel.image])
+    return np.concatenate([_title(view), grid(tiles), panel.image])
 
 
 def write_contact_sheet(view: ClipView, path: Path) -> None:
@@ -60,8 +61,11 @@ def write_contact_sheet(view: ClipView, path: Path) -> None:
     path.write_bytes(png.tobytes())
 
 
-def _columns(view: ClipView, height_px: int, width_px: int) -> int:
-    return 4 if width_px >= height_px else N_FRAMES_SHOWN
+def tile_size(width_px: int, height_px: int) -> tuple[int, int]:
+    """Width and height of one of the pictures: four beside one another, eight of upright ones."""
+    columns = 4 if width_px >= height_px else N_FRAMES_SHOWN
+    tile_width = (WIDTH_PX - (columns - 1) * GAP_PX) // columns
+    return tile_width, round(height_px * tile_width / width_px)
 
 
 def _tiles(view: ClipView, wanted: list[int]) -> Iterator[Image]:
@@ -71,11 +75,9 @@ def _tiles(view: ClipView, wanted: list[int]) -> Iterator[Image]:
             continue
         number += 1
         height, width = frame.image.shape[:2]
-        columns = _columns(view, height, width)
-        tile_width = (WIDTH_PX - (columns - 1) * GAP_PX) // columns
-        zoom = tile_width / width
+        tile_wh = tile_size(width, height)
+        zoom = tile_wh[0] / width
         # Drawn at twice the size, then reduced: lines stay thin and smooth.
-        tile_wh = tile_width, round(height * zoom)
         large = resized(frame.image, (2 * tile_wh[0], 2 * tile_wh[1]))
         draw_people(large, view, frame.index, zoom=2 * zoom)
         tile = resized(large, tile_wh)
@@ -85,7 +87,8 @@ def _tiles(view: ClipView, wanted: list[int]) -> Iterator[Image]:
         yield tile
 
 
-def _grid(tiles: list[Image]) -> Image:
+def grid(tiles: list[Image]) -> Image:
+    """Pictures of one size (see `tile_size`) in rows of `WIDTH_PX`."""
     height, width = tiles[0].shape[:2]
     columns = (WIDTH_PX + GAP_PX) // (width + GAP_PX)
     rows = -(-len(tiles) // columns)
@@ -98,7 +101,8 @@ def _grid(tiles: list[Image]) -> Image:
 
 def _title(view: ClipView) -> Image:
     image = np.full((TITLE_PX, WIDTH_PX, 3), BACKGROUND, np.uint8)
-    facts = f"{view.clip_id}   {view.n_people} people   {view.duration_s:.1f} s   labels: {view.label_tier}"
+    people = counted(view.n_people, "person", "people")
+    facts = f"{view.clip_id}   {people}   {view.duration_s:.1f} s   labels: {view.label_tier}"
     write_text(image, facts, (8, 27), INK, scale=0.7)
     x = WIDTH_PX - 8
     for words, colour in (("listens", LISTENS), ("speaks", SPEAKS), ("box:", FAINT)):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.models.coco_wholebody import FEET, SEEN_SCORE, SKELETON
+from mit_builder.labels.keypoints import FEET, SEEN_SCORE, SKELETON
 from mit_builder.report.view import ClipView
 
 Image = npt.NDArray[np.uint8]

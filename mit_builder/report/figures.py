@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS, Sample
-from mit_builder.lanes import Lane
+from mit_builder.console import hints
+from mit_builder.driver.counts import RunCounts
+from mit_builder.driver.retry_policy import advice
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.driver.step_queue import StepQueue
 from mit_builder.report.clip_data import GROUPS
 from mit_builder.report.gallery import Listed
-from mit_builder.retries import ADVICE
-from mit_builder.review.intervals import clustered, wilson
-from mit_builder.runner import Runner
-from mit_builder.tally import Tally
+from mit_builder.report.intervals import clustered, wilson
 
 Figures = dict[str, Any]
 CLOSE = (0.05, 0.10, 0.20)
@@ -33,7 +35,7 @@ PUBLISHED = (
 """What others publish of theirs; empty where there is nothing to compare with. Share of the hours collected."""
 
 
-def figures(runner: Runner, clips: Sequence[Listed]) -> Figures:
+def figures(seen: Snapshot, clips: Sequence[Listed]) -> Figures:
     """Everything that the page states, as JSON-ready values."""
     dataset = [clip for clip in clips if not clip["leftOut"]]
     seconds = sum(clip["frames"] for clip in dataset) / TIMELINE_FPS
@@ -41,24 +43,24 @@ def figures(runner: Runner, clips: Sequence[Listed]) -> Figures:
         "clips": len(dataset),
         "hours": seconds / 3600,
         "videos": len({clip["id"].partition("_")[0] for clip in dataset}),
-        "funnel": _funnel(runner.tally, len(clips), seconds),
-        "drops": _drops(runner, clips),
-        "margins": _margins(runner.tally),
+        "funnel": _funnel(seen.tally, len(clips), seconds),
+        "drops": _drops(seen, clips),
+        "margins": _margins(seen.tally),
         "distributions": distributions(dataset),
         "averages": _averages(dataset),
-        "compared": _compared(runner.tally, dataset, seconds),
-        "costs": costs(runner.lanes.values(), seconds),
-        "failures": _failures(runner),
-        "quality": quality(clips, runner.reviews.samples),
+        "compared": _compared(seen.tally, dataset, seconds),
+        "costs": costs(seen.lanes.values(), seconds),
+        "failures": _failures(seen),
+        "quality": quality(clips, seen.reviews.samples),
         "reviewed": _reviewed(clips),
-        "models": _models(runner.lanes),
+        "models": _models(seen.lanes),
         "tiers": dict(sorted(Counter(clip["tier"] for clip in dataset).items())),
-        "settings": runner.settings.filter.model_dump(mode="json"),
-        "worked_until": _worked_until(runner.lanes.values()),
+        "settings": seen.settings.filter.model_dump(mode="json"),
+        "worked_until": _worked_until(seen.lanes.values()),
     }
 
 
-def _funnel(tally: Tally, n_labelled: int, seconds: float) -> list[dict[str, Any]]:
+def _funnel(tally: RunCounts, n_labelled: int, seconds: float) -> list[dict[str, Any]]:
     n_candidates, candidate_s = sum(tally.candidates.values()), sum(tally.candidate_s.values())
     steps = (
         ("sources", tally.n_sources, None),
@@ -72,9 +74,9 @@ def _funnel(tally: Tally, n_labelled: int, seconds: float) -> list[dict[str, Any
     return [{"name": name, "count": n, "hours": None if s is None else s / 3600} for name, n, s in steps]
 
 
-def _drops(runner: Runner, clips: Sequence[Listed]) -> list[dict[str, Any]]:
+def _drops(seen: Snapshot, clips: Sequence[Listed]) -> list[dict[str, Any]]:
     """Every reason for which something is not in the dataset, with how near to the threshold it was."""
-    tally, rows = runner.tally, []
+    tally, rows = seen.tally, []
     for step, counted in tally.steps.items():
         rows += [_drop(step, reason, n) for reason, n in sorted(counted.rejected.items())]
         rows += [_drop(step, f"failed: {name}", n) for name, n in sorted(counted.failed.items())]
@@ -88,7 +90,7 @@ def _drops(runner: Runner, clips: Sequence[Listed]) -> list[dict[str, Any]]:
             setting, found = ratios[reason]
             row |= {
                 "setting": setting,
-                "limit": getattr(runner.settings.filter, setting),
+                "limit": getattr(seen.settings.filter, setting),
                 "median": float(np.median(found)),
                 "close": [int((np.abs(found - 1) <= share).sum()) for share in CLOSE],
             }
@@ -103,7 +105,7 @@ def _drop(step: str, reason: str, count: int, hours: float | None = None) -> dic
     return {"step": step, "reason": reason, "count": count, "hours": hours}
 
 
-def _margins(tally: Tally) -> dict[str, Any]:
+def _margins(tally: RunCounts) -> dict[str, Any]:
     """By reason: histogram of measured value / threshold, from 0 to 2 in steps of 0.1; above 2 in the last bin."""
     edges = np.linspace(0, 2, 21)
     return {reason: histogram(np.clip(found, 0, 2), edges) for (reason, _), found in sorted(tally.margins.items())}
@@ -163,7 +165,7 @@ def _averages(clips: Sequence[Listed]) -> dict[str, float | None]:
     return {name: float(np.mean(values[name])) if values[name] else None for name in names}
 
 
-def _compared(tally: Tally, clips: Sequence[Listed], seconds: float) -> list[dict[str, str]]:
+def _compared(tally: RunCounts, clips: Sequence[Listed], seconds: float) -> list[dict[str, str]]:
     counts = sorted({clip["people"] for clip in clips})
     people = "" if not counts else f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else str(counts[0])
     kept = f"{100 * seconds / tally.video_s:.1f} %" if tally.video_s else ""
@@ -171,7 +173,7 @@ def _compared(tally: Tally, clips: Sequence[Listed], seconds: float) -> list[dic
     return [ours, *PUBLISHED]
 
 
-def costs(lanes: Iterable[Lane], accepted_s: float) -> list[dict[str, Any]]:
+def costs(lanes: Iterable[StepQueue], accepted_s: float) -> list[dict[str, Any]]:
     """Work of each step over all runs, failed attempts and work that settings made obsolete included.
 
     `gpu_h` is a unit's time times the GPUs that the step reserves as it is set now.
@@ -193,13 +195,15 @@ def costs(lanes: Iterable[Lane], accepted_s: float) -> list[dict[str, Any]]:
     return rows
 
 
-def _failures(runner: Runner) -> list[dict[str, Any]]:
+def _failures(seen: Snapshot) -> list[dict[str, Any]]:
     """Failures by class, step and message, the most frequent first."""
+    say = partial(hints.on_page, seen.workspace.uri)
     groups: Counter[tuple[str, str, str]] = Counter()
-    for step, entry in runner.failures:
-        groups[entry.failure_class or "?", step, (entry.message or "")[:300]] += 1
+    for step, entry in seen.failures:
+        message = hints.shown_on_page(seen.workspace.uri, entry.message or "")
+        groups[entry.failure_class or "?", step, message[:300]] += 1
     return [
-        {"class": kind, "step": step, "message": message, "count": n, "advice": ADVICE.get(kind, "")}
+        {"class": kind, "step": step, "message": message, "count": n, "advice": advice(kind, say)}
         for (kind, step, message), n in groups.most_common(N_MESSAGES)
     ]
 
@@ -208,7 +212,7 @@ def quality(clips: Sequence[Listed], samples: Sequence[Sample]) -> list[dict[str
     """Precision of the filter and accuracy of who-speaks labels, from each random sample that somebody has begun.
 
     Precision: accepted / (accepted + rejected) clips. Accuracy: frames and people whose label the reviewer left as it
-    was, over the clips whose labels were checked in the whole; see `mit_builder.review.intervals`.
+    was, over the clips whose labels were checked in the whole; see `mit_builder.report.intervals`.
     """
     by_id = {clip["id"]: clip for clip in clips}
     found = []
@@ -242,11 +246,11 @@ def _reviewed(clips: Sequence[Listed]) -> dict[str, int]:
     return {"accepted": verdicts["accept"], "rejected": verdicts["reject"], "corrected": corrected}
 
 
-def _models(lanes: dict[str, Lane]) -> dict[str, str]:
+def _models(lanes: dict[str, StepQueue]) -> dict[str, str]:
     return {lane.step.name: lane.backend for lane in lanes.values() if lane.backend}
 
 
-def _worked_until(lanes: Iterable[Lane]) -> str:
+def _worked_until(lanes: Iterable[StepQueue]) -> str:
     """When the latest unit was begun, in UTC; the report itself has no clock."""
     latest_s = max((start_s for lane in lanes for _, start_s, _, _ in lane.ledger.work()), default=0.0)
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(latest_s)) if latest_s else ""

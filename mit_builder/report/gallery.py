@@ -7,20 +7,21 @@ read again. So a report costs what is new.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from manifests.rows import Labelled
-from mit_builder.errors import CannotContinue
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.labels.corrections import DIGEST_DIGITS
+from mit_builder.labels.reviews import Reviews
 from mit_builder.report.clip_data import Measured, Shown, encode_clip, facts, shown
-from mit_builder.review.corrections import DIGEST_DIGITS
-from mit_builder.review.store import Reviews
-from mit_builder.workspace import Workspace
+from mit_builder.report.processes import in_processes
+from mit_builder.storage.tombstones import withdraw
+from mit_builder.storage.workspace import Workspace
 
 CLIPS = "report/data"
 GALLERY_KEY = "report/gallery.js"
@@ -105,13 +106,8 @@ def _encode_all(workspace: Workspace, due: Sequence[Shown], n_processes: int) ->
     tasks = [_Task(workspace.uri, tuple(due[i : i + CLIPS_A_TASK])) for i in range(0, len(due), CLIPS_A_TASK)]
     if len(due) < POOL_FROM_CLIPS or n_processes == 1:
         return _merged(map(_encode, tasks))
-    # A fresh interpreter a process: forking one that has threads of Ray or Arrow can hang.
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(len(tasks), n_processes), context) as pool:
-            return _merged(pool.map(_encode, tasks))
-    except BrokenProcessPool as error:
-        raise CannotContinue("a process that reads clips for the report died; mit-build report goes on") from error
+    died = f"a process that reads clips for the report died; to go on: {hints.say(Hint.REPORT)}"
+    return _merged(in_processes(_encode, tasks, n_processes, died))
 
 
 def _merged(parts: Iterable[dict[str, Measured]]) -> dict[str, Measured]:
@@ -127,4 +123,5 @@ def _encode(task: _Task) -> dict[str, Measured]:
             writes.append(writers.submit(workspace.write, f"{CLIPS}/{clip.name}.js", script.encode()))
         for write in writes:
             write.result()
+    withdraw(workspace, [f"{CLIPS}/{clip.name}.js" for clip in task.clips])
     return found

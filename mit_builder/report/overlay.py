@@ -23,8 +23,8 @@ def write_overlay(view: ClipView, path: Path) -> None:
         MediaError: the clip cannot be read or the file cannot be written.
     """
     info = probe(view.mp4)
-    zoom = min(max(1.0, MIN_WIDTH_PX / info.width_px), MAX_WIDTH_PX / info.width_px, MAX_HEIGHT_PX / info.height_px)
-    size_wh = _even(info.width_px * zoom), _even(info.height_px * zoom)
+    size_wh = scaled_size(info.width_px, info.height_px)
+    zoom = _zoom(info.width_px, info.height_px)
     width_px = max(size_wh[0], MIN_WIDTH_PX)
     write_video(
         path,
@@ -33,6 +33,16 @@ def write_overlay(view: ClipView, path: Path) -> None:
         height_px=size_wh[1] + panel_height(view.n_people),
         audio=view.flac,
     )
+
+
+def scaled_size(width_px: int, height_px: int) -> tuple[int, int]:
+    """Width and height, even numbers, in which a picture is shown."""
+    zoom = _zoom(width_px, height_px)
+    return _even(width_px * zoom), _even(height_px * zoom)
+
+
+def _zoom(width_px: int, height_px: int) -> float:
+    return min(max(1.0, MIN_WIDTH_PX / width_px), MAX_WIDTH_PX / width_px, MAX_HEIGHT_PX / height_px)
 
 
 def _even(length_px: float) -> int:

@@ -9,38 +9,44 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from mit_builder import __version__
-from mit_builder.models.coco_wholebody import SKELETON
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.console.wording import counted
+from mit_builder.driver.counts import N_BORDERLINE
+from mit_builder.labels.keypoints import SKELETON
 from mit_builder.report.charts import charts
 from mit_builder.report.figures import Figures
-from mit_builder.tally import N_BORDERLINE
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
+from mit_builder.version import __version__
 
 PAGE_KEY = "report/index.html"
 _FOLDER = Path(__file__).with_name("static")
 _TEMPLATE, _STYLE = "report.html", "style.css"
 _SCRIPTS = ("labels.js", "drawing.js", "player.js", "review.js", "pages.js")
+_PLUGGED = "plugins.js"
+"""Part of the page only where a clip has columns of other packages' stages."""
 
 
 def write_page(workspace: Workspace, figures: Figures) -> bool:
     """Write the page, unless the one that lies there shows the same; whether it was written."""
-    program = _program()
+    program = _program((*_SCRIPTS, _PLUGGED) if figures.get("plugged") else _SCRIPTS)
     digest = _digest(figures, program)
     mark = f'name="mit-build-report" content="{digest}"'.encode()
     if workspace.exists(PAGE_KEY) and mark in workspace.read(PAGE_KEY):
         return False
-    workspace.write(PAGE_KEY, render(figures, program, digest, Path(workspace.uri).name).encode())
+    workspace.write(PAGE_KEY, render(figures, program, digest, workspace.uri).encode())
     return True
 
 
-def _program() -> str:
+def _program(scripts: Sequence[str]) -> str:
     """The page's script."""
-    parts = [f"const SKELETON = {json.dumps(SKELETON)};", *((_FOLDER / name).read_text() for name in _SCRIPTS)]
+    parts = [f"const SKELETON = {json.dumps(SKELETON)};", *((_FOLDER / name).read_text() for name in scripts)]
     return '"use strict";\n(() => {\n' + "\n".join(parts) + "\n})();\n"
 
 
@@ -77,7 +83,9 @@ def render(figures: Figures, program: str, digest: str, workspace: str) -> str:
         style=(_FOLDER / _STYLE).read_text(),
         digest=digest,
         version=__version__,
-        workspace=workspace,
+        workspace=Path(workspace).name,
+        counted=counted,
+        review=hints.on_page(workspace, Hint.REVIEW),
     )
 
 
@@ -117,7 +125,7 @@ def _tiles(figures: Figures) -> list[dict[str, str]]:
         return "–" if value is None else f"{value:.3g}{unit}"
 
     values = (
-        ("clips", str(figures["clips"])),
+        ("clip" if figures["clips"] == 1 else "clips", str(figures["clips"])),
         ("of footage", _length(figures["hours"])),
         ("of the videos' hours kept", kept or "–"),
         ("mean length of a clip", number(mean["length_s"], " s")),

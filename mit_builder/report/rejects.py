@@ -13,13 +13,15 @@ import numpy as np
 
 from manifests.arrays import read_arrays
 from manifests.rows import TIMELINE_FPS, Candidate, Video
-from mit_builder.config import SelectSettings
-from mit_builder.errors import MediaError
+from mit_builder.config.settings import SelectSettings
+from mit_builder.console import hints
+from mit_builder.console.hints import Hint
+from mit_builder.driver.counts import RunCounts, margin
+from mit_builder.errors import DamagedError, MediaError
 from mit_builder.media.frames import read_frames
 from mit_builder.media.timeline import read_timeline
 from mit_builder.report.drawing import person_colour
-from mit_builder.tally import Tally, margin
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 REJECTS_KEY = "report/rejects.js"
 PICTURES = "report/rejects"
@@ -38,7 +40,7 @@ class _Reject:
 
 
 def update_rejects(
-    workspace: Workspace, tally: Tally, select: SelectSettings, videos: Callable[[], Mapping[str, Video]]
+    workspace: Workspace, tally: RunCounts, select: SelectSettings, videos: Callable[[], Mapping[str, Video]]
 ) -> list[dict[str, Any]]:
     """Write the list of borderline rejects and the pictures it lacks; what it lists.
 
@@ -46,19 +48,24 @@ def update_rejects(
         workspace: where the report goes.
         tally: of a walk.
         select: thresholds that the candidates were judged by.
-        videos: gives the videos by video_id; asked where a picture is missing in a local workspace.
+        videos: gives the videos by video_id; asked where anything is listed.
     """
     found = list(_nearest(tally, select))
     there = set(workspace.names(PICTURES))
     wanted = {reject.picture: reject for reject in found if reject.picture}
     missing = sorted(wanted.keys() - there) if workspace.root else []
-    known = videos() if missing else {}
+    known = videos() if found else {}
     for picture in missing:
         if _draw(workspace, wanted[picture], known.get(wanted[picture].row.video_id)):
             there.add(picture)
     workspace.delete(sorted(there - set(wanted)))
     listed = [
-        {**reject.values, "picture": reject.picture.removeprefix("report/") if reject.picture in there else None}
+        {
+            **reject.values,
+            "picture": reject.picture.removeprefix("report/") if reject.picture in there else None,
+            "media": known[reject.row.video_id].media.key if reject.row.video_id in known else None,
+            "preview": hints.on_page(workspace.uri, Hint.PREVIEW, clip_id=reject.row.clip_id),
+        }
         for reject in found
     ]
     text = f"mitRejects({json.dumps(listed, separators=(',', ':'))});\n".encode()
@@ -67,7 +74,7 @@ def update_rejects(
     return listed
 
 
-def _nearest(tally: Tally, select: SelectSettings) -> Iterator[_Reject]:
+def _nearest(tally: RunCounts, select: SelectSettings) -> Iterator[_Reject]:
     for heap in (tally.borderline[reason] for reason in sorted(tally.borderline)):
         nearest = heapq.nlargest(len(heap), heap, key=lambda item: (item[0], item[2].clip_id))
         for n, (_, _, row) in enumerate(nearest):
@@ -79,12 +86,13 @@ def _values(row: Candidate, select: SelectSettings) -> dict[str, Any]:
     missed = margin(row, select)
     assert missed is not None, "only candidates with a margin are borderline"
     measured = {
-        "people": row.n_people,
+        "people": len(row.track_ids),
         "face px": row.min_face_px,
         "face ratio": row.face_area_ratio,
         "camera %": row.camera_motion_pct,
         "voice": row.voice_activity,
         "stillness": row.stillness,
+        "view similarity": row.view_similarity,
         "bystander": row.bystander_area,
     }
     return {
@@ -108,7 +116,7 @@ def _draw(workspace: Workspace, reject: _Reject, video: Video | None) -> bool:
         with workspace.artifact(video.media) as path:
             shown = next(iter(read_frames(path, frame, frame + 1, timeline=read_timeline(path))))
         image = _with_faces(np.array(shown.image), workspace, reject.row, frame)
-    except (MediaError, FileNotFoundError):
+    except (MediaError, DamagedError):
         return False
     zoom = PICTURE_WIDTH_PX / image.shape[1]
     small = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.models.coco_wholebody import BODY_PARTS
+from mit_builder.labels.keypoints import BODY_PARTS
 
 COLUMNS = (
     "video_id",

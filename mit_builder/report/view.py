@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from manifests.arrays import read_arrays
 from manifests.rows import TIMELINE_FPS, Artifact, Labelled
-from mit_builder.dataset import media_file
+from mit_builder.dataset.index import media_file
 from mit_builder.errors import MediaError
+from mit_builder.labels.corrections import label_tier, with_corrections
 from mit_builder.media.clip import Index, media_frames, read_clip
 from mit_builder.media.frames import Frame
-from mit_builder.review.corrections import label_tier, with_corrections
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from manifests.rows import Correction, Review
 from manifests.schema import to_dict
+from mit_builder.console.wording import counted
 from mit_builder.errors import ConfigError
-from mit_builder.tombstones import clip_span
+from mit_builder.storage.tombstones import clip_span
 
 FORMAT = "mit-builder-reviews"
 MAX_BYTES = 64 << 20
@@ -58,7 +59,7 @@ class ReviewDocument(_Document):
         span = clip_span(self.clip_id)
         n_frames = span[2] - span[1] if span else 0
         if any(correction.end_frame > n_frames for correction in self.corrections):
-            raise ValueError(f"a correction goes beyond the clip, which has {n_frames} frames")
+            raise ValueError(f"a correction goes beyond the clip, which has {counted(n_frames, 'frame')}")
         return self
 
     def row(self) -> Review:

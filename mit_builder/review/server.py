@@ -2,7 +2,7 @@
 
 It listens on 127.0.0.1 alone. Every path begins with a random token, the Host header must name this address (a page
 elsewhere may get its own name to point here), and what is sent must come from a page of this server (Origin) as JSON.
-Only files of the report and the clips' videos are handed out.
+Only files of the report, the clips' videos and those they are cut from are handed out.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from manifests.rows import Review, Sample
+from mit_builder.console.wording import counted
+from mit_builder.dataset.index import inside, is_below
 from mit_builder.errors import ConfigError, WorkspaceError
+from mit_builder.labels.reviews import Reviews
 from mit_builder.review.documents import document, parse_change
-from mit_builder.review.store import Reviews
-from mit_builder.tombstones import Tombstones
-from mit_builder.workspace import Workspace
+from mit_builder.storage.tombstones import Tombstones
+from mit_builder.storage.workspace import Workspace
 
 HOST = "127.0.0.1"
 MAX_BODY_BYTES = 4 << 20
 PIECE_BYTES = 1 << 20
-_SERVED = re.compile(r"(report/.+\.(html|js|jpg|png|mp4)|clips/.+\.mp4)")
+_SERVED = re.compile(r"(report/.+\.(html|js|jpg|png|mp4)|(clips|videos)/.+\.(mp4|m4v|mov|mkv|webm))")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
@@ -103,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, what: Callable[[str], None]) -> None:
         path = self._path()
         if path is None:
-            self._refuse(HTTPStatus.FORBIDDEN, "not for you: open the address that mit-build review printed last")
+            self._refuse(HTTPStatus.FORBIDDEN, "not for you: open the address that the review printed last")
             return
         try:
             what(path)
@@ -162,7 +163,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise ConfigError(f"there is no clip {review.clip_id} here")
         for correction in review.corrections:
             if correction.person_id >= n_people:
-                raise ConfigError(f"a correction of person {correction.person_id}: the clip has {n_people} people")
+                people = counted(n_people, "person", "people")
+                raise ConfigError(f"a correction of person {correction.person_id}: the clip has {people}")
 
     def _get(self, path: str) -> None:
         if path == "reviews.json":
@@ -171,10 +173,20 @@ class _Handler(BaseHTTPRequestHandler):
                 reviews = [document(review) for review in self.site.reviews.all()]
             sample = self.site.sample
             self._send_json(HTTPStatus.OK, {"reviews": reviews, "sample": sample and sample.sample_id})
-        elif not _SERVED.fullmatch(path) or ".." in PurePosixPath(path).parts:
+        elif not self._is_served(path):
             self._refuse(HTTPStatus.NOT_FOUND, "no such file")
         else:
             self._file(path)
+
+    def _is_served(self, path: str) -> bool:
+        """Whether it is a file of the report or a video, also where links in these folders lead."""
+        root = self.site.workspace.root
+        if not _SERVED.fullmatch(path) or not is_below(path):
+            return False
+        if root is None:
+            return True
+        found = inside(root, path)
+        return found is not None and found.relative_to(root).parts[0] == path.partition("/")[0]
 
     def _file(self, key: str) -> None:
         try:

@@ -17,7 +17,7 @@ function openTab(name, focus = false) {
     if (chosen && focus) tab.focus();
     if (chosen) tab.parentElement.scrollLeft = tab.offsetLeft - 40;
   }
-  if (name !== "gallery" && player) player.video.pause();
+  for (const video of document.querySelectorAll("[role=tabpanel][hidden] video")) video.pause();
   const load = loaders[name];
   if (load) { delete loaders[name]; load(); }
   else if (name === "gallery") redraw();
@@ -50,7 +50,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 // --- lists ---
 function loadList(call, file, start) {
   window[call] = start;
-  loadScript(file).catch((error) => $("main").prepend(problem(`${error.message}: run mit-build report again`)));
+  loadScript(file).catch((error) => $("main").prepend(problem(`${error.message}: write the report again`)));
 }
 
 // Cards of one page; `pager` names the elements that turn pages.
@@ -103,7 +103,7 @@ function select() {
   const which = { "": () => true, in: (row) => !row.leftOut, out: (row) => row.leftOut, open: (row) => !reviewOf(row).verdict }[$("which").value];
   const fits = (row) => which(row) && (!people || row.people === Number(people)) && (!words || `${row.id} ${row.title} ${row.url}`.toLowerCase().includes(words));
   gallery.show(ordered(clips.filter(fits), $("order").value));
-  $("found").textContent = `${gallery.rows.length} of ${clips.length} clips`;
+  $("found").textContent = `${gallery.rows.length} of ${counted(clips.length, "clip")}`;
 }
 
 function ordered(rows, order) {
@@ -126,7 +126,7 @@ function clipCard(row) {
     bar.style.setProperty("--share", percent(share).replace(" ", ""));
     return bar;
   }));
-  const about = make("div", { class: "about" }, make("b", {}, row.title || row.id), make("span", {}, `${row.people} people · ${turns(row.turns)} · ${row.id}`), bars);
+  const about = make("div", { class: "about" }, make("b", {}, row.title || row.id), make("span", {}, `${counted(row.people, "person", "people")} · ${counted(row.turns, "turn")} · ${row.id}`), bars);
   const card = make("article", { class: "clip", "data-clip": row.id });
   const button = make("button", { type: "button", class: "show", "aria-label": `Open clip ${row.id}, ${row.title}`, onclick: () => (card.classList.contains("open") ? closePlayer(true) : openPlayer(card, row)) }, thumb, about);
   card.append(button);
@@ -134,6 +134,11 @@ function clipCard(row) {
 }
 
 function openClip(id) {
+  if (!gallery.rows.some((row) => row.id === id) && clips.some((row) => row.id === id)) {
+    for (const name of ["find", "people", "which"]) $(name).value = "";
+    $("order").value = "id";
+    select();
+  }
   const at = gallery.rows.findIndex((row) => row.id === id);
   if (at < 0) return;
   const page = Math.floor(at / PAGE_CLIPS);
@@ -153,7 +158,7 @@ function startRejects(rows) {
   for (const reason of [...new Set(rows.map((row) => row.reason))]) $("reason").append(make("option", {}, reason));
   const choose = () => {
     list.show(rows.filter((row) => !$("reason").value || row.reason === $("reason").value));
-    $("rejected").textContent = `${list.rows.length} candidates`;
+    $("rejected").textContent = counted(list.rows.length, "candidate");
   };
   $("reason").addEventListener("input", choose);
   choose();
@@ -163,10 +168,22 @@ const short = (value) => (value === null ? "–" : String(Number(value.toPrecisi
 
 function rejectCard(row) {
   const picture = row.picture ? make("img", { src: row.picture, loading: "lazy", alt: `Frame of ${row.id}` }) : make("span", { class: "none" }, "");
+  const play = row.media ? make("button", { type: "button", class: "play", "aria-label": `Play ${row.id}`, onclick: () => playReject(row, thumb) }, "\u25b6") : null;
+  const thumb = make("div", { class: "thumb" }, picture, make("span", { class: "len" }, seconds(row.frames)), play);
   const measured = Object.entries(row.measured).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${short(value)}`).join(" · ");
-  return make("article", { class: "clip" }, make("div", { class: "thumb" }, picture, make("span", { class: "len" }, seconds(row.frames))),
+  return make("article", { class: "clip" }, thumb,
     make("div", { class: "about reject" }, make("b", {}, `${row.reason}: ${short(row.value)}`), make("span", {}, `${row.setting} is ${short(row.limit)}`),
       make("p", { class: "note" }, measured), make("p", { class: "note" }, row.id)));
+}
+
+// A rejected candidate has no file of its own: its stretch of the video is played.
+function playReject(row, thumb) {
+  const video = make("video", { controls: "", playsinline: "", "aria-label": `Candidate ${row.id}`,
+    src: `${mediaUrl(row.media)}#t=${row.start},${row.start + row.frames / 25}` });
+  video.addEventListener("error", () => thumb.replaceChildren(problem(`${row.media} cannot be played here. ${row.preview}, in the folder that holds the workspace, makes a video that can.`)));
+  thumb.replaceChildren(video);
+  video.play().catch(() => { /* the error says more; without a gesture the controls start it */ });
+  video.focus();
 }
 
 // --- keys ---
@@ -182,4 +199,11 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
-openTab(["overview", "gallery", "rejects", "costs"].find((name) => place()[0] === name) || "overview");
+const goToPlace = () => openTab(["overview", "gallery", "rejects", "costs"].find((name) => place()[0] === name) || "overview");
+addEventListener("hashchange", () => {
+  if (!location.hash.startsWith("#/")) return; // a jump within the page
+  const id = place()[1];
+  goToPlace();
+  if (id && gallery && place()[0] === "gallery") openClip(id);
+});
+goToPlace();

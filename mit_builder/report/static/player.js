@@ -15,7 +15,7 @@ const make = (tag, attributes = {}, ...children) => {
 
 const seconds = (frames, fps = 25) => `${(frames / fps).toFixed(1)} s`;
 const percent = (share) => `${Math.round(100 * share)} %`;
-const turns = (n) => `${n} ${n === 1 ? "turn" : "turns"}`;
+const counted = (n, noun, plural = `${noun}s`) => `${n} ${n === 1 ? noun : plural}`;
 const mediaUrl = (key) => "../" + key.split("/").map(encodeURIComponent).join("/");
 
 function openPlayer(card, row) {
@@ -75,7 +75,7 @@ function factsOf(row) {
   const link = /^https?:\/\//.test(row.url) ? make("a", { href: row.url, rel: "noreferrer noopener", target: "_blank" }, row.url) : row.url;
   return make("div", { class: "facts" }, make("h3", {}, row.title || row.id), make("p", {}, link),
     make("p", {}, `${row.id} · from ${row.start} s · ${seconds(row.frames)} · ${row.width}x${row.height}`),
-    make("p", {}, `${turns(row.turns)} · silence ${percent(row.silence)} · overlap ${row.overlap === null ? "–" : percent(row.overlap)} · labels: ${row.tier}${row.licence ? ` · ${row.licence}` : ""}`));
+    make("p", {}, `${counted(row.turns, "turn")} · silence ${percent(row.silence)} · overlap ${row.overlap === null ? "–" : percent(row.overlap)} · labels: ${row.tier}${row.licence ? ` · ${row.licence}` : ""}`));
 }
 
 function showLabels(labels, row) {

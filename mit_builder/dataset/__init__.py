@@ -1,0 +1,1 @@
+"""The published dataset: its index and shards, how it is written, read, checked and trained on."""
