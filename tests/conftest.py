@@ -6,7 +6,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import LOG
 from object_storage import ENVIRONMENT, S3Server, s3_server
+
+from mit_builder.console import hints
+
+SLOW = (
+    *("contract/", "e2e/", "export/", "faults/", "media/", "web/"),
+    *("test_api", "test_cli", "test_damage", "test_docs", "test_download", "test_duplicates", "test_engine"),
+    *("test_filter", "test_forecast", "test_foretell", "test_hints", "test_ledger_", "test_listing", "test_logins"),
+    *("test_make_", "test_picture_cases", "test_playlists", "test_plugins", "test_preview", "test_readers"),
+    *("test_report", "test_review", "test_s3", "test_scheduling", "test_schema_docs", "test_selection"),
+    *("test_settings_book", "test_settled", "test_shot_scan", "test_takedown", "test_validate", "test_waiting"),
+)
+"""How names of tests begin that `make quick` leaves out: they start programs, decode media or run whole pipelines."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them."""
+    here = Path(__file__).resolve().parent
+    for item in items:
+        if item.path.resolve().relative_to(here).as_posix().startswith(SLOW):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -14,6 +36,19 @@ def nothing_lies_about() -> Iterator[None]:
     """What a module leaves to the garbage collector is found here, not in the middle of another module's tests."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def no_command_was_given() -> None:
+    """Advice names no workspace of a test before."""
+    hints.begin()
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every call of a fake stage leaves a line."""
+    monkeypatch.setenv(LOG, str(tmp_path / "calls"))
+    return tmp_path / "calls"
 
 
 @pytest.fixture(scope="session")

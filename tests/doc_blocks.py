@@ -15,13 +15,18 @@ from typing import Any
 
 import typer.main
 
-from mit_builder import config
-from mit_builder.cli import app
+from mit_builder.cli.main import app
+from mit_builder.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 
 _FENCE = re.compile(r"^```(?P<language>sh|python)(?P<mark>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_WRITTEN = re.compile(r" <<'(\w+)'\n.*?^\1$", re.MULTILINE | re.DOTALL)
+"""What a block writes into a file."""
 _SKIP = re.compile(r'skip="(?P<reason>[^"]+)"')
 _OPTIONS_WITH_SETTINGS = ("overrides", "apply")
 """Parameters whose values look like section.key=value."""
@@ -73,7 +78,8 @@ def problems(block: Block) -> Iterator[str]:
     """What is wrong with the commands of a block, without running them."""
     if block.language == "python":
         return
-    for line in block.text.replace("\\\n", " ").splitlines():
+    typed = _WRITTEN.sub("", block.text)
+    for line in typed.replace("\\\n", " ").splitlines():
         words = [word for word in shlex.split(line, comments=True) if word not in ("&", ">/dev/null", "2>&1")]
         while words and re.match(r"\w+=", words[0]):
             del words[0]
@@ -98,6 +104,6 @@ def _misused(words: list[str]) -> Iterator[str]:
     try:
         context = command.make_context(command.name, words)
         for name in _OPTIONS_WITH_SETTINGS:
-            config.load(None, context.params.get(name) or [])
+            settings.load(None, context.params.get(name) or [])
     except Exception as error:  # noqa: BLE001 - typer's own click has exceptions that nothing public names
         yield str(error) or type(error).__name__

@@ -2,16 +2,18 @@
 
     http://fake.test/NAME?video=V&lengths=50,150&pose=crash&while=/path/of/flag
 
-`video` names the content (two addresses with one `video` are duplicates; by default NAME), `lengths` those of the shots
-in frames, `list` the names of a playlist's entries. A step's name with one of `BEHAVIOURS` makes that step misbehave
-for this source; with `while`, only as long as that file exists. The address travels inside the artifacts, so every
-step knows it. Every call of `process` leaves a line in the file that the environment variable `FAKES_LOG` names.
+`video` names the content (two addresses with one `video` are duplicates; by default NAME), `site` the id that a site
+has for it (without one the id comes from the content), `lengths` those of the shots in frames, `list` the names of a
+playlist's entries, or a file that holds them. A step's name with one of `BEHAVIOURS` makes that step misbehave for this
+source; with `while`, only as long as that file exists. The address travels inside the artifacts, so every step knows
+it. Every call of `process` leaves a line in the file that the environment variable `FAKES_LOG` names.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -42,12 +44,12 @@ from manifests.rows import (
     short_id,
 )
 from manifests.sources import url_source
-from mit_builder.config import SelectSettings
+from mit_builder.config.settings import SelectSettings
+from mit_builder.engine.worker import WorkerSpec
 from mit_builder.errors import FailureClass, StageUnavailable, UnitError
 from mit_builder.pipeline import STEPS as REAL_STEPS
 from mit_builder.pipeline import Step
 from mit_builder.stage import Context, Reject, Resources
-from mit_builder.worker import WorkerSpec
 
 LOG = "FAKES_LOG"
 LENGTHS = "50,150,250"
@@ -58,7 +60,7 @@ FAILURES: dict[str, FailureClass] = {
     "auth": "auth",
     "resource": "resource",
 }
-BEHAVIOURS = (*FAILURES, "bug", "reject", "crash", "sleep", "slow", "kill-driver")
+BEHAVIOURS = (*FAILURES, "bug", "reject", "crash", "sleep", "slow", "wait", "kill-driver")
 
 
 def source(text: str) -> Source:
@@ -122,6 +124,10 @@ class Fake:
             os._exit(3)
         if behaviour == "kill-driver":
             os.kill(os.getpid(), signal.SIGKILL)
+        while behaviour == "wait" and Path(told["while"]).exists():
+            time.sleep(0.05)
+        if behaviour == "wait":
+            return
         time.sleep(60.0 if behaviour == "sleep" else 0.2)
 
 
@@ -140,12 +146,14 @@ class FakeDownload(Fake):
         self.obey(row.address)
         told = query(row.address)
         if "list" in told:
-            yield from (source(name) for name in told["list"].split(","))
+            names = Path(told["list"]).read_text() if os.path.isabs(told["list"]) else told["list"]
+            yield from (source(name) for name in names.split(",") if name)
             return
         name = urlsplit(row.address).path.strip("/")
         # The same content for all addresses of one video: what the text says, but not under which name.
-        text = f"?{urlsplit(row.address).query}" if "video" in told else f"{name}?{urlsplit(row.address).query}"
-        video_id = short_id("content", told.get("video", name))
+        query_of = re.sub(r"&?site=[^&]*", "", urlsplit(row.address).query)
+        text = f"?{query_of}" if "video" in told else f"{name}?{query_of}"
+        video_id = short_id(*(("site", told["site"]) if "site" in told else ("content", told.get("video", name))))
         n_frames = sum(map(int, told.get("lengths", LENGTHS).split(",")))
         yield Video(
             video_id=video_id,
@@ -308,7 +316,7 @@ class FakeSpeech(Fake):
 
 
 class FakeShards(Fake):
-    """A shard is a Parquet file with the clips' names and titles."""
+    """A shard is a Parquet file with the clips' names, split and titles."""
 
     name: ClassVar[str] = "shards"
     emits: ClassVar[tuple[type, ...]] = (Shard,)
@@ -319,9 +327,14 @@ class FakeShards(Fake):
     def process(self, row: Bucket, ctx: Context) -> Iterator[Shard]:
         for labelled in row.clips:
             self.obey(read_text(labelled.clip.mp4, ctx))
-        rows = [{"clip_id": c.clip.clip_id, "title": c.video.title, "url": c.video.source_url} for c in row.clips]
+        told = ("video_id", "title", "source_url", "uploader", "channel_id")
+        rows = [
+            {"clip_id": c.clip.clip_id, "split": "train", **{name: getattr(c.video, name) for name in told}}
+            for c in row.clips
+        ]
         path = ctx.tmp / "shard.parquet"
-        pq.write_table(pa.Table.from_pylist(rows), path)
+        columns = pa.schema([(name, pa.string()) for name in ("clip_id", "split", *told)])
+        pq.write_table(pa.Table.from_pylist(rows, columns), path)
         parquet = ctx.commit(path, "dataset", f"shard-{self.unit_id(row)}")
         yield Shard(bucket=row.bucket, parquet=parquet, media=(), n_clips=len(rows))
 
@@ -368,16 +381,8 @@ def die(work: object) -> None:
     os._exit(3)
 
 
-CLASSES = {
-    "download": FakeDownload,
-    "shots": FakeShots,
-    "filter.detect": FakeDetect,
-    "filter.select": FakeSelect,
-    "filter.cut": FakeCut,
-    "pose": FakePose,
-    "speech": FakeSpeech,
-    "shards": FakeShards,
-}
+CLASSES = {step.name: next(kind for kind in Fake.__subclasses__() if kind.name == step.name) for step in REAL_STEPS}
+"""By step; each has a fake."""
 
 
 def steps(**replaced: str) -> tuple[Step, ...]:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tiny_sapiens import boxes, checkpoint, heatmaps, picture
 
-from mit_builder.models.sapiens_decode import decode
-from mit_builder.models.sapiens_input import batch_of, cut_out, regions_of
-from mit_builder.models.sapiens_network import load_network
+from mit_builder.models.sapiens.crops import batch_of, cut_out, regions_of
+from mit_builder.models.sapiens.heatmaps import decode
+from mit_builder.models.sapiens.network import load_network
 
 POINTS = slice(0, 133, 19)
 """Keypoints of which the heatmaps are stored."""

@@ -31,12 +31,14 @@ from manifests.rows import (
 )
 from manifests.schema import arrow_schema, to_dict
 from manifests.sources import url_source
-from mit_builder import config
+from mit_builder.config import settings as config
+from mit_builder.media.audio_tracks import choose_sound
 from mit_builder.media.cut import cut_native
 from mit_builder.media.write import write_video
-from mit_builder.session import save_settings
-from mit_builder.source_book import SourceBook
-from mit_builder.workspace import Workspace, sha256_of
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.settings_file import Kept, keep
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.workspace import Workspace
 
 SECRETS = ("A very readable title of video {}", "Uploader number {}", "UC-channel-{}", "Words said in video {}")
 EMITS: dict[str, tuple[type, ...]] = {
@@ -90,7 +92,7 @@ class SourcedBuilder(tiny_dataset.Builder):
         path = self.root / "videos" / f"{video_id}.01234567.mp4"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(self._sources[n].read_bytes())
-        captions = self._said(n, video_id)
+        captions, sound = self._said(n, video_id), choose_sound(path)
         return dataclasses.replace(
             tiny_dataset.Builder._video(self, plan),
             video_id=video_id,
@@ -101,6 +103,8 @@ class SourcedBuilder(tiny_dataset.Builder):
             channel_id=SECRETS[2].format(n),
             media=Artifact(f"videos/{path.name}", digest, path.stat().st_size),
             captions=captions,
+            sound=sound.tracks,
+            gain_db=sound.gain_db,
         )
 
     def _clip(self, plan: tiny_dataset.ClipPlan, video: Video, name: str) -> Clip:
@@ -109,7 +113,7 @@ class SourcedBuilder(tiny_dataset.Builder):
             return clip
         mp4, flac = self._scratch / "native.mp4", self._scratch / "native.flac"
         frames = plan.start_frame, plan.end_frame
-        cut = cut_native(self.root / video.media.key, *frames, mp4, flac, crf=16, audio_kbps=64)
+        cut = cut_native(self.root / video.media.key, *frames, mp4, flac, crf=16, audio_kbps=64, sound=video.sound)
         ctx = self.context("89abcdef")
         return dataclasses.replace(
             clip,
@@ -138,8 +142,8 @@ def build(root: Path, sources: Sequence[Path], addresses: Sequence[str], *, nati
     settings = config.load(
         None, ["filter.audio_kbps=64", "download.allow_private_addresses=true", "shards.n_buckets=4"]
     )
-    save_settings(workspace, settings.model_copy(update={"profile": "embedded"}))
-    book = SourceBook(workspace)
+    keep(workspace, Kept(settings.model_copy(update={"profile": "embedded"})))
+    book = SourceCatalog(workspace)
     book.add(addresses)
     book.save()
     by_bucket: dict[int, list[Labelled]] = {}
@@ -185,6 +189,8 @@ def _tracks(builder: SourcedBuilder, video: Video, name: str) -> Tracks:
         "face_detected": np.ones(n_frames, bool),
         "boxes_xyxy": boxes,
         "stillness": 3.0,
+        "similarity_beside": None,
+        "similarity_above": None,
     }
     write_arrays(tracks, TRACK, [track])
     columns = {field.name: np.linspace(0, 1, n_frames).astype(field.type.to_pandas_dtype()) for field in SIGNALS}

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -14,27 +14,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import fakes
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from yt_dlp.globals import supported_js_runtimes
 
-import mit_builder.run
+import mit_builder.pipeline_run
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Shot, clip_id, short_id
-from mit_builder import __version__, doctor, explain, trees
-from mit_builder.cli import main
-from mit_builder.config import Settings
-from mit_builder.dataset import parse_index
-from mit_builder.doctor import Check
+from manifests.rows import Artifact, Shot, Video, clip_id, short_id
+from manifests.sound_track import SoundTrack
+from mit_builder import __version__
+from mit_builder.cli import why
+from mit_builder.cli.main import main
+from mit_builder.config.backends import SETTINGS
+from mit_builder.dataset.index import parse_index
+from mit_builder.driver import finished_sources, preflight, snapshot
 from mit_builder.errors import StageUnavailable
-from mit_builder.lease import lease
 from mit_builder.pipeline import STAGES, STEPS
-from mit_builder.publish import INDEX_KEY
-from mit_builder.workspace import Workspace
+from mit_builder.storage.lease import lease
+from mit_builder.storage.workspace import Workspace
 
-ROOT = Path(__file__).resolve().parent.parent
+Check = preflight.Check
 QUICK = ("--set", "download.host_interval_s=0", "--set", "run.retry_base_s=0")
 A, E = "http://fake.test/a", "http://fake.test/e"
 BAD = "http://fake.test/bad?pose=fail"
@@ -55,8 +54,8 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         setattr(modules[module], name, fakes.CLASSES[step.name])
     for module, fake in modules.items():
         monkeypatch.setitem(sys.modules, module, fake)
-    monkeypatch.setattr(mit_builder.run, "check_all", lambda *arguments: [])
-    monkeypatch.setattr(mit_builder.run, "_report", lambda *arguments: [])
+    monkeypatch.setattr(mit_builder.pipeline_run, "check_all", lambda *arguments: [])
+    monkeypatch.setattr(mit_builder.pipeline_run, "_report", lambda *arguments: [])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.chdir(tmp_path)
     before = signal.getsignal(signal.SIGTERM)
@@ -81,7 +80,6 @@ def run(cli: Cli, *arguments: str) -> tuple[int, str, str]:
 
 
 def ledger_rows(stage: str) -> int:
-    import pyarrow.parquet as pq
 
     return sum(pq.read_metadata(part).num_rows for part in Path("ws/manifests", stage).glob("*.parquet"))
 
@@ -106,7 +104,7 @@ def test_a_failed_item_makes_exit_code_1_and_is_listed(cli: Cli) -> None:
     assert "2 pose failed (permanent)" in out
     code, out, _ = cli("status", "-w", "ws", "--failed")
     assert code == 0
-    assert out.startswith("permanent: not tried again unless asked: mit-build retry --class permanent\n")
+    assert out.startswith("permanent: not tried again unless asked: mit-build retry --workspace ws --class permanent\n")
     assert "       2 pose: told to fail: fail\n" in out
     assert "Traceback" not in out
     assert run(cli)[0] == 1
@@ -172,7 +170,7 @@ def test_wrong_usage_is_exit_code_2(cli: Cli, arguments: tuple[str, ...]) -> Non
 def test_a_workspace_that_does_not_exist_is_not_made(cli: Cli, arguments: tuple[str, ...]) -> None:
     code, _, err = cli(*arguments, "-w", "none")
     assert code == 2
-    assert "no workspace at none: give --workspace, or start with mit-build run --stage all" in err
+    assert "no workspace at none: give --workspace, or start with mit-build run --workspace none" in err
     assert not Path("none").exists()
 
 
@@ -183,9 +181,9 @@ def test_who_looks_at_a_workspace_leaves_it_as_it_is(cli: Cli, monkeypatch: pyte
     run(cli, A, BAD)
     run(cli, "--stage", "download", "http://fake.test/pending")
     Path("out").mkdir()
-    for module in (mit_builder.run, explain):
+    for module in (mit_builder.pipeline_run, snapshot):
         monkeypatch.setattr(module, "FROM_SOURCES", 0)
-    monkeypatch.setattr(trees, "WRITE_ROWS", 0)
+    monkeypatch.setattr(finished_sources, "WRITE_ROWS", 0)
     before = there()
     for arguments in (
         ("status",),
@@ -226,15 +224,19 @@ def test_missing_weights_are_exit_code_3_and_leave_the_units_pending(cli: Cli, m
 
 
 def test_what_will_fail_is_said_before_anything_is_done(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    checks = [Check("a", "ok", "fine"), Check("disk", "failed", "full"), Check("b", "failed", "gone")]
-    monkeypatch.setattr(mit_builder.run, "check_all", lambda *arguments: checks)
+    checks = [
+        preflight.Check("a", "ok", "fine"),
+        preflight.Check("disk", "failed", "full"),
+        preflight.Check("b", "failed", "gone"),
+    ]
+    monkeypatch.setattr(mit_builder.pipeline_run, "check_all", lambda *arguments: checks)
     assert run(cli, A)[::2] == (3, "mit-build: disk: full; b: gone\n")
     assert not Path("ws/manifests/download").exists()
 
 
 def test_a_run_asks_only_for_what_its_stages_need(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mit_builder.run, "check_all", doctor.check_all)
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda module: None)
+    monkeypatch.setattr(mit_builder.pipeline_run, "check_all", preflight.check_all)
+    monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda module: None)
     assert run(cli, A, "--stage", "download", "--stage", "shots")[0] == 0
     for stage, packages in (("pose", ["mediapipe"]), ("speech", ["silero"]), ("filter", ["mediapipe", "silero"])):
         code, _, err = run(cli, A, "--stage", stage)
@@ -247,10 +249,10 @@ def test_a_run_asks_only_for_what_its_stages_need(cli: Cli, monkeypatch: pytest.
 def test_that_youtube_needs_javascript_is_said_once_before_it_is_asked(
     cli: Cli, stage: str, told: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_packages", lambda *arguments: [])
-    monkeypatch.setattr(doctor, "_models", lambda *arguments: [])
-    monkeypatch.setattr(mit_builder.run, "check_all", doctor.check_all)
-    for name in doctor.JAVASCRIPT:
+    monkeypatch.setattr(preflight, "_packages", lambda *arguments: [])
+    monkeypatch.setattr(preflight, "_models", lambda *arguments: [])
+    monkeypatch.setattr(mit_builder.pipeline_run, "check_all", preflight.check_all)
+    for name in preflight.JAVASCRIPT:
         monkeypatch.setitem(supported_js_runtimes.value, name, lambda: types.SimpleNamespace(info=None))
     line = "YouTube needs a JavaScript runtime, deno or node >= 22: pip install deno; without it formats are missing"
     code, out, err = run(cli, "--stage", stage, A, "https://youtu.be/x", "https://www.youtube.com/watch?v=y")
@@ -260,7 +262,7 @@ def test_that_youtube_needs_javascript_is_said_once_before_it_is_asked(
 
 
 def test_a_full_disk_is_exit_code_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mit_builder.runner.CHECK_SPACE_S", 0.0)
+    monkeypatch.setattr("mit_builder.driver.runner.CHECK_SPACE_S", 0.0)
     code, _, err = run(cli, A, "--set", "run.min_free_gb=1e9")
     assert code == 3
     assert "mit-build gc" in err
@@ -287,10 +289,20 @@ def test_an_interrupted_run_is_exit_code_130_and_keeps_what_is_done(
     with monkeypatch.context() as patch:
         patch.setattr(fakes.FakePose, "obey", interrupted)
         code, _, err = run(cli, A)
-    assert (code, err) == (130, "mit-build: interrupted; run again to go on\n")
+    assert (code, err) == (130, "mit-build: interrupted; to go on: mit-build run --workspace ws --engine serial\n")
     assert ledger_rows("filter.cut") > 0
     assert run(cli)[0] == 0
     assert ledger_rows("filter.cut") == 2
+
+
+def test_what_was_interrupted_before_its_sources_were_kept_is_not_said_to_go_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mit_builder.pipeline_run, "open_sources", interrupted)
+    assert run(cli, A)[::2] == (130, "mit-build: interrupted; the same command begins anew\n")
 
 
 def test_a_plan_leaves_the_dataset_as_it_is(cli: Cli) -> None:
@@ -321,13 +333,14 @@ def test_what_to_try_next_keeps_settings_and_can_be_pasted(cli: Cli) -> None:
     next_one = next(line for line in out.splitlines() if line.startswith("  mit-build run"))
     assert (code, "secret" in out) == (0, False)
     words = shlex.split(next_one)
+    assert words[1:6] == ["run", "--workspace", "my films", "--engine", "serial"]
     words[words.index("download.proxy=…")] = "download.proxy=http://me:secret@proxy"
-    code, out, _ = cli(*words[1:], "--engine", "serial")
-    assert (code, "setting changed" in out) == (0, False)
+    code, out, _ = cli(*words[1:])
+    assert (code, "settings differ" in out) == (0, False)
     assert "0 units worked on" in out
     assert "  mit-build status --workspace 'my films'" in out
-    code, out, _ = cli("retry", "-w", "my films", "--engine", "serial")
-    assert "  mit-build retry --workspace 'my films'\n" in out
+    code, out, _ = cli("retry", "-w", "my films", "--class", "permanent", "--engine", "serial")
+    assert "  mit-build retry --workspace 'my films' --class permanent --engine serial\n" in out
 
 
 def test_json_output_is_one_object_a_line_and_ends_with_the_result(cli: Cli) -> None:
@@ -390,7 +403,7 @@ def test_retry_failed_does_the_failed_units_of_the_chosen_stage_again(cli: Cli) 
 def test_a_run_over_a_few_sources_keeps_what_is_known_of_settled_ones_true(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (mit_builder.run, explain):
+    for module in (mit_builder.pipeline_run, snapshot):
         monkeypatch.setattr(module, "FROM_SOURCES", 2)
     Path("flag").touch()
     bad = f"http://fake.test/bad?pose=fail&while={Path('flag').absolute()}"
@@ -412,7 +425,7 @@ def test_retry_takes_one_class_and_the_settings_of_the_last_run(cli: Cli) -> Non
     code, out, _ = cli("retry", "--class", "permanent", "-w", "ws", "--engine", "serial")
     assert "3 pose failed (transient)" in out
     assert code == 1
-    assert "setting changed" not in out
+    assert "settings differ" not in out
     assert cli("retry", "-w", "ws", "--engine", "serial")[0] == 0
     assert cli("status", "-w", "ws", "--failed")[1] == "no failed units\n"
 
@@ -420,24 +433,40 @@ def test_retry_takes_one_class_and_the_settings_of_the_last_run(cli: Cli) -> Non
 def test_a_changed_setting_is_said(cli: Cli) -> None:
     run(cli, A)
     _, out, _ = run(cli, "--set", "filter.min_clip_s=8")
-    assert "setting changed since the last run here: filter.min_clip_s 5.0 -> 8.0" in out
-    assert "1 clips in the dataset" in out
+    line = "settings differ from the last run here: filter.min_clip_s 5.0 -> 8.0; 1 of 2 clips leaves the dataset"
+    assert f"{line}, no model runs again\n" in out
+    assert "1 clip in the dataset" in out
+
+
+def test_counts_and_their_nouns_agree(cli: Cli) -> None:
+    """With one of everything: a source, a video, a clip, a shard, a failed unit."""
+    said = [*run(cli, f"{A}?lengths=130"), *run(cli, "--set", "filter.min_clip_s=6"), *run(cli, "--unset", "filter")]
+    Path("ws/clips/orphan.mp4").write_text("x")
+    for command in ("status", "gc", "tune", "doctor", "trace"):
+        said += cli(command, "-w", "ws")[1:]
+    said += cli("why", f"{A}?lengths=130", "-w", "ws")[1:]
+    text = "\n".join(map(str, said))
+    assert "1 source -> 1 video (0.1 min) -> 1 shot -> 1 candidate -> 1 kept (0.1 min) -> 1 clip in the dataset" in text
+    verbs = ("1 is", "1 has", "1 leaves")
+    assert [found for found in re.findall(r"(?<![\d.,:-])1 \w+s\b", text) if found not in verbs] == []
 
 
 def test_narrow_misses_are_named_with_the_setting_that_would_let_them_in(cli: Cli) -> None:
     _, out, _ = run(cli, A, "--set", "filter.min_clip_s=7")
-    assert "1 candidate too_short: missed min_clip_s=7 by < 20%: try --set filter.min_clip_s=5.97" in out
+    look = "mit-build tune --workspace ws --set filter.min_clip_s=5.97"
+    assert f"1 candidate missed min_clip_s=7 (6) by < 20%; what another value would change: {look}\n" in out
 
 
 def test_init_writes_a_file_that_a_run_takes_and_never_overwrites(cli: Cli) -> None:
     code, out, _ = cli("init", "mine.yaml")
-    assert (code, "mit-build run --config mine.yaml" in out) == (0, True)
-    assert Settings.model_validate(yaml.safe_load(Path("mine.yaml").read_text())) == Settings()
+    assert (code, "then mit-build run --config mine.yaml" in out) == (0, True)
+    assert run(cli, A, "--set", "filter.min_clip_s=1")[0] == 0
+    assert "settings differ" not in run(cli, "--config", "mine.yaml")[1], "as it is it changes nothing"
     Path("mine.yaml").write_text("filter:\n  min_clip_s: 8\n")
     code, _, err = cli("init", "mine.yaml")
     assert (code, err) == (2, "mit-build: mine.yaml exists: give another name, or delete it first\n")
     assert run(cli, A, "--config", "mine.yaml")[0] == 0
-    assert "1 clips in the dataset" in cli("status", "-w", "ws")[1]
+    assert "1 clip in the dataset" in cli("status", "-w", "ws")[1]
     assert cli("init", "no/such/folder.yaml")[0] == 2
 
 
@@ -458,6 +487,21 @@ def test_why_tells_the_story_of_a_source_a_video_or_a_clip(cli: Cli, by: str) ->
     assert "Traceback" in cli("--debug", "why", wanted[by], "-w", "ws")[1]
 
 
+def test_why_tells_which_sound_is_heard() -> None:
+    chosen = SoundTrack(2, 48_000, 2, (0.5, 0.5), "original", -33.5, "eng", "Main", ("original",))
+    other = SoundTrack(1, 48_000, 1, (), "not chosen", None, None, None, ())
+    media = Artifact("videos/v", "0", 1)
+    video = Video(
+        "v", "s", "file:v.mkv", None, None, None, None, None, "public", media, 1.0, 25, "25", 64, 48, True,
+        sound=(other, chosen), gain_db=10.5,
+    )  # fmt: skip
+    assert list(why._sound(video)) == [
+        "  sound track 1: not heard (not chosen)",
+        "  sound track 2 [eng, Main, original]: heard (original), -33.5 dBFS",
+        "  the models listen with a gain of +10.5 dB",
+    ]
+
+
 def test_why_goes_once_over_the_ledger(cli: Cli) -> None:
     run(cli, A)
     ledger = Ledger(Workspace("ws"), "shots", (Shot,))
@@ -471,8 +515,7 @@ def test_why_names_the_test_that_a_candidate_failed_with_its_measurements(cli: C
     run(cli, A)
     clip = clip_id(short_id("content", "a"), 0, 50)
     _, out, _ = cli("why", clip, "-w", "ws")
-    assert f"{clip}: rejected too_short {{" in out
-    assert "'min_face_px': 100.0" in out
+    assert f"{clip}: rejected too_short: min_face_px 100, " in out
 
 
 def test_why_tells_that_a_clip_is_left_out_of_the_dataset(cli: Cli) -> None:
@@ -480,7 +523,7 @@ def test_why_tells_that_a_clip_is_left_out_of_the_dataset(cli: Cli) -> None:
     run(cli, A)
     assert "left out" not in cli("why", clip, "-w", "ws")[1]
     run(cli, "--set", "shards.min_body_visible=1")
-    assert f"  {clip}: left out of the dataset: body_not_visible" in cli("why", clip, "-w", "ws")[1]
+    assert f"fate of {clip}: left out of the dataset: body_not_visible" in cli("why", clip, "-w", "ws")[1]
 
 
 def test_why_tells_verdicts_and_duplicates(cli: Cli) -> None:
@@ -493,7 +536,10 @@ def test_why_tells_verdicts_and_duplicates(cli: Cli) -> None:
 def test_why_of_something_unknown_is_exit_code_2(cli: Cli) -> None:
     run(cli, A)
     code, _, err = cli("why", "nothing", "-w", "ws")
-    assert (code, err) == (2, "mit-build: nothing named nothing here; mit-build status shows what there is\n")
+    assert (code, err) == (
+        2,
+        "mit-build: nothing named nothing here; mit-build status --workspace ws --videos shows what there is\n",
+    )
 
 
 def test_gc_removes_orphans_only(cli: Cli) -> None:
@@ -501,64 +547,51 @@ def test_gc_removes_orphans_only(cli: Cli) -> None:
     run(cli, "--set", "filter.min_clip_s=8")
     workspace = Workspace("ws")
     before = workspace.names("")
-    for key in ("clips/orphan.mp4", "poses/deep/orphan.parquet", ".scratch/killed/half", ".partial/x/half"):
+    for key in (
+        "clips/orphan.0123abcd.mp4",
+        "poses/deep/orphan.0123abcd.parquet",
+        ".scratch/killed/half",
+        ".partial/x/half",
+    ):
         path = Path("ws", key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    assert cli("gc", "-w", "ws", "--dry-run")[:2] == (0, "2 files would go\n")
-    assert Path("ws/clips/orphan.mp4").exists()
+    assert cli("gc", "-w", "ws", "--dry-run")[1].endswith("2 files would go\n")
+    assert Path("ws/clips/orphan.0123abcd.mp4").exists()
     assert cli("gc", "-w", "ws")[:2] == (0, "2 files removed\n")
     # What only an older setting's rows name stays: moved back, it is found again.
     assert workspace.names("") == before
     assert not Path("ws/.scratch/killed").exists()
     assert not Path("ws/.partial/x").exists()
-    assert set(json.loads(run(cli, "--json")[1].splitlines()[-1])["stages"]) >= {"pose"}
-    assert parse_index(workspace.read(INDEX_KEY).decode()).shards[0].n_clips == 2
+    assert run(cli, "--unset", "filter.min_clip_s")[0] == 0
+    assert parse_index(workspace.read("dataset/index.json").decode()).shards[0].n_clips == 2
 
 
 def test_describe_names_every_step_with_its_rows(cli: Cli) -> None:
     code, out, _ = cli("describe")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if not line.startswith(" ")] == [step.name for step in STEPS]
+    steps, *lists = out.split("\n\n")
+    assert [line.split()[0] for line in steps.splitlines() if not line.startswith(" ")] == [step.name for step in STEPS]
+    assert [line.split()[2] for line in (text.splitlines()[0] for text in lists[:-1])] == list(SETTINGS.values())
+    assert lists[-1].startswith("stages of other packages")
     assert "  makes Clip: clip_id: string" in out
 
 
 def test_doctor_says_what_is_wrong_with_its_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mit_builder.cli.check_all", lambda *arguments: [Check("disk", "ok", "fine")])
+    assert re.search(r"^ok +memory +[\d.]+ of [\d.]+ GB of memory are free|^warning +memory ", cli("doctor")[1], re.M)
+    monkeypatch.setattr("mit_builder.cli.doctor.check_engine", lambda settings: [])
+    monkeypatch.setattr("mit_builder.cli.doctor.check_all", lambda *arguments: [preflight.Check("disk", "ok", "fine")])
+    monkeypatch.setattr("mit_builder.cli.doctor.check_writable", lambda place: [])
     assert cli("doctor", "-w", "ws") == (0, "ok       disk             fine\n", "")
-    monkeypatch.setattr("mit_builder.cli.check_all", lambda *arguments: [Check("disk", "failed", "full")])
+    monkeypatch.setattr(
+        "mit_builder.cli.doctor.check_all", lambda *arguments: [preflight.Check("disk", "failed", "full")]
+    )
     code, out, _ = cli("doctor", "-w", "ws", "--json")
     assert (code, json.loads(out)) == (3, [{"name": "disk", "verdict": "failed", "text": "full"}])
 
 
 def test_the_version_is_shown(cli: Cli) -> None:
     assert cli("--version") == (0, f"mit-build {__version__}\n", "")
-
-
-def program(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "mit_builder.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-def test_a_bug_of_ours_is_one_line_unless_asked_for_more(tmp_path: Path) -> None:
-    Workspace(tmp_path / "ws").write("mit-build.yaml", b"profile: embedded\n")
-    # A table that is no part of a ledger: nobody but us writes there.
-    (tmp_path / "ws" / "manifests" / "pose").mkdir(parents=True)
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "ws" / "manifests" / "pose" / "part-x.parquet")
-    done = program("why", "x", "-w", "ws", folder=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("mit-build: internal error: KeyError: ")
-    assert len(done.stderr.splitlines()) == 1
-    assert "Traceback" in program("--debug", "why", "x", "-w", "ws", folder=tmp_path).stderr
-
-
-def test_a_users_folder_named_stages_is_reported_not_imported(tmp_path: Path) -> None:
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages" / "__init__.py").write_text("")
-    done = program("run", "-w", "ws", folder=tmp_path)
-    assert done.returncode == 3
-    assert done.stderr == f"mit-build: a folder named stages in {tmp_path} hides ours: start from another folder\n"
 
 
 def test_a_damaged_ledger_part_is_said_by_status_and_set_aside_by_the_next_run(cli: Cli, tmp_path: Path) -> None:
@@ -584,3 +617,63 @@ def test_a_workspace_that_takes_nothing_ends_a_run_with_one_line(cli: Cli, tmp_p
     assert code == 3
     assert len(err.splitlines()) == 1
     assert err.startswith("mit-build: cannot write mit-build.yaml in workspace ")
+
+
+def test_a_playlist_is_looked_at_again_when_asked_and_by_default_after_a_day(cli: Cli, tmp_path: Path) -> None:
+    entries = tmp_path / "entries"
+    entries.write_text("a")
+    channel = f"http://fake.test/channel?list={entries}"
+    run(cli, channel, "--stage", "download")
+    entries.write_text("a,b")
+    assert "0 units worked on" in run(cli, "--stage", "download")[1]
+    assert "2 units worked on" in run(cli, "--stage", "download", "--refresh")[1]
+    assert "0 units worked on" in run(cli, "--stage", "download", "--set", "download.refresh_s=3600")[1]
+    assert "1 unit worked on" in run(cli, "--stage", "download", "--set", "download.refresh_s=0")[1]
+
+
+def test_rows_without_an_address_are_said_also_to_machines(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "urls.csv").write_text(f"url; title\n{A};x\n;y\n;z\n")
+    _, out, _ = run(cli, "--sources", "urls.csv", "--stage", "download", "--json")
+    said = [json.loads(line) for line in out.splitlines()]
+    line = "urls.csv: 2 rows without an address skipped: lines 3, 4"
+    assert {"event": "note", "text": line} in said
+    assert said[-1]["sources"] == 1
+
+
+def test_a_folder_with_files_of_somebody_else_becomes_no_workspace(cli: Cli) -> None:
+    for name in ("project/clips/holiday.mp4", "project/dataset/a.parquet", "project/report/index.html"):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text("mine")
+    code, _, err = cli("run", A, "--engine", "serial", "-w", "project")
+    assert (code, "project is no workspace and not empty (it holds clips): give another --workspace" in err) == (
+        2,
+        True,
+    )
+    for arguments in (("gc",), ("gc", "--dry-run")):
+        code, _, err = cli(*arguments, "-w", "project")
+        assert (code, "project is no workspace" in err) == (2, True)
+    assert {path.read_text() for path in Path("project").rglob("*") if path.is_file()} == {"mine"}
+
+
+def test_gc_leaves_files_that_no_run_has_named(cli: Cli) -> None:
+    run(cli, A)
+    mine, ours = Path("ws/clips/holiday.mp4"), Path("ws/clips/gone.0123abcd.mp4")
+    for path in (mine, ours):
+        path.write_text("x")
+    code, out, _ = cli("gc", "--dry-run", "-w", "ws")
+    assert (code, out) == (0, "clips/gone.0123abcd.mp4\n1 file would go\n")
+    cli("gc", "-w", "ws")
+    assert (mine.exists(), ours.exists()) == (True, False)
+
+
+def test_validate_names_a_damaged_part_of_the_ledger(cli: Cli) -> None:
+    run(cli, A)
+    (part, *_) = Path("ws/manifests/speech").glob("part-*.parquet")
+    part.write_bytes(part.read_bytes()[:-100] + bytes(100))
+    code, out, _ = cli("validate", "ws")
+    assert (code, f"manifests/speech/{part.name}: is damaged" in out) == (1, True)
+
+
+def test_after_a_run_of_some_stages_the_others_are_advised(cli: Cli) -> None:
+    _, out, _ = run(cli, A, "--stage", "download")
+    assert "  mit-build run --workspace ws --stage all\n" in out

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifests.ids import new_run_id
 from manifests.schema import content_hash
-from mit_builder import config
-from mit_builder.config import Section, Settings
+from mit_builder.config import settings as config
+from mit_builder.config.section import Section
+from mit_builder.config.settings import Settings
+from mit_builder.config.template import commented_settings
 from mit_builder.errors import ConfigError
-from mit_builder.init_file import commented_settings
 from mit_builder.pipeline import STEPS
-from mit_builder.session import SETTINGS_KEY, last_settings, new_run_id, save_settings
-from mit_builder.workspace import Workspace
+from mit_builder.storage.settings_file import SETTINGS_KEY, Kept, keep, last_settings
+from mit_builder.storage.workspace import Workspace
 
 
 def test_overrides_go_on_top_of_the_file_which_goes_on_top_of_the_defaults(tmp_path: Path) -> None:
@@ -55,8 +58,14 @@ def test_the_last_override_of_a_key_counts() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("filter.min_face=3", r"unknown setting filter\.min_face; mit-build init lists"),
-        ("fliter.min_face_px=3", "unknown setting fliter"),
+        ("filter.min_face=3", r"unknown setting filter\.min_face: did you mean filter\.min_face_px\?"),
+        ("fliter.min_face_px=3", r"unknown setting fliter: did you mean filter\?"),
+        ("fliter=3", r"unknown setting fliter: did you mean filter\?"),
+        ("pose.min_face_px=3", r"unknown setting pose\.min_face_px: did you mean filter\.min_face_px\?"),
+        ("shots.detektor=hash", r"unknown setting shots\.detektor: did you mean shots\.detector\?"),
+        ("filter.min_clips_s=3", r"did you mean filter\.min_clip_s\?"),
+        ("min_face_px=3", r"unknown setting min_face_px: did you mean filter\.min_face_px\?"),
+        ("run.quux=3", r"unknown setting run\.quux; all: mit-build settings"),
         ("filter.deep.key=3", r"filter\.deep|setting filter"),
         ("filter.min_face_px", "must look like filter.min_face_px=48"),
         ("=3", "must look like"),
@@ -124,6 +133,16 @@ def keys(settings: Settings) -> dict[str, str]:
     return {step.name: content_hash(step.settings(settings).key_values()) for step in STEPS}
 
 
+def test_a_setting_that_came_later_changes_the_input_key_only_where_it_is_set() -> None:
+    assert "audio_language" not in Settings().download.key_values()
+    assert keys(config.load(None, ["download.audio_language=de"])) != keys(Settings())
+    assert "speech_level_dbfs" not in Settings().download.key_values()
+    assert keys(config.load(None, ["download.speech_level_dbfs=-28"])) != keys(Settings())
+    for wrong in ("german", "d", "de/at"):
+        with pytest.raises(ConfigError, match="audio_language"):
+            config.load(None, [f"download.audio_language={wrong}"])
+
+
 def test_how_work_is_done_does_not_change_the_input_key() -> None:
     how = [
         "download.cookies_file=jar.txt",
@@ -168,13 +187,17 @@ def step_fields(name: str) -> list[str]:
 
 def test_the_commented_file_names_every_setting_with_its_default_and_what_it_does() -> None:
     text = commented_settings()
-    assert Settings.model_validate(yaml.safe_load(text)) == Settings()
+    assert not any(yaml.safe_load(text).values()), "as it is it changes nothing"
+    taken = re.sub(r"^( *)# (?=\w+: )", r"\1", text, flags=re.MULTILINE)
+    assert Settings.model_validate(yaml.safe_load(taken)) == Settings()
     for name, info in Settings.model_fields.items():
         section = getattr(Settings(), name)
         fields = type(section).model_fields if isinstance(section, Section) else {name: info}
         for key, field in fields.items():
             assert field.description
-            assert any(line.strip().startswith(f"{key}: ") and field.description in line for line in text.splitlines())
+            assert any(
+                line.strip().startswith(f"# {key}: ") and field.description in line for line in text.splitlines()
+            )
 
 
 NAMES = [
@@ -257,7 +280,7 @@ def test_settings_written_down_and_read_again_are_the_same(
     except ConfigError:
         return
     workspace = Workspace(f"memory://{new_run_id()}")
-    save_settings(workspace, chosen)
+    keep(workspace, Kept(chosen))
     assert last_settings(workspace) == chosen
     path = tmp_path_factory.getbasetemp() / "written.yaml"
     path.write_bytes(workspace.read(SETTINGS_KEY))
@@ -269,3 +292,8 @@ def test_what_init_writes_reads_back_as_the_defaults(tmp_path: Path) -> None:
     path.write_text(commented_settings())
     assert config.load(path) == Settings()
     assert keys(config.load(path)) == keys(Settings())
+
+
+def test_a_name_that_is_like_none_has_no_suggestion() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting filter\.bogus; all: mit-build settings"):
+        config.load(None, ["filter.bogus=1"])

@@ -10,13 +10,13 @@ from object_storage import ENVIRONMENT, S3Server, free_port
 
 torch = pytest.importorskip("torch", reason="ClipDataset is a torch dataset")
 
-from mit_builder.data import ClipDataset, box_masks  # noqa: E402
-from mit_builder.dataset import open_dataset  # noqa: E402
+from mit_builder.dataset.index import open_dataset  # noqa: E402
+from mit_builder.dataset.pose_map import pose_map  # noqa: E402
+from mit_builder.dataset.torch_dataset import ClipDataset, box_masks  # noqa: E402
 from mit_builder.errors import ConfigError, MediaError, WorkspaceError  # noqa: E402
 from mit_builder.media.audio import read_flac  # noqa: E402
-from mit_builder.pose_map import pose_map  # noqa: E402
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest  # noqa: E402
-from mit_builder.workspace import Workspace  # noqa: E402
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, digest  # noqa: E402
+from mit_builder.storage.workspace import Workspace  # noqa: E402
 
 SIZE_HW = (60, 100)
 SMALL: dict[str, Any] = {"n_frames": 6, "frame_step": 2, "size_hw": SIZE_HW}
@@ -271,7 +271,7 @@ def test_storage_has_one_client_a_process(remote: str, monkeypatch: pytest.Monke
         made.append(uri)
         return Workspace(uri)
 
-    monkeypatch.setattr("mit_builder.dataset_place.Workspace", counted)
+    monkeypatch.setattr("mit_builder.dataset.places.Workspace", counted)
     assert len(ids(ClipDataset(remote, **SMALL))) == 3
     assert made == [remote]
 
@@ -313,6 +313,15 @@ def test_a_shard_that_went_while_it_was_read_is_one_line(root: Path, tmp_path: P
         ClipDataset(copy, **SMALL)
 
 
+def test_media_outside_of_the_dataset_is_not_loaded(tmp_path: Path) -> None:
+    root = tiny_dataset.build(tmp_path, embed_media=False).root
+    tiny_dataset.point_clips_at(root, "../outside.mp4")
+    (clip, *_) = (root / "dataset" / "clips").glob("*.mp4")
+    clip.rename(root / "outside.mp4")
+    with pytest.raises(MediaError, match="leads out of the dataset"):
+        list(ClipDataset(root, **SMALL))
+
+
 def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) -> None:
     assert len(ClipDataset(root, n_people=3, **SMALL)) == 1
     assert len(ClipDataset(root, n_frames=40, size_hw=SIZE_HW)) == 1
@@ -321,9 +330,9 @@ def test_what_does_not_fit_is_passed_over_and_nothing_is_an_error(root: Path) ->
             ClipDataset(root, **options)
     with pytest.raises(ConfigError, match="at least 1"):
         ClipDataset(root, rank=1)
-    with pytest.raises(ConfigError, match=r"holds no index\.json"):
+    with pytest.raises(ConfigError, match="no dataset"):
         ClipDataset(root / "videos")
-    with pytest.raises(ConfigError, match=r"holds no index\.json"):
+    with pytest.raises(ConfigError, match="no dataset"):
         ClipDataset("memory://nothing-here")
 
 

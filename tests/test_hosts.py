@@ -5,9 +5,12 @@ import math
 import pytest
 
 from manifests.ledger import Entry
-from mit_builder.config import DownloadSettings, RunSettings
-from mit_builder.hosts import Hosts
-from mit_builder.retries import delay_s
+from manifests.rows import Source
+from manifests.sources import url_source
+from mit_builder.config.settings import DownloadSettings, RunSettings
+from mit_builder.driver.host_limits import Hosts
+from mit_builder.driver.retry_policy import delay_s
+from stages.download import Download
 
 SETTINGS = DownloadSettings(
     per_host=2, host_interval_s=1, host_failures=3, host_rest_s=10, host_rests=2, host_refusals=2
@@ -29,6 +32,12 @@ def visit(hosts: Hosts, entry: Entry, now_s: float) -> str | None:
     return hosts.learn("h", entry, now_s)
 
 
+def test_the_host_of_a_source_is_what_its_limits_count() -> None:
+    stage = Download(SETTINGS)
+    assert stage.limit_key(url_source("https://Host.org:81/a")) == "host.org"
+    assert stage.limit_key(Source("s", "/a/b.mp4", "file")) is None
+
+
 def test_downloads_of_one_host_start_apart_and_no_more_at_once_than_set(hosts: Hosts) -> None:
     hosts.start("h", 0)
     assert hosts.ready_at_s("h", 0.5) == 1
@@ -48,7 +57,7 @@ def test_a_host_that_fails_in_a_row_is_rested_longer_each_time_and_then_closed(h
     hosts.start("h", 32)
     assert hosts.ready_at_s("h", 40) == math.inf  # one alone finds out
     hosts.leave("h")
-    assert "run again later" in (hosts.learn("h", failed("transient"), 40) or "")
+    assert "later mit-build run" in (hosts.learn("h", failed("transient"), 40) or "")
     assert hosts.closed("h")
 
 
@@ -62,7 +71,7 @@ def test_any_answer_ends_the_row_of_failures(hosts: Hosts, answer: Entry) -> Non
 def test_a_pause_that_a_host_asks_for_is_kept_but_not_for_ever(hosts: Hosts) -> None:
     assert visit(hosts, failed("transient", retry_after_s=7), 0) == "h asks for a pause: left alone for 7 s"
     assert hosts.ready_at_s("h", 1) == 7
-    assert "run again later" in (visit(hosts, failed("transient", retry_after_s=1e9), 8) or "")
+    assert "later mit-build run" in (visit(hosts, failed("transient", retry_after_s=1e9), 8) or "")
 
 
 def test_a_host_that_asks_for_a_login_is_not_asked_again_and_the_setting_is_named(hosts: Hosts) -> None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 import manifests.ledger
 import manifests.parts
+from manifests.fields import doc
+from manifests.ids import new_run_id
 from manifests.ledger import Entry, Ledger
-from manifests.rows import Artifact, Shot, Source, doc
-from manifests.schema import content_hash
-from mit_builder.session import new_run_id
-from mit_builder.workspace import Workspace
+from manifests.rows import Artifact, Shard, Shot, Source
+from manifests.schema import artifacts, content_hash
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture
@@ -44,6 +45,27 @@ def test_an_entry_is_found_by_unit_and_input_with_its_outputs(workspace: Workspa
         assert found == replace(entry, run_id="r")
         assert ledger.find("v", "another input") is None
         assert ledger.find("w", "k") is None
+
+
+def test_the_files_that_entries_name_are_found_without_making_rows(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shard(name: str, *media: str) -> Shard:
+        return Shard(0, Artifact(name, "", 0), tuple(Artifact(m, "", 0) for m in media), 1)
+
+    ledger = Ledger(workspace, "shards", (Shard, Shot))
+    ledger.append([done("a", "k", shard("a-old", "m-old")), done("a", "other", shard("a"))], run_id="r")
+    ledger.append([done("a", "k", shard("a-new", "m1", "m2"), shard("b")), done("c", "k"), done("d", "k")], run_id="r")
+    ledger.append([Entry("d", "k", "failed"), done("e", "k", Shot("v", 0, 1))], run_id="r")
+    for read in (ledger, Ledger(workspace, "shards", (Shard, Shot))):
+        wanted = {a.key for entry in read.entries() for row in entry.outputs for a in artifacts(row)}
+        assert wanted == {"a", "a-new", "b", "m1", "m2"}
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "_row", None)
+            assert set(read.artifact_keys().to_pylist()) == wanted
+    assert shots(workspace).artifact_keys().to_pylist() == []
+    # Rows of another version of the classes name nothing that counts.
+    assert Ledger(workspace, "shards", (Shot,)).artifact_keys().to_pylist() == []
 
 
 def test_entries_of_this_run_count_before_they_are_read_back(workspace: Workspace) -> None:

@@ -16,7 +16,7 @@ import manifests.parts
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Shot
 from manifests.schema import content_hash
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 FOLDER = "manifests/shots"
 UNITS, KEYS = st.sampled_from("vwx"), st.sampled_from(("k1", "k2"))

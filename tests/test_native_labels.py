@@ -13,20 +13,23 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 from numbered_video import number_in, numbered_image
+from promised import promised
 
 from manifests.arrays import write_arrays
 from manifests.rows import N_KEYPOINTS, TRACK, Artifact, Clip, CutJob, Labelled, SpeechJob, Video
-from mit_builder.config import CutSettings, PoseSettings, SpeechSettings
-from mit_builder.dataset import open_dataset
-from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.config.settings import CutSettings, PoseSettings, SpeechSettings
+from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.validate import validate
+from mit_builder.exports.make import ExportRequest, make_export
 from mit_builder.media.timeline import read_timeline
 from mit_builder.media.write import write_timed_video
-from mit_builder.models import lips, mediapipe_pose, silero_voice
+from mit_builder.models import silero_voice
+from mit_builder.models.asd import lips
 from mit_builder.models.base import SpeechInput
+from mit_builder.models.mediapipe import pose
 from mit_builder.report.view import open_view, view_of_row
-from mit_builder.validate import validate
-from mit_builder.workspace import Workspace
-from stages.filter import CutClips
+from mit_builder.storage.workspace import Workspace
+from stages.filter.cut import CutClips
 from stages.pose import EstimatePose
 from stages.speech import ScoreSpeech
 
@@ -48,7 +51,7 @@ class NativeBuilder(tiny_dataset.Builder):
         size = {"width_px": tiny_dataset.WIDTH_PX, "height_px": tiny_dataset.HEIGHT_PX}
         frames = ((tick, numbered(n)) for n, tick in enumerate(TICKS))
         write_timed_video(path, frames, ticks_per_s=CLOCK_HZ, **size, audio=sound, crf=10)
-        return replace(video, captions=None)
+        return replace(video, captions=None, media=promised(path))
 
     def _clip(self, plan: tiny_dataset.ClipPlan, video: Video, name: str) -> Clip:
         made = super()._clip(plan, video, name)
@@ -64,7 +67,8 @@ class NativeBuilder(tiny_dataset.Builder):
         boxes = np.tile(np.array([10, 10, 50, 50], np.float32), (plan.end_frame, 1))
         scores = np.ones(plan.end_frame, np.float32)
         row = {"start_frame": 0, "face_boxes_xyxy": boxes, "face_scores": scores, "face_detected": scores > 0}
-        rows = [{**row, "track_id": i, "boxes_xyxy": boxes, "stillness": 1.0} for i in range(plan.n_people)]
+        row |= {"boxes_xyxy": boxes, "stillness": 1.0, "similarity_beside": None, "similarity_above": None}
+        rows = [{**row, "track_id": i} for i in range(plan.n_people)]
         write_arrays(path, TRACK, rows)
         return self.context().commit(path, "tracks", "numbered")
 
@@ -113,7 +117,7 @@ def test_pose_is_estimated_in_the_timelines_frames(
                 seen.append(number_in(image))
                 yield np.ones((len(boxes), N_KEYPOINTS, 3), np.float32)
 
-    monkeypatch.setattr(mediapipe_pose, "MediaPipePose", Reader)
+    monkeypatch.setattr(pose, "MediaPipePose", Reader)
     stage = EstimatePose(PoseSettings())
     stage.setup()
     list(stage.process(labelled.clip, builder.context()))
@@ -160,7 +164,9 @@ def test_exports_and_training_see_the_timelines_frames(
     make_export(Workspace(builder.root), ExportRequest("coco-wholebody", tmp_path / "coco", with_media=True))
     pictures = sorted((tmp_path / "coco").rglob("*.jpg"))
     assert [number_in(cv2.imread(str(picture))) for picture in pictures] == expected
-    torch_data = pytest.importorskip("mit_builder.data", reason="torch is not installed", exc_type=ImportError)
+    torch_data = pytest.importorskip(
+        "mit_builder.dataset.torch_dataset", reason="torch is not installed", exc_type=ImportError
+    )
     size_hw = (tiny_dataset.HEIGHT_PX, tiny_dataset.WIDTH_PX)
     (sample,) = torch_data.ClipDataset(builder.root, split=None, n_frames=20, frame_step=1, size_hw=size_hw)
     seen = [number_in(image.transpose(1, 2, 0)) for image in sample["video"].numpy()]

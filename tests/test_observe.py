@@ -13,15 +13,16 @@ import fakes
 import pytest
 from walks import settings_with, walk
 
-from mit_builder.engine import SerialEngine
+from manifests.ids import new_run_id
+from mit_builder.cli.trace import read, trace, write
+from mit_builder.driver.event_log import LOGS, Observer
+from mit_builder.driver.metrics import METRICS
+from mit_builder.driver.runner import Runner
+from mit_builder.engine.metric import Metric
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
 from mit_builder.errors import ConfigError
-from mit_builder.lanes import worker_specs
-from mit_builder.metrics import METRICS, Metric
-from mit_builder.observe import LOGS, Observer
-from mit_builder.runner import Runner
-from mit_builder.session import new_run_id
-from mit_builder.trace import read, trace, write
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ["a", "b?pose=fail", "c?shots=reject", "d?download=auth"]
@@ -144,7 +145,7 @@ def test_a_trace_has_an_attempt_once_in_its_own_run_also_where_its_verdict_chang
 def test_units_that_ran_at_once_lie_in_rows_of_their_own(tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from mit_builder.trace import COLUMNS, events
+    from mit_builder.cli.trace import COLUMNS, events
 
     times = [(0.0, 2.0), (1.0, 2.0), (2.0, 1.0), (2.5, 1.0)]
     rows = [

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from walks import settings_with
 
 from manifests.ledger import Entry
-from mit_builder.bottleneck import find_bottleneck
-from mit_builder.engine import Load
-from mit_builder.lanes import CALL_S, MOST_WAITING, QUEUE_BOUND, Lane, Waiting
+from mit_builder.driver.bottleneck import find_bottleneck
+from mit_builder.driver.step_queue import CALL_S, MOST_WAITING, QUEUE_BOUND, StepQueue, Waiting
+from mit_builder.engine.base import Load
+from mit_builder.engine.worker import Task
+from mit_builder.engine.worker_pools import Crew, Pools, Room
 from mit_builder.pipeline import STEPS, Unit
-from mit_builder.pools import Crew, Pools, Room
 from mit_builder.stage import Resources
-from mit_builder.worker import Task
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 NEEDS = {
     "net": Resources(cpus=0.25, max_workers=4),
@@ -96,9 +96,9 @@ def test_no_worker_is_started_without_work_and_room(
     assert n == 0 or crew.n + n <= cpus
 
 
-def lane(step: str = "shots") -> Lane:
+def lane(step: str = "shots") -> StepQueue:
     (chosen,) = (s for s in fakes.steps() if s.name == step)
-    return Lane.of(chosen, settings_with(), Workspace("memory://pools"), "run")
+    return StepQueue.of(chosen, settings_with(), Workspace("memory://pools"), "run")
 
 
 def waiting(i: int, row: Any = None) -> Waiting:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mit_builder.models.coco_wholebody import KEYPOINT_NAMES
-from mit_builder.pose_map import BODY_18, COLOURS_18, FINGER_COLOURS, HANDS, LIMBS_18, pose_map, with_neck
+from mit_builder.dataset.pose_map import BODY_18, COLOURS_18, FINGER_COLOURS, HANDS, LIMBS_18, pose_map, with_neck
+from mit_builder.labels.keypoints import KEYPOINT_NAMES
 
 SIZE_WH = (320, 216)
 

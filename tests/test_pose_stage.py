@@ -12,13 +12,16 @@ import tiny_sapiens
 
 from manifests.arrays import read_arrays
 from manifests.rows import N_KEYPOINTS, Clip, Pose
-from mit_builder.config import PoseSettings
+from mit_builder.config import backends
+from mit_builder.config.settings import PoseSettings
 from mit_builder.errors import CannotContinue, MediaError, StageUnavailable
-from mit_builder.models import devices, mediapipe_pose, weights
-from mit_builder.models.coco_wholebody import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
-from mit_builder.scratch import sha256_of
+from mit_builder.labels.keypoints import BODY_PARTS, KEYPOINT_NAMES, visible_ratios
+from mit_builder.models import devices
+from mit_builder.models.mediapipe import pose as mediapipe_pose
+from mit_builder.models.weights import store
 from mit_builder.stage import Resources
-from stages.pose import CPU_TIMEOUT_S, EstimatePose, between, posed_frames
+from mit_builder.storage.scratch import sha256_of
+from stages.pose import EstimatePose, between, posed_frames
 
 
 class FaceCentres:
@@ -172,7 +175,9 @@ def test_sapiens_without_weights_says_how_to_get_them(tmp_path: Path, monkeypatc
     ):
         stage = EstimatePose(settings)
         assert stage.backend().startswith(f"{name} (missing)")
-        with pytest.raises(StageUnavailable, match=rf"weights fetch {name} \(mit-build weights import FILE") as caught:
+        with pytest.raises(
+            StageUnavailable, match=rf"`mit-build weights fetch {name}`, .* `mit-build weights import FILE`"
+        ) as caught:
             stage.setup()
         assert "\n" not in str(caught.value)
 
@@ -182,7 +187,7 @@ def tiny_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of weights where a tiny network lies in the place of Sapiens 0.3b."""
     pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded environment does not have")
     monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
-    return tiny_sapiens.checkpoint(tmp_path / weights.entry("sapiens-0.3b").file_name)
+    return tiny_sapiens.checkpoint(tmp_path / store.entry("sapiens-0.3b").file_name)
 
 
 def test_sapiens_labels_a_clip_and_its_rows_name_its_weights(
@@ -208,11 +213,11 @@ def test_sapiens_labels_a_clip_and_its_rows_name_its_weights(
 def test_sapiens_program_is_used_where_it_is_what_there_is(tmp_path: Path, tiny_weights: Path) -> None:
     tiny_weights.unlink()
     settings = PoseSettings(model="sapiens-0.3b", device="cpu")
-    file = weights.entry("sapiens-0.3b-torchscript")
+    file = store.entry("sapiens-0.3b-torchscript")
     path = tiny_sapiens.program(tmp_path / file.file_name)
     with pytest.raises(CannotContinue, match="a program of unknown origin"):
         EstimatePose(settings).backend()
-    (tmp_path / weights.RECORD_NAME).write_text(json.dumps({file.name: sha256_of(path)}))
+    (tmp_path / store.RECORD_NAME).write_text(json.dumps({file.name: sha256_of(path)}))
     for torchscript, ending in ((False, ""), (True, " as a program")):
         stage = EstimatePose(settings.model_copy(update={"torchscript": torchscript}))
         stage.setup()
@@ -225,8 +230,8 @@ def test_sapiens_program_is_used_where_it_is_what_there_is(tmp_path: Path, tiny_
         ({}, 2, Resources(cpus=1.0)),
         ({"model": "sapiens-2b"}, 2, Resources(cpus=1.0, gpus=0.5, max_workers=2)),
         ({"model": "sapiens-2b", "device": "cuda:1"}, 2, Resources(cpus=1.0, max_workers=1)),
-        ({"model": "sapiens-2b", "device": "cpu"}, 2, Resources(cpus=1.0, timeout_s=CPU_TIMEOUT_S)),
-        ({"model": "sapiens-2b"}, 0, Resources(cpus=1.0, timeout_s=CPU_TIMEOUT_S)),
+        ({"model": "sapiens-2b", "device": "cpu"}, 2, Resources(cpus=1.0, timeout_s=backends.WEEK_S)),
+        ({"model": "sapiens-2b"}, 0, Resources(cpus=1.0, timeout_s=backends.WEEK_S)),
     ],
 )
 def test_sapiens_asks_for_half_a_gpu_where_there_is_one(

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
 
 N_KEYPOINTS = 133
 

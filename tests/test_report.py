@@ -12,7 +12,7 @@ import tiny_dataset
 import yaml
 
 from manifests.rows import Correction
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
 from mit_builder.errors import CannotContinue, MediaError
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
@@ -31,7 +31,7 @@ from mit_builder.report.drawing import (
 from mit_builder.report.overlay import write_overlay
 from mit_builder.report.statistics import COLUMNS, summarise
 from mit_builder.report.view import ClipView, open_view, view_of_row
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +187,7 @@ def test_a_process_that_cannot_draw_stops_the_run_with_what_to_do(
 ) -> None:
     monkeypatch.setattr("mit_builder.report.clips._draw", instead)
     rows = [builder.labelled(tiny_dataset.PLANS[0])]
-    with pytest.raises(CannotContinue, match=f"^{message}.*; run again"):
+    with pytest.raises(CannotContinue, match=f"^{message}.*; to draw what is missing: mit-build run"):
         report_clips(Workspace(tmp_path), rows, n_overlays=0, n_processes=1)
 
 

@@ -20,11 +20,11 @@ import tiny_dataset
 
 from manifests.arrays import read_arrays
 from manifests.rows import Artifact, Correction, Labelled, Review
+from mit_builder.labels.reviews import Reviews
 from mit_builder.report.clip_data import encode_clip, shown
 from mit_builder.report.figures import distributions
 from mit_builder.report.gallery import CLIPS, GALLERY_KEY, update_gallery
-from mit_builder.review.store import Reviews
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,17 @@ def test_corrections_change_what_is_measured_and_keep_the_data(stored: Workspace
     assert (after["talk"], after["silence"], after["overlap"], after["human"]) == ([0.0, 0.0], 1.0, None, 1.0)
     assert after["changed"] == round(sum(before["talk"]) * 40)
     assert update(stored, clips[:1]) == [before]
+
+
+def test_a_new_address_or_title_is_listed_and_no_label_is_read_for_it(
+    stored: Workspace, clips: tuple[Labelled, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update(stored, clips)
+    monkeypatch.setattr(Workspace, "artifact", None)  # whoever reads one fails
+    moved = replace(clips[0], video=replace(clips[0].video, source_url="http://elsewhere.test/v", title="Another"))
+    listed = update(stored, (moved, *clips[1:]))
+    assert (listed[0]["url"], listed[0]["title"]) == ("http://elsewhere.test/v", "Another")
+    assert b"http://elsewhere.test/v" in stored.read(GALLERY_KEY)
 
 
 def test_a_damaged_list_is_made_anew(stored: Workspace, clips: tuple[Labelled, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -331,6 +332,56 @@ def test_rejects_show_their_measurement_and_a_picture(page: Any) -> None:
     page.wait_for_selector("#reject-cards .clip")
     assert "min_clip_s is 4" in page.inner_text("#reject-cards")
     until(page, "[...document.querySelectorAll('#reject-cards img')].some((i) => i.naturalWidth > 0)")
+
+
+def test_a_rejected_candidate_plays_its_stretch_of_the_video(page: Any) -> None:
+    page.click("#tab-rejects")
+    page.click("#reject-cards .play")
+    video = page.locator("#reject-cards video")
+    until(page, "document.querySelector('#reject-cards video').currentTime > 0.2")
+    assert video.evaluate("v => v.paused") is False
+    assert re.search(r"/videos/.+\.mp4#t=0,3\.2$", video.evaluate("v => v.currentSrc"))
+    page.click("#tab-gallery")
+    assert video.evaluate("v => v.paused") is True
+
+
+def test_a_candidate_that_the_browser_cannot_play_says_what_draws_it(
+    browser: Any,  # noqa: F811
+    made: Made,
+    tmp_path: Path,
+) -> None:
+    place = Path(shutil.copytree(made.place, tmp_path / "my talks"))
+    assert program("report", "--workspace", str(place)).returncode == 0
+    for video in (place / "videos").iterdir():
+        video.write_bytes(b"a codec of the future")
+    opened = browser.new_page()
+    opened.goto(f"{(place / 'report' / 'index.html').as_uri()}#/rejects")
+    opened.click("#reject-cards .play")
+    words = opened.inner_text("#reject-cards .problem")
+    assert re.search(r"mit-build preview --workspace 'my talks' \w+_000000to000080,", words)
+    opened.close()
+
+
+def test_the_overview_shows_clips_and_a_click_opens_one(page: Any) -> None:
+    pictures = page.locator("#overview .looks img")
+    assert pictures.count() == 3
+    until(page, "[...document.querySelectorAll('#overview .looks img')].every((i) => i.naturalWidth === 480)")
+    second = page.locator("#overview .looks a").nth(1)
+    clip_id = second.get_attribute("href").rpartition("/")[2]
+    second.click()
+    until(page, f"document.querySelector('.clip.open')?.dataset.clip === '{clip_id}'")
+    page.go_back()
+    until(page, "!document.getElementById('overview').hidden")
+
+
+def test_the_page_follows_its_address(page: Any) -> None:
+    open_clip(page)
+    ids = page.locator("#cards .clip").evaluate_all("cards => cards.map((card) => card.dataset.clip)")
+    page.fill("#find", ids[0])
+    page.evaluate(f"location.hash = '#/gallery/{ids[2]}'")  # which the search does not show
+    until(page, f"document.querySelector('.clip.open')?.dataset.clip === '{ids[2]}'")
+    page.evaluate("location.hash = '#/rejects'")
+    until(page, "!document.getElementById('rejects').hidden")
 
 
 @pytest.mark.parametrize("width_px", [390, 1200])

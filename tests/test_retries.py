@@ -1,23 +1,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import fakes
 import pytest
 from walks import dataset, failed, look, settings_with, walk, worked
 
-from mit_builder import lanes
-from mit_builder.engine import SerialEngine
-from mit_builder.hosts import Hosts
-from mit_builder.lanes import Lane, Waiting, worker_specs
-from mit_builder.retries import Clock
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import new_run_id
-from mit_builder.workspace import Workspace
+from manifests.ids import new_run_id
+from manifests.sources import url_source
+from mit_builder.driver import step_queue
+from mit_builder.driver.host_limits import Hosts
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.progress import PlainLines
+from mit_builder.driver.retry_policy import Clock
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.step_queue import StepQueue, Waiting
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
+from mit_builder.errors import CannotContinue
+from mit_builder.pipeline_run import RunRequest, run_pipeline
+from mit_builder.storage.settings_file import Changes
+from mit_builder.storage.workspace import Workspace
 
-PLAIN = Choice()
+PLAIN = RunOptions()
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,7 @@ def workspace() -> Workspace:
 
 
 def timed(
-    workspace: Workspace, names: Iterable[str], *overrides: str, choice: Choice = PLAIN
+    workspace: Workspace, names: Iterable[str], *overrides: str, choice: RunOptions = PLAIN
 ) -> tuple[Runner, FakeClock, list[str]]:
     settings, run_id, steps = settings_with(*overrides), new_run_id(), fakes.steps()
     engine = SerialEngine(worker_specs(settings, workspace, run_id, steps))
@@ -93,7 +101,7 @@ def test_a_later_run_keeps_what_is_left_of_the_pause_unless_asked_to_hurry(works
     timed(workspace, bad, "run.retry_base_s=10", "run.max_attempts=1")
     _, clock, _ = timed(workspace, bad, "run.retry_base_s=10", "run.max_attempts=1")
     assert sum(clock.slept_s) >= 4
-    hurry = Choice(at_once=True)
+    hurry = RunOptions(at_once=True)
     _, clock, _ = timed(workspace, bad, "run.retry_base_s=10", "run.max_attempts=1", choice=hurry)
     assert sum(clock.slept_s) == 0
 
@@ -134,7 +142,7 @@ def test_a_host_that_does_not_answer_is_rested_and_then_left(workspace: Workspac
     assert [note.rpartition(": ")[2] for note in notes] == [
         "left alone for 30 s",
         "left alone for 60 s",
-        "run again later",
+        "later mit-build run",
     ]
     tally = runner.tally.steps["download"]
     assert tally.pending + sum(tally.failed.values()) == 30
@@ -159,7 +167,7 @@ def test_equal_bytes_under_two_ids_are_one_video(workspace: Workspace, monkeypat
         monkeypatch.setattr(fakes, "short_id", lambda *parts, n=count: original(*parts, f"{next(n)}"))
         runner = walk(place, pair[::order])
         assert runner.tally.steps["download"].rejected == {"duplicate": 1}
-        assert {row["url"] for row in dataset(place)} == {pair[0].address}
+        assert {row["source_url"] for row in dataset(place)} == {pair[0].address}
 
 
 def test_downloads_start_no_more_often_than_set(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,19 +186,96 @@ def test_downloads_start_no_more_often_than_set(workspace: Workspace, monkeypatc
 def test_a_list_of_one_host_is_taken_up_no_faster_than_the_host_allows(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lanes, "QUEUE_BOUND", 4)
-    monkeypatch.setattr(lanes, "MOST_WAITING", 4)
-    monkeypatch.setattr(lanes, "MOST_PUT_OFF", 10)
+    monkeypatch.setattr(step_queue, "QUEUE_BOUND", 4)
+    monkeypatch.setattr(step_queue, "MOST_WAITING", 4)
+    monkeypatch.setattr(step_queue, "MOST_PUT_OFF", 10)
     put_off: list[int] = []
-    original = Lane.put_off
+    original = StepQueue.put_off
 
-    def noted(lane: Lane, waiting: Waiting, until_s: float) -> None:
+    def noted(lane: StepQueue, waiting: Waiting, until_s: float) -> None:
         original(lane, waiting, until_s)
         put_off.append(len(lane.delayed))
 
-    monkeypatch.setattr(Lane, "put_off", noted)
+    monkeypatch.setattr(StepQueue, "put_off", noted)
     names = [f"v{i}?lengths=40" for i in range(40)]
     runner, clock, _ = timed(workspace, names, "download.host_interval_s=10")
     assert runner.tally.n_videos == 40
     assert sum(clock.slept_s) == pytest.approx(390)
     assert max(put_off) <= 14
+
+
+CLOSING = ("download.host_failures=1", "download.host_rests=0", "shards.n_buckets=1")
+"""One failure, and the host is not asked any more in this run."""
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_clips_stay_where_a_video_that_is_gone_is_not_fetched_again_because_its_host_is_left(
+    workspace: Workspace, tmp_path: Path, is_asked: bool
+) -> None:
+    flag = tmp_path / "flag"
+    old, new = f"old?download=transient&while={flag}", url_source("http://other.test/new")
+    walk(workspace, [old], *CLOSING)
+    workspace.delete(sorted(workspace.names("videos")))
+    flag.touch()
+    first = [] if is_asked else ["first?download=transient"]
+    left = walk(workspace, [*first, old, new], *CLOSING)  # the one shard is written for the new clips
+    assert {row["title"] for row in dataset(workspace)} == {"old", "new"}
+    tally = left.tally.steps["download"]
+    assert (tally.done, tally.pending, sum(tally.failed.values())) == (1, 1, len(first))
+    flag.unlink()
+    again = walk(workspace, [old, new], *CLOSING)
+    assert (worked(again), again.tally.pending) == ({"download": 1}, 0)
+
+
+def test_another_walk_of_a_run_repeats_no_failed_download_and_asks_no_closed_host(
+    workspace: Workspace, log: Path
+) -> None:
+    names = [f"v{i}?download=transient" for i in range(3)]
+    settings, steps = settings_with(*CLOSING, "run.max_attempts=1"), fakes.steps()
+    hosts = Hosts(settings.download)
+    for n_calls, run_id in enumerate(["run-1", "run-1", "run-2"]):
+        engine = SerialEngine(worker_specs(settings, workspace, run_id, steps))
+        runner = Runner(workspace, settings, run_id=run_id, choice=RunOptions(at_once=True), engine=engine, steps=steps)
+        runner.hosts = hosts if run_id == "run-1" else Hosts(settings.download)
+        runner.run(map(fakes.source, names))
+        assert len(log.read_text().splitlines()) == max(1, n_calls)
+        assert (runner.tally.failed, runner.tally.pending) == (1, 2)
+
+
+def test_a_failure_of_this_run_is_not_due_in_its_next_walk(workspace: Workspace, log: Path) -> None:
+    for n_calls, run_id in ((1, "run-1"), (1, "run-1"), (2, "run-2")):
+        settings, steps = settings_with("run.max_attempts=1"), fakes.steps()
+        engine = SerialEngine(worker_specs(settings, workspace, run_id, steps))
+        choice = RunOptions(at_once=True)
+        runner = Runner(workspace, settings, run_id=run_id, choice=choice, engine=engine, steps=steps)
+        runner.run([fakes.source("v?download=transient")])
+        assert len(log.read_text().splitlines()) == n_calls
+        assert failed(runner) == {"download": {"transient": 1}}
+
+
+def test_all_walks_of_a_run_share_what_is_known_of_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts: list[Hosts] = []
+
+    def walk_twice(make_runner: Callable[[], Runner], *rest: object) -> Runner:
+        hosts.extend(make_runner().hosts for _ in range(2))
+        raise CannotContinue("enough")
+
+    monkeypatch.setattr("mit_builder.pipeline_run.walk_until_whole", walk_twice)
+    monkeypatch.setattr("mit_builder.pipeline_run.check_all", lambda *arguments: [])
+    monkeypatch.setattr("mit_builder.pipeline_run.resolve", lambda wanted, pinned: (wanted, []))
+    request = RunRequest(
+        addresses=["http://fake.test/a"],
+        lists=[],
+        workspace=str(tmp_path / "ws"),
+        changes=Changes.asked(None, []),
+        stages=["all"],
+        forced=[],
+        limit=None,
+        retry=RunOptions().retry,
+        at_once=False,
+        engine="serial",
+        go_on=["run"],
+    )
+    with pytest.raises(CannotContinue, match="enough"):
+        run_pipeline(request, PlainLines())
+    assert len({id(known) for known in hosts}) == 1

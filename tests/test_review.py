@@ -17,17 +17,17 @@ import tiny_dataset
 
 from manifests.arrays import write_arrays
 from manifests.rows import PEOPLE, Clip, Correction, Labelled, Review
-from mit_builder.cli import main
+from mit_builder.cli.main import main
 from mit_builder.errors import ConfigError, WorkspaceError
+from mit_builder.labels.corrections import corrected, fitting, label_tier, with_corrections
+from mit_builder.labels.reviews import Reviews
+from mit_builder.labels.speaking import periods
 from mit_builder.report.figures import quality
-from mit_builder.review.corrections import corrected, fitting, label_tier, with_corrections
+from mit_builder.report.intervals import clustered, wilson
 from mit_builder.review.documents import document, parse_change, read_export
-from mit_builder.review.intervals import clustered, wilson
 from mit_builder.review.server import Site, make_server
-from mit_builder.review.store import Reviews
-from mit_builder.speaking import periods
-from mit_builder.tombstones import Tombstone, Tombstones, digest
-from mit_builder.workspace import Workspace
+from mit_builder.storage.tombstones import Tombstone, Tombstones, digest
+from mit_builder.storage.workspace import Workspace
 
 
 def change(instead_of: dict[str, Any] | None = None, **values: Any) -> bytes:
@@ -71,6 +71,18 @@ def test_everything_that_follows_from_speaking_follows_from_corrections() -> Non
     assert label_tier([first, second], 40, "model") == "model"
     whole = with_corrections(people, [replace(SPEAKS, person_id=i, start_frame=0, end_frame=40) for i in (0, 1)], 3)
     assert label_tier(whole, 40, "model") == "human"
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 24])
+@pytest.mark.parametrize("speaks", [True, False])
+def test_a_correction_shorter_than_the_filters_stays_in_the_periods(n_frames: int, speaks: bool) -> None:
+    people = [{"speaking": np.full(100, not speaks)} for _ in range(2)]
+    span = [40, 40 + n_frames]
+    _, person = with_corrections(people, [replace(SPEAKS, start_frame=40, end_frame=span[1], speaking=speaks)], 25)
+    set_, rest = ("speak", "listen") if speaks else ("listen", "speak")
+    for suffix in ("", "_merged"):
+        assert person[f"{set_}_periods{suffix}"].tolist() == [span]
+        assert person[f"{rest}_periods{suffix}"].tolist() == [[0, 40], [span[1], 100]]
 
 
 def centre(builder: tiny_dataset.Builder, clip: Clip, person: int, frame: int) -> tuple[float, float]:
@@ -333,6 +345,22 @@ def test_without_the_token_or_by_another_name_nothing_is_handed_out(
 )  # fmt: skip
 def test_nothing_but_the_report_is_handed_out(site: Site, path: str) -> None:
     assert ask(site, "GET", f"/{site.token}/{path}")[0] == 404
+
+
+@pytest.mark.parametrize("leads_to", ["outside", "manifests", "mit-build.yaml", "report/loop.mp4"])
+def test_links_out_of_the_served_folders_are_not_followed(site: Site, tmp_path: Path, leads_to: str) -> None:
+    root = site.workspace.root
+    assert root is not None
+    (tmp_path.parent / "outside").mkdir(exist_ok=True)
+    (tmp_path.parent / "outside" / "a.mp4").write_bytes(b"private")
+    (root / "manifests" / "a.mp4").write_bytes(b"private")
+    target = tmp_path.parent / "outside" if leads_to == "outside" else root / leads_to
+    (root / "report" / "folder").symlink_to(target)
+    (root / "report" / "loop.mp4").symlink_to(target if target.is_file() else target / "a.mp4")
+    (root / "clips" / "other.mp4").symlink_to(root / "clips" / "a.mp4")
+    for path in ("report/folder/a.mp4", "report/loop.mp4"):
+        assert ask(site, "GET", f"/{site.token}/{path}")[0] == 404
+    assert ask(site, "GET", f"/{site.token}/clips/other.mp4")[0] == 200
 
 
 def post(site: Site, body: bytes) -> tuple[int, dict[str, Any]]:

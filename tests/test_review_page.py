@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,13 @@ import quick_stages
 from browser import browser, console_of, until  # noqa: F401 - a fixture
 from quick_stages import program
 
-from mit_builder.dataset import open_dataset, read_index
-from mit_builder.export.make import ExportRequest, make_export
-from mit_builder.review.store import Reviews
-from mit_builder.speaking import interaction_labels, is_speaking
-from mit_builder.validate import validate
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import open_dataset, read_index
+from mit_builder.dataset.validate import validate
+from mit_builder.exports.make import ExportRequest, make_export
+from mit_builder.labels.corrections import human_mask
+from mit_builder.labels.reviews import Reviews
+from mit_builder.labels.speaking import interaction_labels, is_speaking
+from mit_builder.storage.workspace import Workspace
 
 SOURCES = tuple(f"http://quick.test/{name}?frames=300&shots=2" for name in "abc")
 """Six clips of 150 frames; people speak in turn, 30 frames each."""
@@ -102,7 +104,8 @@ def check_correction(row: dict[str, Any]) -> None:
     outside = np.r_[0:35, 100:150]
     assert np.array_equal(person["speaking"][outside], model[outside])
     assert [35, 100] in person["speak_periods"].tolist() or person["speaking"][34] or person["speaking"][100]
-    labels = interaction_labels(np.stack([p["speaking"] for p in row["people"]]))
+    human = np.stack([human_mask(p) for p in row["people"]])
+    labels = interaction_labels(np.stack([p["speaking"] for p in row["people"]]), human)
     assert (row["n_turns"], row["overlap_ratio"]) == (labels.n_turns, pytest.approx(labels.overlap_ratio))
     assert row["people"][0]["human_periods"].tolist() == []
 
@@ -168,7 +171,7 @@ def test_verdicts_reach_parquet_and_exports_and_survive_runs(
     assert rows(place).keys() == before.keys(), "verdicts wait for a run"
 
     output = run(place)
-    assert "1 clips left out of the dataset: rejected_by_reviewer" in output
+    assert "1 clip left out of the dataset: rejected_by_reviewer" in output
     after = rows(place)
     assert after.keys() == before.keys() - {rejected}
     check_correction(after[corrected])
@@ -221,7 +224,7 @@ def test_verdicts_are_made_in_the_static_page_exported_and_taken_in(browser: Any
     assert correction["end_frame"] == 21
 
     done = program("review", "--workspace", str(place), "--import", str(export))
-    assert (done.returncode, done.stdout.splitlines()[0][:18]) == (0, "1 verdicts taken i")
+    assert (done.returncode, done.stdout.splitlines()[0][:18]) == (0, "1 verdict taken in")
     run(place)
     person = rows(place)[name]["people"][0]
     assert person["human_periods"].tolist() == [[10, 21]]
@@ -266,7 +269,7 @@ def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: A
         open_clip(page, name)
         answer = {"status": 507, "json": {"problem": "cannot write: No space left on device"}}
         page.route("**/reviews.json", lambda route: route.fulfill(**answer))
-        page.keyboard.press("r")
+        page.click('[data-does="reject"]')
         until(
             page,
             "document.querySelector('.said').textContent === 'not saved: cannot write: No space left on device'",
@@ -276,16 +279,17 @@ def test_what_the_server_refuses_is_said_also_when_the_clip_is_closed(browser: A
         page.unroute("**/reviews.json")
         held: list[Any] = []
         page.route("**/reviews.json", lambda route: held.insert(0, route))
-        page.keyboard.press("a")
+        page.click('[data-does="accept"]')
         page.keyboard.press("Escape")
-        while not held:
+        end = time.monotonic() + 20
+        while not held and time.monotonic() < end:
             page.wait_for_timeout(20)
         held[0].fulfill(status=403, body="no")
         until(page, "document.querySelector('#gallery > .problem') !== null", within_s=20)
         assert "not saved: the review server answers 403" in page.inner_text("#gallery > .problem")
         page.unroute("**/reviews.json")
         open_clip(page, name)
-        page.keyboard.press("l")
+        page.click('[data-does="checked"]')
         saved(page)
         assert "not saved" not in page.inner_text(f'.clip[data-clip="{name}"] .mark')
         page.close()

@@ -10,6 +10,7 @@ import pytest
 
 import manifests.rows
 from manifests.dataset_row import DatasetRow
+from manifests.fields import doc
 from manifests.rows import (
     Artifact,
     Bucket,
@@ -20,7 +21,6 @@ from manifests.rows import (
     Source,
     Video,
     clip_id,
-    doc,
     short_id,
 )
 from manifests.schema import arrow_schema, arrow_type, artifacts, content, content_hash, from_dict, to_dict
@@ -152,6 +152,12 @@ def test_with_everything_only_the_place_of_artifacts_does_not_count() -> None:
     assert content(CutJob(replace(VIDEO, title="Other"), CANDIDATE), everything=True) != whole
     assert content(CutJob(replace(VIDEO, media=replace(MEDIA, key="x")), CANDIDATE), everything=True) == whole
     assert content(CutJob(replace(VIDEO, media=replace(MEDIA, sha256="x")), CANDIDATE), everything=True) != whole
+
+
+def test_a_field_that_came_later_counts_as_content_only_where_it_is_set() -> None:
+    assert "sound" not in content(VIDEO)
+    assert content(replace(VIDEO, sound=()))["sound"] == []
+    assert content_hash(replace(VIDEO, gain_db=1.0)) != content_hash(VIDEO)
 
 
 def test_hashes_keep_their_value_from_version_to_version() -> None:

@@ -8,10 +8,10 @@ import fakes
 import pytest
 from walks import dataset, failed, index, look, tree, walk, worked
 
-from mit_builder.config import Settings
-from mit_builder.lanes import Lane
-from mit_builder.session import new_run_id
-from mit_builder.workspace import Workspace
+from manifests.ids import new_run_id
+from mit_builder.config.settings import Settings
+from mit_builder.driver.step_queue import StepQueue
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def test_of_two_sources_with_one_video_the_smallest_id_keeps_it_whatever_the_ord
     assert runner.tally.steps["download"].done == runner.tally.n_videos == 2
     assert runner.tally.steps["download"].rejected == Counter(duplicate=2)
     assert worked(runner)["pose"] == 4
-    assert {row["url"] for row in dataset(workspace)} == {"http://fake.test/a", pair[0].address}
+    assert {row["source_url"] for row in dataset(workspace)} == {"http://fake.test/a", pair[0].address}
     ledger = walk(workspace, sources[::-1]).lanes["download"].ledger
     for source, status in zip(pair, ("done", "rejected", "rejected"), strict=True):
         entry = ledger.latest(source.source_id)
@@ -231,7 +231,7 @@ def test_a_duplicate_takes_over_when_the_other_source_leaves_the_list(workspace:
     left = walk(workspace, pair[1:])
     # The shard is written again because its rows name another address.
     assert worked(left) == {"shards": 1}
-    assert {row["url"] for row in dataset(workspace)} == {pair[1].address}
+    assert {row["source_url"] for row in dataset(workspace)} == {pair[1].address}
     assert left.lanes["download"].ledger.latest(pair[1].source_id).status == "done"  # type: ignore[union-attr]
 
 
@@ -302,13 +302,13 @@ def test_walking_over_settled_work_takes_time_in_proportion_to_it(
     sources = [f"video-{i}?lengths=150" for i in range(40)]
     walk(workspace, sources)
     calls: Counter[str] = Counter()
-    original = Lane.key
+    original = StepQueue.key
 
-    def counted(self: Lane, row: Any, settings: Settings) -> str:
+    def counted(self: StepQueue, row: Any, settings: Settings) -> str:
         calls[self.step.name] += 1
         return original(self, row, settings)
 
-    monkeypatch.setattr(Lane, "key", counted)
+    monkeypatch.setattr(StepQueue, "key", counted)
     assert worked(walk(workspace, [*sources, "new?lengths=150"]))["pose"] == 1
     assert calls["pose"] == len(sources) + 1
     assert calls["shards"] <= 4

@@ -6,30 +6,35 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import fakes
 import pyarrow.parquet as pq
 import pytest
 from walks import Recording, Wide, dataset, failed, index, look, settings_with, walk, walk_with, worked
 
+from manifests.ids import new_run_id
 from manifests.ledger import Entry
 from manifests.rows import Artifact, Shard
-from mit_builder.buckets import Buckets
-from mit_builder.duplicates import Duplicates
-from mit_builder.engine import Result, SerialEngine
-from mit_builder.errors import CannotContinue, ConfigError, MediaError, ModelError, SourceError, WorkspaceError
-from mit_builder.labelled import LabelledClips
-from mit_builder.lanes import Files
-from mit_builder.publish import INDEX_KEY, Publisher
-from mit_builder.review.store import Reviews
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import new_run_id
-from mit_builder.tally import Tally
-from mit_builder.worker import Task, Worker, WorkerSpec, classify
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.publish import INDEX_KEY, Publisher
+from mit_builder.driver.counts import RunCounts
+from mit_builder.driver.duplicates import Duplicates
+from mit_builder.driver.labelled_clips import LabelledClips
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.shard_plan import Buckets
+from mit_builder.driver.step_queue import Files
+from mit_builder.engine.base import Result
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.worker import Task, Worker, WorkerSpec, classify
+from mit_builder.errors import CannotContinue, LeaseLost, MediaError, ModelError, SourceError, WorkspaceError
+from mit_builder.labels.reviews import Reviews
+from mit_builder.stage import Reject
+from mit_builder.storage.tombstones import REMOVED
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture
@@ -54,8 +59,8 @@ def test_a_shard_is_written_when_its_bucket_is_quiet_not_after_each_clip(workspa
 def test_while_sources_arrive_a_shard_is_written_at_once_and_then_now_and_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, publish_s: float, written: list[int]
 ) -> None:
-    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", publish_s)
-    monkeypatch.setattr("mit_builder.buckets.PUBLISH_SHARE", math.inf)
+    monkeypatch.setattr("mit_builder.driver.shard_plan.PUBLISH_S", publish_s)
+    monkeypatch.setattr("mit_builder.driver.shard_plan.PUBLISH_SHARE", math.inf)
 
     _, engine = walk_with(Recording, workspace, ["a", "b", "c"])
     assert [len(task.row.clips) for stage, tasks in engine.calls if stage == "shards" for task in tasks] == written
@@ -64,8 +69,8 @@ def test_while_sources_arrive_a_shard_is_written_at_once_and_then_now_and_again(
 def test_what_is_published_loses_no_clips_while_all_downloads_are_done_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mit_builder.lanes.QUEUE_BOUND", 1)
-    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", 0.0)
+    monkeypatch.setattr("mit_builder.driver.step_queue.QUEUE_BOUND", 1)
+    monkeypatch.setattr("mit_builder.driver.shard_plan.PUBLISH_S", 0.0)
     names = [f"v{i}?lengths=200" for i in range(12)]
     walk(workspace, names)
     n_clips: list[int] = []
@@ -73,7 +78,7 @@ def test_what_is_published_loses_no_clips_while_all_downloads_are_done_again(
         SerialEngine,
         workspace,
         [*names, "new?lengths=200"],
-        choice=Choice(forced=frozenset(("download",))),
+        choice=RunOptions(forced=frozenset(("download",))),
         on_progress=lambda runner: n_clips.append(len(dataset(workspace))),
     )
     assert n_clips == sorted(n_clips)
@@ -95,9 +100,9 @@ def test_readers_find_every_shard_of_the_index_at_any_time_and_stale_ones_go(wor
 def test_of_a_shard_that_is_written_again_and_again_two_versions_are_kept_and_no_more(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mit_builder.buckets.PUBLISH_S", 0.0)
-    monkeypatch.setattr("mit_builder.buckets.PUBLISH_SHARE", math.inf)
-    monkeypatch.setattr("mit_builder.lanes.QUEUE_BOUND", 1)
+    monkeypatch.setattr("mit_builder.driver.shard_plan.PUBLISH_S", 0.0)
+    monkeypatch.setattr("mit_builder.driver.shard_plan.PUBLISH_SHARE", math.inf)
+    monkeypatch.setattr("mit_builder.driver.step_queue.QUEUE_BOUND", 1)
     seen: list[set[str]] = []
 
     def check(runner: Runner) -> None:
@@ -116,6 +121,24 @@ def test_of_a_shard_that_is_written_again_and_again_two_versions_are_kept_and_no
     assert len(set().union(*seen)) > 5, "versions"
     assert max(map(len, seen)) == 2, "today's and the one before"
     assert workspace.names("dataset") == {INDEX_KEY, *(f"dataset/{shard.name}" for shard in index(workspace).shards)}
+
+
+def test_the_files_that_go_when_a_shard_is_replaced_are_no_longer_taken_to_be_there(workspace: Workspace) -> None:
+    def shard(version: str) -> Shard:
+        key = f"dataset/shard-00000-of-00004.{version}.parquet"
+        workspace.write(key, b"rows")
+        return Shard(0, Artifact(key, version, 4), (), 1)
+
+    publisher, first, second, third = Publisher(workspace, 4), *map(shard, "abc")
+    assert publisher.take([first], write=True) == []
+    assert publisher.key(0) == first.parquet.key
+    assert publisher.take([second], write=True) == []
+    assert publisher.take([third], write=True) == [first.parquet.key]
+    assert (publisher.key(0), workspace.exists(first.parquet.key)) == (third.parquet.key, False)
+    publisher.finish(None)
+    assert workspace.names("dataset") == {INDEX_KEY, third.parquet.key}
+    publisher.finish(set())
+    assert (workspace.names("dataset"), list(index(workspace).shards)) == ({INDEX_KEY}, [])
 
 
 def test_the_longer_a_shard_takes_the_less_often_it_is_written_while_sources_arrive() -> None:
@@ -146,10 +169,9 @@ def test_files_that_are_gone_are_not_taken_to_be_there(workspace: Workspace) -> 
     assert [files.has_all(entry("a", run_id)) for run_id in ("before", "this-run")] == [False, False]
 
 
-def test_an_index_that_is_no_text_is_refused_with_what_to_do(workspace: Workspace) -> None:
+def test_an_index_that_is_no_text_is_written_anew(workspace: Workspace) -> None:
     workspace.write(INDEX_KEY, b"\xff\xfe")
-    with pytest.raises(ConfigError, match="is damaged"):
-        walk(workspace, ["a"])
+    assert walk(workspace, ["a"]).publisher.n_clips == len(dataset(workspace)) > 0
 
 
 def test_a_bucket_without_clips_leaves_the_dataset(workspace: Workspace) -> None:
@@ -168,7 +190,7 @@ def test_clips_with_hidden_bodies_are_left_out_and_come_back_without_new_labels(
     assert worked(stricter).keys() == {"shards"}
     assert {row["clip_id"] for row in dataset(workspace)} == everything - hidden
     assert stricter.tally.left_out == {"body_not_visible": len(hidden)}
-    assert {row.clip.clip_id for row in stricter.labelled()} == everything - hidden
+    assert {row.clip.clip_id for row in stricter.clips.kept()} == everything - hidden
     assert look(workspace, ["a", "e"], "shards.min_body_visible=0.5").tally.as_dict()["left_out"] == {
         "body_not_visible": len(hidden)
     }
@@ -263,14 +285,17 @@ def test_units_that_shared_a_call_are_tried_one_by_one_before_any_is_blamed(work
     assert runner.tally.steps["pose"].done == 3
 
 
-def test_the_loss_of_a_node_is_nobodys_fault(workspace: Workspace) -> None:
+@pytest.mark.parametrize("lost", ["node", "silent"])
+def test_the_loss_of_a_node_or_a_stopped_worker_is_nobodys_fault(
+    workspace: Workspace, lost: Literal["node", "silent"]
+) -> None:
     class NodeLost(SerialEngine):
         left = 4
 
         def submit(self, stage: str, tasks: list[Task]) -> None:
             if stage == "pose" and self.left:
                 self.left -= 1
-                self._results.append(Result(stage, tasks, lost="node", message="its node has died"))
+                self._results.append(Result(stage, tasks, lost=lost, message="why"))
             else:
                 super().submit(stage, tasks)
 
@@ -299,7 +324,7 @@ def test_a_unit_that_takes_its_node_down_again_and_again_is_set_aside_and_what_w
             lost, self._results = self._results, []
             return [replace(result, entries=None, lost="node", message="its node has died") for result in lost]
 
-    monkeypatch.setattr("mit_builder.runner.SUSPECT_WAIT_S", 0.01)
+    monkeypatch.setattr("mit_builder.driver.runner.SUSPECT_WAIT_S", 0.01)
     sources = ["a", "bad?lengths=200&lose=node", "worse?lengths=200&lose=node", *"bcde"]
     runner, engine = walk_with(OneNode, workspace, sources, "run.max_crashes=1")
     assert [(step, entry.failure_class) for step, entry in runner.failures] == [("pose", "poison")] * 2
@@ -315,7 +340,7 @@ def test_poison_is_retried_only_when_asked_for(workspace: Workspace) -> None:
     assert worked(walk(workspace, sources, retry_failed=True)) == {"pose": 1, "speech": 1, "shards": 1}
 
 
-def units(tally: Tally, kind: str) -> int:
+def units(tally: RunCounts, kind: str) -> int:
     """Units of one kind, without the shards: how often one is written depends on when its bucket was quiet."""
     return sum(getattr(counted, kind) for name, counted in tally.steps.items() if name != "shards")
 
@@ -339,7 +364,7 @@ def test_an_interrupted_run_keeps_what_is_done(workspace: Workspace, another: Wo
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mit_builder.runner.CHECK_SPACE_S", 0.0)
+    monkeypatch.setattr("mit_builder.driver.runner.CHECK_SPACE_S", 0.0)
     workspace = Workspace(tmp_path / "ws")
     with pytest.raises(CannotContinue, match="GB free"):
         walk(workspace, ["a"], "run.min_free_gb=1e9")
@@ -349,7 +374,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(tmp_path: Path, monkey
 def test_a_damaged_ledger_part_costs_its_own_units_alone(
     workspace: Workspace, another: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mit_builder.runner.FLUSH_ROWS", 2)
+    monkeypatch.setattr("mit_builder.driver.runner.FLUSH_ROWS", 2)
     sources = ["a", "e", "b"]
     walk(workspace, sources)
     part = sorted(key for key in workspace.names("manifests/pose"))[1]
@@ -392,7 +417,7 @@ def test_a_unit_that_is_done_stays_done_where_its_unfinished_files_cannot_be_rem
         def is_gone(folder: Path) -> None:
             raise WorkspaceError(f"{folder} is gone")
 
-        monkeypatch.setattr("mit_builder.scratch.make_private", is_gone)
+        monkeypatch.setattr("mit_builder.storage.scratch.make_private", is_gone)
         return outcome
 
     worker = Worker(WorkerSpec("fakes:FakeDownload", settings_with().download, workspace.uri, "run"))
@@ -400,6 +425,47 @@ def test_a_unit_that_is_done_stays_done_where_its_unfinished_files_cannot_be_rem
     monkeypatch.setattr(Worker, "_outcome", and_lose_the_disk)
     (entry,) = worker.run([Task("a", "0123456789abcdef", fakes.source("a"))])
     assert entry.status == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_out"),
+    [
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (LeaseLost("another run took over"), LeaseLost),
+        (ZeroDivisionError("a bug"), Reject),
+        (None, Reject),
+    ],
+)
+def test_what_ends_the_run_comes_out_of_a_unit_as_it_is_and_nothing_is_withdrawn_then(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, error: BaseException | None, comes_out: type[BaseException]
+) -> None:
+    """What the unit is about was taken down meanwhile."""
+    withdrawn: list[str] = []
+
+    def process(self: fakes.Fake, row: object, ctx: Any) -> Iterator[object]:
+        fakes.write_text("a", ctx, "videos", "a")
+        if error is not None:
+            raise error
+        yield from ()
+
+    def withdraw(workspace: Workspace, keys: list[str], rows: object) -> bool:
+        withdrawn.extend(keys)
+        return True
+
+    monkeypatch.setattr(fakes.FakeDownload, "process", process)
+    monkeypatch.setattr("mit_builder.engine.worker.withdraw", withdraw)
+    worker = Worker(WorkerSpec("fakes:FakeDownload", settings_with().download, workspace.uri, "run"))
+    assert worker.ready() is None
+    task = Task("a", "0123456789abcdef", fakes.source("a"))
+    if comes_out is Reject:
+        (entry,) = worker.run([task])
+        assert (entry.status, entry.reason) == ("rejected", REMOVED)
+        assert withdrawn == ["videos/a.01234567.txt"]
+    else:
+        with pytest.raises(comes_out) as caught:
+            worker.run([task])
+        assert caught.value is error
+        assert withdrawn == []
 
 
 @pytest.mark.parametrize(
@@ -446,7 +512,7 @@ def test_what_a_disk_or_a_gpu_did_is_not_blamed_where_a_backend_words_it(cause: 
 
 
 def test_finished_units_are_recorded_while_a_run_goes_on(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mit_builder.runner.FLUSH_ROWS", 1)
+    monkeypatch.setattr("mit_builder.driver.runner.FLUSH_ROWS", 1)
     recorded: list[int] = []
     walk_with(
         SerialEngine, workspace, ["a"], on_progress=lambda runner: recorded.append(len(workspace.names("manifests")))
@@ -458,9 +524,9 @@ def test_finished_units_are_recorded_while_a_run_goes_on(workspace: Workspace, m
 KILLED_RUN = """
 import sys
 import walks
-import mit_builder.runner
-from mit_builder.workspace import Workspace
-mit_builder.runner.FLUSH_ROWS = 2
+import mit_builder.driver.runner
+from mit_builder.storage.workspace import Workspace
+mit_builder.driver.runner.FLUSH_ROWS = 2
 walks.walk(Workspace(sys.argv[1]), sys.argv[2:])
 """
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifests.rows import Artifact, Candidate, Tracks
-from mit_builder.config import SelectSettings
-from mit_builder.selection import Selector, ShotSignals, sightings, split
+from mit_builder.config.settings import SelectSettings
+from stages.filter.selection import Selector, ShotSignals, sightings, split
 
 N_FRAMES = 300
 FILE = Artifact("tracks/x.parquet", "0" * 64, 0)
@@ -27,6 +27,8 @@ def track(
     score: float = 0.9,
     stride: int = 2,
     stillness: float | None = 3.0,
+    beside: float | None = None,
+    above: float | None = None,
 ) -> dict[str, Any]:
     """A row of TRACK: a square face of `size` at column `x` (each track its own place), found every `stride` frames."""
     n_frames = end - start
@@ -42,6 +44,8 @@ def track(
         "face_detected": scores > 0,
         "boxes_xyxy": boxes,
         "stillness": stillness,
+        "similarity_beside": beside,
+        "similarity_above": above,
     }
 
 
@@ -111,6 +115,23 @@ def test_each_reason(
 ) -> None:
     (candidate,) = select(*rows, thresholds=thresholds, signals=signals)
     assert (candidate.verdict, candidate.reason) == ("rejected", reason)
+
+
+@pytest.mark.parametrize("layout", ["beside", "above"])
+def test_two_views_of_one_face_are_one_person(layout: str) -> None:
+    first, second = track(0, x=300, **{layout: 0.93}), track(1, x=1300, **{layout: 0.93})
+    if layout == "above":
+        second["face_boxes_xyxy"] = first["face_boxes_xyxy"] + np.float32([0, 300, 0, 300])
+    (candidate,) = select(first, second)
+    assert (candidate.reason, candidate.track_ids, candidate.n_bystanders) == ("too_few_people", (0,), 1)
+    assert candidate.view_similarity == pytest.approx(0.93)
+    assert [c.verdict for c in select(first, second, thresholds={"max_view_similarity": 0.95})] == ["kept"]
+
+
+def test_two_people_shown_twice_are_no_clip_because_their_second_views_stand_beside_them() -> None:
+    rows = [track(i, x=x, beside=0.9) for i, x in enumerate([200, 600, 1160, 1560])]
+    (candidate,) = select(*rows)
+    assert (candidate.reason, candidate.track_ids, candidate.n_people) == ("bystander", (0, 1), 2)
 
 
 def test_the_first_reason_is_named_and_all_measurements_kept() -> None:

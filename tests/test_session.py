@@ -6,23 +6,18 @@ from pathlib import Path
 
 import pytest
 
-import mit_builder.source_book
+import mit_builder.storage.source_catalog
+from manifests.ids import new_run_id
 from manifests.sources import file_source
-from mit_builder import config
-from mit_builder.config import Settings
+from mit_builder.config import settings as config
+from mit_builder.config.settings import Settings
+from mit_builder.driver.session import open_sources, resolve
 from mit_builder.errors import ConfigError
-from mit_builder.models import devices, weights
-from mit_builder.session import (
-    SETTINGS_KEY,
-    changed_settings,
-    last_settings,
-    new_run_id,
-    open_sources,
-    resolve,
-    save_settings,
-)
-from mit_builder.source_book import DEMO, SOURCES_KEY, SourceBook
-from mit_builder.workspace import Workspace
+from mit_builder.models import devices
+from mit_builder.models.weights import store
+from mit_builder.storage.settings_file import SETTINGS_KEY, Kept, changed_settings, keep, last_settings
+from mit_builder.storage.source_catalog import DEMO, SOURCES_KEY, SourceCatalog
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture
@@ -38,10 +33,10 @@ def video(folder: Path, name: str, text: str | None = None) -> Path:
 
 
 def test_a_workspace_remembers_every_source_in_the_order_given(workspace: Workspace, tmp_path: Path) -> None:
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     assert book.add([str(video(tmp_path, "b.mp4")), "http://host/x"]) == 2
     book.save()
-    again = SourceBook(workspace)
+    again = SourceCatalog(workspace)
     assert again.add([str(video(tmp_path, "a.mp4")), "http://host/x"]) == 2
     names = [source.address.rpartition("/")[2] for source in again.sources()]
     assert names == ["b.mp4", "x", "a.mp4"]
@@ -51,13 +46,13 @@ def test_a_workspace_remembers_every_source_in_the_order_given(workspace: Worksp
 def test_relative_paths_of_a_list_start_from_the_list(workspace: Workspace, tmp_path: Path) -> None:
     path = video(tmp_path, "lists/mine.txt", "../videos\nhttp://host/x\n")
     video(tmp_path, "videos/a.mp4")
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     assert book.add([], [path]) == 2
     assert [source.address for source in book.sources()] == [str(tmp_path / "videos" / "a.mp4"), "http://host/x"]
 
 
 def test_of_files_with_equal_content_one_that_is_there_counts(workspace: Workspace, tmp_path: Path) -> None:
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     before, after = (video(tmp_path, name, "same") for name in ("a.mp4", "moved/a.mp4"))
     assert book.add([str(before), str(after), "http://host/x", "http://host/x#part"]) == 4
     assert [source.address for source in book.sources()] == [str(before), "http://host/x"]
@@ -67,10 +62,23 @@ def test_of_files_with_equal_content_one_that_is_there_counts(workspace: Workspa
     assert [source.address for source in book.sources()] == [str(before), "http://host/x"]
 
 
+def test_an_address_that_is_signed_anew_takes_the_place_of_the_old_one(workspace: Workspace) -> None:
+    old, new = (f"https://media.test/a.mp4?v=1&X-Amz-Date={n}&X-Amz-Signature={n}" for n in ("zz", "aa"))
+    first = SourceCatalog(workspace)
+    first.add([old, "http://host/x"])
+    first.save()
+    for given in (new, old, "https://media.test/a.mp4?v=1"):
+        book = SourceCatalog(workspace)
+        book.add([given])
+        book.save()
+        assert [source.address for source in SourceCatalog(workspace).sources()] == [given, "http://host/x"]
+        assert book.sources()[0].source_id == first.sources()[0].source_id
+
+
 def test_files_with_equal_content_are_one_source_whatever_the_order(workspace: Workspace, tmp_path: Path) -> None:
     pair = [str(video(tmp_path, name, "same")) for name in ("b.mp4", "a.mp4")]
     for order in (pair, pair[::-1]):
-        book = SourceBook(workspace)
+        book = SourceCatalog(workspace)
         book.add(order)
         assert [source.address for source in book.sources()] == [pair[1]]
 
@@ -79,23 +87,23 @@ def test_an_unchanged_file_is_not_read_again(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = video(tmp_path, "a.mp4")
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     book.add([str(path)])
     book.save()
     before = book.sources()
-    monkeypatch.setattr(mit_builder.source_book, "file_source", None)
-    again = SourceBook(workspace)
+    monkeypatch.setattr(mit_builder.storage.source_catalog, "file_source", None)
+    again = SourceCatalog(workspace)
     again.add([str(path)])
     assert again.sources() == before
 
 
 def test_a_file_that_changed_is_another_source(workspace: Workspace, tmp_path: Path) -> None:
     path = video(tmp_path, "a.mp4", "first")
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     book.add([str(path)])
     book.save()
     path.write_text("second version")
-    again = SourceBook(workspace)
+    again = SourceCatalog(workspace)
     again.add([str(path)])
     assert again.sources() == [file_source(path)]
 
@@ -103,7 +111,7 @@ def test_a_file_that_changed_is_another_source(workspace: Workspace, tmp_path: P
 @pytest.mark.parametrize("address", ["none.mp4", "ftp://x/y", "x" * 300, "a\0b"])
 def test_an_address_that_cannot_be_used_is_a_setting_to_correct(workspace: Workspace, address: str) -> None:
     with pytest.raises(ConfigError):
-        SourceBook(workspace).add([address])
+        SourceCatalog(workspace).add([address])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -111,36 +119,36 @@ def test_a_file_that_may_not_be_read_is_a_setting_to_correct(workspace: Workspac
     path = video(tmp_path, "a.mp4")
     path.chmod(0)
     with pytest.raises(ConfigError, match="Permission denied"):
-        SourceBook(workspace).add([str(path)])
+        SourceCatalog(workspace).add([str(path)])
 
 
 def test_without_sources_a_run_takes_the_demo_and_leaves_it_when_there_are_own_ones(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     sources, line = open_sources(book, [], [], None)
     assert [source.address for source in sources] == [str(DEMO)]
     assert "demo" in line
     book.save()
-    again = SourceBook(workspace)
+    again = SourceCatalog(workspace)
     assert open_sources(again, [], [], None)[0] == sources
     own, line = open_sources(again, [str(video(tmp_path, "a.mp4"))], [], None)
     assert [Path(source.address).name for source in own] == ["a.mp4"]
-    assert line == "1 sources given, 1 in this workspace"
+    assert line == "1 source given, 1 in this workspace"
     assert open_sources(again, [], [], None)[0] == own
 
 
 def test_a_list_that_is_missing_or_empty_is_refused(workspace: Workspace, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such source list"):
-        open_sources(SourceBook(workspace), [], [tmp_path / "none.txt"], None)
+        open_sources(SourceCatalog(workspace), [], [tmp_path / "none.txt"], None)
     with pytest.raises(ConfigError, match="no sources in"):
-        open_sources(SourceBook(workspace), [], [video(tmp_path, "l.txt", "# nothing\n")], None)
+        open_sources(SourceCatalog(workspace), [], [video(tmp_path, "l.txt", "# nothing\n")], None)
 
 
 def test_settings_are_pinned_in_the_workspace(workspace: Workspace) -> None:
     assert last_settings(workspace) is None
     settings = config.load(None, ["filter.min_face_px=36", "speech.model=lips"])
-    save_settings(workspace, settings)
+    keep(workspace, Kept(settings))
     assert last_settings(workspace) == settings
 
 
@@ -155,7 +163,7 @@ def test_damaged_pinned_settings_are_refused(workspace: Workspace) -> None:
 def test_a_damaged_list_of_sources_is_refused_with_what_to_do(workspace: Workspace, damage: bytes) -> None:
     workspace.write(SOURCES_KEY, damage)
     with pytest.raises(ConfigError, match=r"sources\.parquet in the workspace is damaged: delete it and give"):
-        SourceBook(workspace)
+        SourceCatalog(workspace)
 
 
 def test_a_changed_setting_is_named_with_both_values(workspace: Workspace) -> None:
@@ -172,17 +180,17 @@ def test_a_changed_setting_is_named_with_both_values(workspace: Workspace) -> No
 def test_a_proxys_password_is_neither_said_nor_written_down(workspace: Workspace) -> None:
     proxied = config.load(None, ["download.proxy=http://user:secret@host:1"])
     assert changed_settings(Settings(), proxied) == []
-    save_settings(workspace, proxied)
+    keep(workspace, Kept(proxied))
     assert b"secret" not in workspace.read(SETTINGS_KEY)
     assert last_settings(workspace) == Settings()
 
 
 def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "missing_for", lambda model: "its weights")
+    monkeypatch.setattr(store, "missing_for", lambda model: "its weights")
     first, notes = resolve(Settings(), None)
     assert (first.profile, first.speech.model) == ("embedded", "lips")
     assert "speech model: lips (for lr-asd: its weights)" in notes
-    monkeypatch.setattr(weights, "missing_for", lambda model: None)
+    monkeypatch.setattr(store, "missing_for", lambda model: None)
     assert resolve(Settings(), first)[0] == first
     assert resolve(Settings(), None)[0].speech.model == "lr-asd"
     asked = config.load(None, ["speech.model=lr-asd"])
@@ -191,7 +199,7 @@ def test_auto_is_resolved_and_stays_what_the_workspace_was_pinned_to(monkeypatch
 
 @pytest.fixture
 def n_gpus(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    monkeypatch.setattr(weights, "missing_for", lambda model: None)
+    monkeypatch.setattr(store, "missing_for", lambda model: None)
     return lambda number: monkeypatch.setattr(devices, "n_gpus", lambda: number)
 
 

@@ -18,19 +18,21 @@ import pyarrow as pa
 import pytest
 from walks import dataset, settings_with
 
-from manifests.ids import id_of
-from mit_builder import settled_rows
-from mit_builder.engine import SerialEngine
-from mit_builder.lanes import worker_specs
-from mit_builder.retries import ALL_CLASSES
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import new_run_id
-from mit_builder.settled import Settled
-from mit_builder.settled_rows import Head, Row, Store
-from mit_builder.source_book import SourceList
-from mit_builder.tally import Count, Tally
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
-from mit_builder.workspace import Workspace
+from manifests.ids import id_of, new_run_id
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.driver import finished_store
+from mit_builder.driver.counts import Count, RunCounts
+from mit_builder.driver.finished_index import FinishedIndex
+from mit_builder.driver.finished_store import Head, Row, Store
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.retry_policy import ALL_CLASSES
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
+from mit_builder.storage.source_catalog import SourceList
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
+from mit_builder.storage.workspace import FOLDERS, Workspace
 
 BUCKETS = "shards.n_buckets=6"
 RUNS = count()
@@ -52,20 +54,26 @@ def run(
     to_the_end: bool = True,
     due_again: Any = None,
     **choice: Any,
-) -> Runner:
+) -> Snapshot:
     settings, run_id = settings_with(BUCKETS, "run.max_attempts=1", *overrides), f"run-{next(RUNS):06d}"
-    engine = SerialEngine(worker_specs(settings, workspace, run_id, fakes.steps())) if working else None
-    chosen = Choice(steps=frozenset(choice.pop("only", fakes.CLASSES)), at_once=True, **choice)
+    chosen = RunOptions(steps=frozenset(choice.pop("only", fakes.CLASSES)), at_once=True, **choice)
+    if not working:
+        seen = Snapshot(workspace, settings, run_id=run_id, choice=chosen, steps=fakes.steps())
+        if passing_over:
+            seen.pass_over_settled()
+        seen.follow(listed(names), due_again=due_again)
+        return seen
+    engine = SerialEngine(worker_specs(settings, workspace, run_id, fakes.steps()))
     runner = Runner(workspace, settings, run_id=run_id, choice=chosen, engine=engine, steps=fakes.steps())
     if passing_over:
         runner.pass_over_settled()
-    runner.run(listed(names), due_again=due_again)
-    if working and to_the_end:
+    runner.run(listed(names))
+    if to_the_end:
         runner.trees.at_the_end()
     return runner
 
 
-def worked(runner: Runner) -> dict[str, int]:
+def worked(runner: Snapshot) -> dict[str, int]:
     return {name: tally.worked_on for name, tally in runner.tally.steps.items() if tally.worked_on}
 
 
@@ -124,9 +132,9 @@ def test_one_new_source_calls_back_only_those_that_share_its_shard(workspace: Wo
     run(workspace, names)
     grown = run(workspace, [*names, "new?lengths=200"])
     buckets = grown.publisher
-    (new,) = {row.video.video_id for row in grown.labelled() if row.video.title == "new"}
-    same = [row for row in grown.labelled() if buckets.bucket(row.video.video_id) == buckets.bucket(new)]
-    assert len(same) == len(grown.labelled()) < 20
+    (new,) = {row.video.video_id for row in grown.clips.kept() if row.video.title == "new"}
+    same = [row for row in grown.clips.kept() if buckets.bucket(row.video.video_id) == buckets.bucket(new)]
+    assert len(same) == len(grown.clips.kept()) < 20
     assert worked(grown)["shards"] == 1
     assert worked(run(workspace, [*names, "new?lengths=200"])) == {}
 
@@ -183,7 +191,7 @@ class Pair:
     def change(self) -> tuple[list[str], list[str], dict[str, Any]]:
         """Names, settings and choice of the next run, after something may have happened to the workspace."""
         names, overrides, choice = list(self.names), list[str](), dict[str, Any]()
-        what = self.chance.randrange(12)
+        what = self.chance.randrange(13)
         if what in (0, 1, 2):
             self.grow()
             names = list(self.names)
@@ -208,6 +216,8 @@ class Pair:
             self.lose(f"manifests/{self.chance.choice(list(fakes.CLASSES))}")
         elif what == 10:
             self.damage()
+        elif what == 11:
+            self.cut_short(self.chance.choice(["videos", "tracks", "clips", "poses", "speech", "dataset"]))
         else:
             self.take_down()
         return names, overrides, choice
@@ -226,6 +236,14 @@ class Pair:
             keys = sorted(key for key in space.names(folder) if "/settled/" not in key)
             if keys:
                 space.delete([keys[int(n * len(keys))]] if "manifests" not in folder else keys)
+
+    def cut_short(self, folder: str) -> None:
+        n = self.chance.random()
+        for space in self.spaces:
+            keys = sorted(key for key in space.names(folder) if space.read(key) and "/tombstones" not in key)
+            if keys:
+                key = keys[int(n * len(keys))]
+                space.write(key, space.read(key)[:-1])
 
     def damage(self) -> None:
         kind = self.chance.choice([*fakes.CLASSES, "settled"])
@@ -268,8 +286,8 @@ def test_passing_over_finds_and_does_what_walking_does(kind: str, seed: int, tmp
 def test_rows_are_found_also_when_their_parts_were_merged_meanwhile(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settled_rows, "MERGE_ABOVE_PARTS", 3)
-    monkeypatch.setattr(settled_rows, "PART_ROWS", 10)
+    monkeypatch.setattr(finished_store, "MERGE_ABOVE_PARTS", 3)
+    monkeypatch.setattr(finished_store, "PART_ROWS", 10)
 
     def rows(*names: str) -> list[Row]:
         return [Row(fakes.source(name), bucket=0, counts=(Count(f"done/{name}", 1),)) for name in names]
@@ -279,12 +297,12 @@ def test_rows_are_found_also_when_their_parts_were_merged_meanwhile(
         store.write(rows(*names), id_of("plan"), 100 * first_seq)
     store.settle(Head(plan=id_of("plan")))
 
-    settled = Settled(workspace, "plan", [])
+    settled = FinishedIndex(workspace, "plan", [])
     settled.choose(listed(["a", "b", "c"]), ())
     settled.touch(fakes.source("big3").source_id)
     settled.write_gone()  # the small parts become one, which comes after the large one
     assert sum("/rows-" in key for key in workspace.names("manifests/settled")) == 2
-    tally = Tally()
+    tally = RunCounts()
     settled.add_to(tally)
     assert {step: counted.done for step, counted in tally.steps.items()} == {"a": 1, "b": 1, "c": 1}
     assert sorted(source.address for source in settled.in_bucket(0)) == [fakes.source(x).address for x in "abc"]
@@ -325,11 +343,38 @@ def test_files_that_are_gone_are_missed_also_after_a_run_that_did_not_look_for_t
     assert worked(run(workspace, names))["filter.detect"] == 1
 
 
+@pytest.mark.parametrize("folder", ["videos", "tracks", "clips", "poses", "speech", "dataset"])
+def test_a_file_that_was_changed_in_place_is_made_again_though_all_was_settled(
+    workspace: Workspace, folder: str
+) -> None:
+    names = ["a?lengths=200", "b?lengths=210", "c?lengths=40"]
+    run(workspace, names)
+    before = {key: workspace.read(key) for f in FOLDERS for key in workspace.names(f)}
+    key = next(key for key, data in sorted(before.items()) if key.startswith(folder) and data and "index" not in key)
+    assert workspace.root is not None
+    (workspace.root / key).write_bytes(bytes(len(before[key])))
+    again = run(workspace, names)
+    assert again.files.damaged == {key}
+    assert again.trees.n_passed_over == (2 if folder != "dataset" else again.trees.n_passed_over)
+    assert {key: workspace.read(key) for f in FOLDERS for key in workspace.names(f)} == before
+    assert run(workspace, names).trees.n_passed_over == 3
+
+
+@pytest.mark.parametrize("broken", [b"{}", None])
+def test_a_damaged_index_is_written_anew_though_all_was_settled(workspace: Workspace, broken: bytes | None) -> None:
+    names = ["a?lengths=200", "b?lengths=210"]
+    run(workspace, names)
+    text = workspace.read(INDEX_KEY)
+    workspace.write(INDEX_KEY, text.replace(b'"sha256": "', b'"sha256": "0', 1) if broken is None else broken)
+    assert worked(run(workspace, names)) == {}
+    assert workspace.read(INDEX_KEY) == text
+
+
 @pytest.mark.parametrize("method", ["read", "stamps", "names"])
 def test_who_looks_while_a_run_merges_parts_sees_all_that_is_settled(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.setattr(settled_rows, "MERGE_ABOVE_PARTS", 2)
+    monkeypatch.setattr(finished_store, "MERGE_ABOVE_PARTS", 2)
     names = ["a?lengths=40", "b?lengths=40"]
     for name in names:
         run(workspace, [name])
@@ -376,3 +421,43 @@ def test_a_playlist_holds_a_video_that_other_sources_have(workspace: Workspace, 
     lists = [f"list{i}?list={quote(unquote(address[name]))}" for i, name in enumerate(others)]
     for names in (["c?video=x&lengths=50", *lists], [*lists, "d?video=x&lengths=50"], lists):
         assert same_as_a_walk(workspace, names).tally.n_videos == 1
+
+
+def test_a_list_whose_later_look_failed_for_good_keeps_its_videos_and_is_walked_over(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    names = [f"all?list=a,b&download=fail&while={flag}"]
+    run(workspace, names)
+    rows = dataset(workspace)
+    flag.touch()
+    run(workspace, names, refresh_s=0.0)
+    for _ in range(2):
+        again = run(workspace, names)
+        assert again.tally.steps["download"].failed == {"permanent": 1}
+        assert (again.tally.n_videos, again.tally.n_dataset) == (2, len(rows))
+        assert dataset(workspace) == rows
+    same_as_a_walk(workspace, names)
+
+
+@pytest.mark.parametrize("others", [[], ["new?download=transient"]])
+def test_a_video_that_is_gone_is_due_also_after_a_run_that_left_its_host_alone(
+    workspace: Workspace, tmp_path: Path, others: Sequence[str]
+) -> None:
+    """The host is closed after an attempt of its own, or before."""
+    flag = tmp_path / "flag"
+    names = [f"{name}?download=transient&while={flag}" for name in "ab"]
+    run(workspace, names)
+    before = workspace.names("videos")
+    rows = dataset(workspace)
+    flag.touch()
+    workspace.delete(sorted(before))
+    closing = ("run.max_attempts=3", "run.retry_base_s=0", "download.host_failures=1", "download.host_rests=0")
+    for _ in range(2):
+        left = run(workspace, [*others, *names], *closing)
+        assert left.tally.steps["download"].pending == 2
+        assert sum(left.tally.held_back.values()) >= 2
+        assert dataset(workspace) == rows
+    flag.unlink()
+    assert worked(run(workspace, names)) == {"download": 2}
+    assert (workspace.names("videos"), dataset(workspace)) == (before, rows)

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-import mit_builder.shard_file
+import mit_builder.dataset.shard_file
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Bucket, Correction, Labelled, Video
-from mit_builder.config import ShardsSettings
-from mit_builder.dataset import read_rows
+from mit_builder.config.settings import ShardsSettings
+from mit_builder.dataset.index import read_rows
+from mit_builder.dataset.validate import validate
 from mit_builder.errors import MediaError
-from mit_builder.validate import validate
+from mit_builder.media.audio_tracks import choose_sound
 from stages.shards import WriteShard, split_of
 
 
@@ -82,6 +83,17 @@ def test_corrections_change_labels_and_what_follows_but_no_score(
     assert human["label_tier"] == "human"
 
 
+def test_the_sound_of_a_row_is_what_its_clip_was_cut_with(
+    builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]
+) -> None:
+    (heard,) = choose_sound(builder.root / clips[0].video.media.key).tracks
+    assert clips[0].video.sound is None, "as rows of older versions"
+    clip = dataclasses.replace(clips[0].clip, sound=(dataclasses.replace(heard, title="of the source"),))
+    (row,) = read_rows(builder.root / builder.shard((dataclasses.replace(clips[0], clip=clip),)).parquet.key)
+    ((track,),) = (row["sound"],)
+    assert (track["stream"], list(track["weights"]), track["title"]) == (1, [1.0], None)
+
+
 def test_captions_are_cut_to_each_clip(builder: tiny_dataset.Builder, clips: tuple[Labelled, ...]) -> None:
     rows = {row["clip_id"]: row for row in read_rows(builder.root / builder.shard(clips).parquet.key)}
     told = [[(c["start_s"], c["end_s"], c["text"]) for c in rows[x.clip.clip_id]["captions"]] for x in clips]
@@ -109,7 +121,7 @@ def test_rows_are_ordered_and_bytes_do_not_depend_on_the_order_of_the_input(
 def test_row_groups_are_written_as_they_fill(
     builder: tiny_dataset.Builder, clips: tuple[Labelled, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mit_builder.shard_file, "ROW_GROUP_BYTES", 1)
+    monkeypatch.setattr(mit_builder.dataset.shard_file, "ROW_GROUP_BYTES", 1)
     shard = builder.shard(clips)
     with pq.ParquetFile(builder.root / shard.parquet.key) as file:
         assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [1, 1, 1]

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import fake_people
 import numpy as np
 import pytest
 
-from mit_builder.config import DetectSettings
-from mit_builder.shot_scan import ShotScan
+from mit_builder.config.settings import DetectSettings
+from mit_builder.models.base import Detections
+from stages.filter.shot_scan import ShotScan
 
 SCENE = fake_people.texture(700, 400)
 LEFT, RIGHT = (100, 100, 160, 160), (400, 120, 450, 170)
@@ -20,11 +23,11 @@ def scan(images: list[np.ndarray], detector: fake_people.SquareFinder | None = N
 
 def test_tracks_carry_the_frames_of_the_video_and_one_box_a_frame() -> None:
     images = [fake_people.picture(SCENE[:360, :640], (tuple(np.add(LEFT, i)), RIGHT)) for i in range(21)]
-    tracks, stillness, signals = scan(images).finish()
+    tracks, looks, signals = scan(images).finish()
     assert [(t.start_frame, t.end_frame) for t in tracks] == [(1000, 1021), (1000, 1021)]
     np.testing.assert_allclose(tracks[0].face_boxes_xyxy, [np.add(LEFT, i) for i in range(21)])
     np.testing.assert_allclose(tracks[1].face_boxes_xyxy, [RIGHT] * 21)
-    assert len(stillness) == 2
+    assert len(looks) == 2
     assert {len(values) for values in vars(signals).values()} == {21}
 
 
@@ -41,16 +44,40 @@ def test_repeated_pictures_of_a_slow_source_share_the_movement() -> None:
 
 
 def test_a_frozen_face_is_still_and_a_living_one_is_not() -> None:
-    rng = np.random.default_rng(1)
     images = []
-    for _ in range(12):
+    for i in range(40):
         image = fake_people.picture(SCENE[:360, :640], (LEFT, RIGHT))
-        image[130:165, 405:445] = np.clip(image[130:165, 405:445] + rng.integers(0, 60, (35, 40, 1)), 0, 255)
+        image[140 + i // 2 :, 405:445][:15, :] = 40  # a mouth that wanders
         images.append(image)
-    tracks, stillness, _ = scan(images).finish()
+    tracks, looks, _ = scan(images).finish()
     assert [t.face_boxes_xyxy[0, 0] for t in tracks] == [100, 400]
-    assert stillness[0] == 0
-    assert stillness[1] > 0.5
+    assert looks[0].stillness == 0
+    assert looks[1].stillness is not None
+    assert looks[1].stillness > 2
+
+
+def test_grain_on_a_frozen_face_is_no_life() -> None:
+    rng = np.random.default_rng(3)
+    plain = fake_people.picture(SCENE[:360, :640], (LEFT, RIGHT)).astype(int)
+    plain[120:140, 110:150] = 90
+    images = [np.clip(plain + rng.normal(0, 8, (360, 640, 1)), 0, 255).astype(np.uint8) for _ in range(40)]
+    _, looks, _ = scan(images).finish()
+    assert looks[0].stillness is not None
+    assert looks[0].stillness < 0.5
+
+
+class LeftHalfFinder(fake_people.SquareFinder):
+    def detect(self, images: Sequence[np.ndarray], *, thorough: Sequence[bool]) -> list[Detections]:
+        return super().detect([image[:, : image.shape[1] // 2] for image in images], thorough=thorough)
+
+
+@pytest.mark.parametrize("is_twice", [True, False])
+def test_a_face_that_is_shown_twice_is_found_in_the_other_half(is_twice: bool) -> None:
+    view = fake_people.picture(SCENE[:360, :320], (LEFT,))
+    other = view if is_twice else fake_people.texture(320, 360, seed=5)
+    _, (looks,), _ = scan([np.concatenate([view, other], axis=1)] * 8, LeftHalfFinder()).finish()
+    assert looks.similarity_beside is not None
+    assert (looks.similarity_beside > 0.95) == is_twice
 
 
 def test_a_lost_face_is_searched_again_at_its_last_place() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 
 from manifests.rows import Shot, Video
-from mit_builder.config import ShotsSettings
+from mit_builder.config.settings import ShotsSettings
+from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import MediaError
-from mit_builder.media.write import write_video
+from mit_builder.media.write import ffmpeg_executable, write_video
 from mit_builder.stage import Reject
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 from stages.shots import DetectShots, shots_between
 
 CUTS = (30, 47, 96)
@@ -135,3 +136,18 @@ def test_a_file_that_does_not_decode_is_a_failure(find: Find, tmp_path: Path) ->
 )
 def test_shots_lie_between_cuts(cuts: list[int], expected: list[tuple[int, int]]) -> None:
     assert intervals(list(shots_between("v", cuts, 100, 12))) == expected
+
+
+def test_a_jump_in_the_times_of_a_file_ends_the_shot(find: Find, tmp_path: Path) -> None:
+    """The picture goes on as if nothing had happened; the second half's times begin 20 s later."""
+    picture = scenes()[:30]
+    parts = []
+    for k in range(2):
+        write_video(tmp_path / "part.mp4", picture, width_px=160, height_px=120)
+        part = tmp_path / f"part{k}.ts"
+        command = [ffmpeg_executable(), "-nostdin", "-y", "-v", "error", "-i", str(tmp_path / "part.mp4"), "-c", "copy"]
+        subprocess.run([*command, "-output_ts_offset", str(20 * k), str(part)], check=True)
+        parts.append(part.read_bytes())
+    path = tmp_path / "jump.ts"
+    path.write_bytes(b"".join(parts))
+    assert intervals(find(path, detector="threshold")) == [(0, 30), (30, 60)]

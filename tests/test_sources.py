@@ -1,125 +1,17 @@
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from manifests.sources import SourceListError, expand, file_source, read_list, url_source
-
-TWO = ["http://host/a", "clips/b.mp4"]
-BOM = "\ufeff"
+from manifests.sources import SourceListError, expand, file_source, url_source
 
 
 def listing(folder: Path, name: str, text: str) -> Path:
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
-
-
-@pytest.mark.parametrize("bom", ["", BOM], ids=["", "bom"])
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("list.txt", "# mine\nhttp://host/a\n\n   \n  # more\n  clips/b.mp4  \n"),
-        ("LIST.TXT", "http://host/a\r\nclips/b.mp4"),
-        ("list.csv", 'title,url,note\nx,http://host/a,"with, comma"\ny,clips/b.mp4,'),
-        ("list.csv", "URL\nhttp://host/a\nclips/b.mp4\n"),
-        ("list.tsv", "path\tn\nhttp://host/a\t1\nclips/b.mp4\t2\n"),
-        ("list.jsonl", '{"url": "http://host/a", "n": 1}\n\n"clips/b.mp4"\n'),
-        ("list.yaml", "- http://host/a\n- {path: clips/b.mp4, note: x}\n"),
-        ("list.yml", "sources:\n  - link: http://host/a\n  - clips/b.mp4\n"),
-    ],
-)
-def test_lists_of_every_format_hold_the_same_addresses(tmp_path: Path, name: str, text: str, bom: str) -> None:
-    assert list(read_list(listing(tmp_path, name, bom + text))) == TWO
-
-
-def test_a_parquet_list_is_read(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"id": [1, 2], "Address": TWO}), tmp_path / "list.parquet", row_group_size=1)
-    assert list(read_list(tmp_path / "list.parquet")) == TWO
-
-
-@pytest.mark.parametrize("name", ["list.txt", "list.csv", "list.jsonl"])
-def test_an_empty_list_holds_nothing(tmp_path: Path, name: str) -> None:
-    assert list(read_list(listing(tmp_path, name, ""))) == []
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("list.csv", "name,where\nx,y\n", "a row has no address in a column named url, address"),
-        ("list.csv", "url\nhttp://host/a\n,\n", "a row has no address"),
-        ("list.jsonl", '{"url": "http://host/a"}\n{"url": 7}\n', "a row has no address"),
-        ("list.jsonl", "{broken\n", "cannot read source list"),
-        ("list.jsonl", "[1, 2]\n", "a row has no address"),
-        ("list.yaml", "a: b\n", "must be a YAML list"),
-        ("list.yaml", "[unclosed\n", "cannot read source list"),
-        ("list.yaml", "", "must be a YAML list"),
-        ("list.yaml", "[" * 20_000, "cannot read source list"),
-        ("list.yaml", "- 2026-02-30\n", "cannot read source list"),
-        ("list.yaml", "- !!python/object/apply:os.getcwd []\n", "cannot read source list"),
-        ("list.jsonl", "[" * 200_000, "cannot read source list"),
-        ("list.parquet", "no parquet", "cannot read source list"),
-        ("list.doc", "x", r"a source list ends in one of \.csv, "),
-        ("list", "x", r"a source list ends in one of \.csv, "),
-    ],
-)
-def test_a_list_that_cannot_be_used_is_refused_with_its_name(
-    tmp_path: Path, name: str, text: str, message: str
-) -> None:
-    path = listing(tmp_path, name, text)
-    with pytest.raises(SourceListError, match=message) as refused:
-        list(read_list(path))
-    assert str(path) in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
-def test_lists_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceListError, match="cannot read source list"):
-        list(read_list(tmp_path / "none.txt"))
-    with pytest.raises(SourceListError, match="cannot read source list"):
-        list(read_list(tmp_path / "none.parquet"))
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.mp4\n")
-    with pytest.raises(SourceListError, match="cannot read source list"):
-        list(read_list(tmp_path / "latin.txt"))
-
-
-def test_a_damaged_parquet_list_is_refused_wherever_the_damage_is(tmp_path: Path) -> None:
-    path = tmp_path / "list.parquet"
-    pq.write_table(pa.table({"url": [f"http://host/{i}" for i in range(200)]}), path)
-    whole = path.read_bytes()
-    for place in range(0, len(whole), 97):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
-        with contextlib.suppress(SourceListError):
-            assert len(list(read_list(path))) == 200
-
-
-def test_other_columns_of_a_parquet_list_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, asked = tmp_path / "list.parquet", []
-    pq.write_table(pa.table({"bomb": ["x" * 1000] * 10, "URL": ["http://host/a"] * 10}), path)
-    read = pq.ParquetFile.iter_batches
-
-    def watched(self: pq.ParquetFile, **options: Any) -> Any:
-        asked.append(options["columns"])
-        return read(self, **options)
-
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
-    assert list(read_list(path)) == ["http://host/a"] * 10
-    assert asked == [["URL"]]
-
-
-def test_a_list_is_streamed(tmp_path: Path) -> None:
-    path = listing(tmp_path, "list.jsonl", '"first"\n{broken\n')
-    addresses = read_list(path)
-    assert next(addresses) == "first"
-    with pytest.raises(SourceListError):
-        next(addresses)
 
 
 def test_folders_give_their_videos_sorted_and_recursively(tmp_path: Path) -> None:
@@ -219,11 +111,23 @@ def test_a_url_is_kept_as_given() -> None:
     assert url_source(" HTTP://Host.org/a#t=3 ").address == "HTTP://Host.org/a#t=3"
 
 
-def test_a_row_may_hold_more_cells_than_the_header(tmp_path: Path) -> None:
-    assert list(read_list(listing(tmp_path, "l.csv", "url\nhttp://host/a,more,cells\n"))) == ["http://host/a"]
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.mp4", "~$a.mp4"])
+def test_a_name_that_begins_with_a_tilde_is_a_name_like_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("x")
+    assert [Path(s.address) for s in expand([name], base=tmp_path)] == [tmp_path / name]
 
 
-def test_the_first_known_column_counts(tmp_path: Path) -> None:
-    rows = [{"link": "l", "path": "p", "url": None}, {"path": "p", "URL": "u"}]
-    path = listing(tmp_path, "l.jsonl", "\n".join(map(json.dumps, rows)))
-    assert list(read_list(path)) == ["p", "u"]
+@pytest.mark.parametrize("address", ["x" * 300, "x/" * 3000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused_in_one_short_line(tmp_path: Path, address: str) -> None:
+    with pytest.raises(SourceListError) as refused:
+        list(expand([address], base=tmp_path))
+    assert len(str(refused.value)) < 300
+
+
+def test_a_workspace_beside_the_footage_is_no_footage(tmp_path: Path) -> None:
+    (tmp_path / "film.mp4").write_bytes(b"film")
+    for name in ("mit-workspace/clips/clip.mp4", "mit-workspace/manifests/sources/sources.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"made")
+    assert [Path(source.address).name for source in expand([str(tmp_path)])] == ["film.mp4"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -8,14 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mit_builder.speaking import (
-    interaction_labels,
-    is_speaking,
-    merged_periods,
-    periods,
-    smooth,
-    smooth_voice,
-)
+from mit_builder.labels.speaking import interaction_labels, is_speaking, merged_periods, periods, smooth, smooth_voice
 
 flag_lists = st.lists(st.booleans(), min_size=1, max_size=120)
 
@@ -108,10 +102,59 @@ def test_input_flags_are_left_as_they_were() -> None:
 
 
 def test_turns_pass_over_silence_and_overlap() -> None:
-    labels = interaction_labels([flags_of("##...##..#.."), flags_of("..##..##...#")])
+    labels = interaction_labels([flags_of("####......#####...####...."), flags_of("....####.....#####....####")])
     assert labels.n_turns == 5
-    assert labels.overlap_ratio == pytest.approx(1 / 9)
-    assert labels.silence_ratio == pytest.approx(3 / 12)
+    assert labels.overlap_ratio == pytest.approx(2 / 24)
+    assert labels.silence_ratio == pytest.approx(2 / 26)
+
+
+def turns_of(*people: np.ndarray) -> int:
+    """Changes of the sole speaker as somebody counts them who has `speak_periods` alone."""
+    speaking = np.zeros((len(people), len(people[0])), bool)
+    for flags, person in zip(speaking, people, strict=True):
+        for start, end in periods(person):
+            flags[start:end] = True
+    sole = [int(column.argmax()) for column in speaking.T if column.sum() == 1]
+    return sum(a != b for a, b in itertools.pairwise(sole))
+
+
+def test_a_flicker_that_is_no_period_is_no_turn() -> None:
+    first, second = flags_of("#" * 8 + "..." + "#" * 9), flags_of("." * 9 + "#" + "." * 10)
+    assert interaction_labels([first, second]).n_turns == turns_of(first, second) == 0
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=80))
+def test_turns_are_those_of_the_periods(frames: list[tuple[bool, bool, bool]]) -> None:
+    people = np.array(frames).T
+    assert interaction_labels(people).n_turns == turns_of(*people)
+
+
+def test_a_turn_that_a_reviewer_set_counts_however_short() -> None:
+    first, second = flags_of("#" * 8 + "..." + "#" * 9), flags_of("." * 9 + "#" + "." * 10)
+    human = np.array([np.zeros(20, bool), second])
+    assert interaction_labels([first, second], human).n_turns == 2
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=80), st.integers(0, 40))
+def test_what_a_reviewer_set_stays_in_all_periods(frames: list[tuple[bool, bool]], limit: int) -> None:
+    flags, human = np.array(frames).T
+    for speak, listen in (
+        (periods(flags, human), periods(~flags, human)),
+        (merged_periods(flags, limit, human), merged_periods(~flags, limit, human)),
+    ):
+        found = np.zeros((2, len(flags)), int)
+        for row, intervals in zip(found, (speak, listen), strict=True):
+            for start, end in intervals:
+                row[start:end] += 1
+        assert (found.sum(axis=0) == 1).all(), "they part the clip"
+        assert np.array_equal(found[0, human], flags[human])
+
+
+def test_a_run_is_merged_unless_a_reviewer_set_some_of_it() -> None:
+    flags = flags_of("#" * 40 + "." * 10 + "#" * 40 + "." * 10 + "#" * 40)
+    human = np.zeros(len(flags), bool)
+    human[95] = True
+    assert as_lists(merged_periods(flags, 25, human)) == [[0, 90], [100, 140]]
 
 
 def test_overlap_is_unknown_where_nobody_speaks() -> None:

@@ -10,11 +10,13 @@ import tiny_dataset
 from manifests.arrays import read_arrays
 from manifests.rows import Speech, SpeechJob
 from manifests.schema import content_hash
-from mit_builder.config import SpeechSettings
+from mit_builder.config import backends
+from mit_builder.config.settings import SpeechSettings
 from mit_builder.errors import MediaError, StageUnavailable
-from mit_builder.models import lips, silero_voice
+from mit_builder.models import silero_voice
+from mit_builder.models.asd import lips
 from mit_builder.models.base import SpeechInput
-from stages.speech import ScoreSpeech, load_scorer, scorer_name
+from stages.speech import ScoreSpeech
 
 
 class FakeVoice:
@@ -118,6 +120,19 @@ def test_people_are_matched_by_their_number(builder: tiny_dataset.Builder, job: 
         assert set(row["face_box_source"]) <= {"pose", "detector", "interpolated"}
 
 
+def test_models_hear_the_clip_with_its_gain(
+    builder: tiny_dataset.Builder, job: SpeechJob, fakes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[np.ndarray] = []
+    monkeypatch.setattr(FakeScorer, "score", lambda self, clip: heard.append(clip.samples) or np.zeros((2, 40)))
+    monkeypatch.setattr(FakeVoice, "probabilities", lambda self, samples: heard.append(samples) or np.zeros(40))
+    for gain_db in (0.0, 6.0):
+        run(builder, replace(job, clip=replace(job.clip, gain_db=gain_db)))
+    as_it_is, as_it_is_too, louder, louder_too = (np.abs(samples.astype(int)).max() for samples in heard)
+    assert as_it_is == as_it_is_too > 100
+    assert louder == louder_too == pytest.approx(2 * as_it_is, rel=0.01)
+
+
 def test_sound_of_another_length_is_an_error(builder: tiny_dataset.Builder, job: SpeechJob, fakes: None) -> None:
     other = builder.labelled(tiny_dataset.PLANS[1]).clip
     with pytest.raises(MediaError, match="samples for 40 frames"):
@@ -125,8 +140,9 @@ def test_sound_of_another_length_is_an_error(builder: tiny_dataset.Builder, job:
 
 
 def test_auto_alone_means_lips() -> None:
-    assert isinstance(load_scorer(SpeechSettings()), lips.Lips)
-    assert scorer_name("auto") == lips.NAME
+    alone = backends.find("speaker", "auto")
+    assert isinstance(alone.load(SpeechSettings()), lips.Lips)
+    assert alone.label_of(SpeechSettings()) == lips.NAME
 
 
 @pytest.mark.parametrize("model", ["lr-asd", "talknet"])
@@ -134,6 +150,7 @@ def test_missing_weights_stop_the_stage_with_the_command_that_fetches_them(
     model: str, tmp_path: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(tmp_path))
-    assert "missing" in scorer_name(model)
+    settings, backend = SpeechSettings(model=model), backends.find("speaker", model)
+    assert "missing" in backend.label_of(settings)
     with pytest.raises(StageUnavailable, match=f"weights fetch {model}-talkset"):
-        load_scorer(SpeechSettings.model_validate({"model": model}))
+        backend.load(settings)

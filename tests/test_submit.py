@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import socket
@@ -19,18 +20,23 @@ import pytest
 import yaml
 from walks import settings_with, walk, worked
 
-from mit_builder import __version__, cli, config, engine_jobs
-from mit_builder.engine import SerialEngine
-from mit_builder.engine_connect import cluster_address
+from manifests.ids import new_run_id
+from mit_builder import __version__
+from mit_builder.cli import main
+from mit_builder.cli.submit import Submission
+from mit_builder.config import settings as config
+from mit_builder.console.terminal import Interrupts
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.shutdown import Stop, drain_s
+from mit_builder.engine import ray_jobs
+from mit_builder.engine.ray_connect import cluster_address
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
+from mit_builder.engine.worker import Worker, WorkerSpec, problem_here
 from mit_builder.errors import CannotContinue, ConfigError
-from mit_builder.lanes import worker_specs
 from mit_builder.models import devices
-from mit_builder.runner import Runner
-from mit_builder.session import new_run_id
-from mit_builder.stop import Stop, drain_s
-from mit_builder.submit import Submission
-from mit_builder.worker import Worker, WorkerSpec, problem_here
-from mit_builder.workspace import Workspace
+from mit_builder.storage.settings_file import Changes
+from mit_builder.storage.workspace import Workspace
 
 
 def submission(
@@ -39,7 +45,7 @@ def submission(
     lists: tuple[Path, ...] = (),
     addresses: Sequence[str] = ("http://a.test/x;y",),
 ) -> Submission:
-    return Submission(workspace, config.load(None, overrides), list(addresses), list(lists), ["all"], 3, True)
+    return Submission(workspace, Changes.asked(None, overrides), list(addresses), list(lists), ["all"], 3, True)
 
 
 def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_path: Path) -> None:
@@ -49,7 +55,17 @@ def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_pa
     folder.mkdir()
     command = submission("pose.stride=5", lists=(given,)).pack(folder)
     assert shlex.split(command) == [
-        *("python", "-m", "mit_builder.cli", "run", "--workspace", "s3://bucket/talks", "--config", "settings.yaml"),
+        *(
+            "python",
+            "-m",
+            "mit_builder",
+            "run",
+            "--workspace",
+            "s3://bucket/talks",
+            "--config",
+            "settings.yaml",
+        ),
+        *("--unset", "run.ray_address"),
         *("--sources", "sources-0.txt", "--stage", "all", "--limit", "3", "--retry-failed", "--", "http://a.test/x;y"),
     ]
     assert yaml.safe_load((folder / "settings.yaml").read_text()) == {"pose": {"stride": 5}}
@@ -62,7 +78,13 @@ def test_what_is_sent_is_a_command_its_lists_and_the_settings_that_differ(tmp_pa
     [
         (submission(workspace="talks"), "give s3://, gs://, az://, or a shared folder's full path"),
         (submission(workspace="s3://key:hidden@bucket"), "must hold no password"),
-        (submission("download.proxy=http://u:hidden@proxy"), "download.proxy holds a user name or password"),
+        (submission("download.proxy=http://u:hidden@proxy"), "download.proxy may hold a password"),
+        (submission("download.proxy=u:hidden@proxy:3128"), "download.proxy may hold a password"),
+        (submission("download.proxy=socks5h://u:hidden@[::1]"), "download.proxy may hold a password"),
+        (submission("download.proxy=http://proxy:3128/?pass=hidden"), "set HTTPS_PROXY and HTTP_PROXY in the env"),
+        (submission("shards.contact=u:hidden@mail.test"), "shards.contact holds a user name or password"),
+        (submission(addresses=["u:hidden@a.test/x.mp4"]), "source 1 holds a user name or password"),
+        (submission(addresses=["http://a.test", "https://a.test/x?X-Amz-Signature=hidden"]), "source 2 is signed"),
         (submission("shards.contact=https://u:hidden@mail.test"), "shards.contact holds a user name or password"),
         (
             submission(addresses=["http://a.test", "https://u:hidden@a.test/x"]),
@@ -111,17 +133,17 @@ class Service:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> engine_jobs.Jobs:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> ray_jobs.Jobs:
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(engine_jobs, "AGAIN_S", 0.0)
-    made = object.__new__(engine_jobs.Jobs)
+    monkeypatch.setattr(ray_jobs, "AGAIN_S", 0.0)
+    made = object.__new__(ray_jobs.Jobs)
     made.address = "http://head:8265"
     return made
 
 
 @pytest.mark.parametrize("state_at_the_break", ["RUNNING", "SUCCEEDED"])
 def test_a_follower_whose_connection_breaks_goes_on_and_says_every_word_once(
-    jobs: engine_jobs.Jobs, state_at_the_break: str
+    jobs: ray_jobs.Jobs, state_at_the_break: str
 ) -> None:
     import aiohttp
 
@@ -135,19 +157,19 @@ def test_a_follower_whose_connection_breaks_goes_on_and_says_every_word_once(
 
 
 def test_a_job_that_there_is_not_and_a_service_that_stays_away_are_one_line(
-    jobs: engine_jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+    jobs: ray_jobs.Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs._client = Service([], [RuntimeError("Request failed with status code 404: no such job")])
     with pytest.raises(CannotContinue, match="no such job"):
         jobs.wait("job")
-    monkeypatch.setattr(engine_jobs, "OUTAGE_S", 0.01)
+    monkeypatch.setattr(ray_jobs, "OUTAGE_S", 0.01)
     jobs._client = Service([], [ConnectionError("refused")])
     with pytest.raises(CannotContinue, match=r"^the job service at http://head:8265 says: refused$"):
         jobs.wait("job")
 
 
 def test_a_job_waits_for_a_cluster_that_comes_up(
-    jobs: engine_jobs.Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    jobs: ray_jobs.Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     comes_up = RuntimeError("Request failed with status code 500: No available agent to submit job, please try again")
     answers: list[Exception | str] = [comes_up, comes_up, "job-1"]
@@ -163,7 +185,7 @@ def test_a_job_waits_for_a_cluster_that_comes_up(
     answers[:] = [RuntimeError("status code 500: something else"), "job-2"]
     with pytest.raises(CannotContinue, match="something else"):
         jobs.submit("true", tmp_path, cpus=1.0, grace_s=30)
-    monkeypatch.setattr(engine_jobs, "COMES_UP_S", 0.0)
+    monkeypatch.setattr(ray_jobs, "COMES_UP_S", 0.0)
     answers[:] = [comes_up]
     with pytest.raises(CannotContinue, match="No available agent"):
         jobs.submit("true", tmp_path, cpus=1.0, grace_s=30)
@@ -203,7 +225,7 @@ def test_a_cluster_that_cannot_be_asked_is_one_line(
     arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["submit", *arguments])
+        main.main(["submit", *arguments])
     err = capsys.readouterr().err
     assert (ended.value.code, message in err, "hidden" in err, err.count("\n")) == (code, True, False, 1), err
 
@@ -217,14 +239,14 @@ def test_a_token_that_is_not_there_is_one_line(
     for name, message in (("none", "No such file"), ("empty", "is empty")):
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / name))
         with pytest.raises(SystemExit) as ended:
-            cli.main(["submit", "--address", "http://127.0.0.1:1", "--workspace", "s3://a"])
+            main.main(["submit", "--address", "http://127.0.0.1:1", "--workspace", "s3://a"])
         err = capsys.readouterr().err
         assert (ended.value.code, message in err, err.count("\n")) == (3, True, 1)
 
 
 def test_something_else_at_the_address_is_one_line(silent_port: int, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
+        main.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
     assert ended.value.code == 3
     assert f"the job service at http://127.0.0.1:{silent_port} says: " in capsys.readouterr().err
 
@@ -234,7 +256,7 @@ def test_without_rays_job_client_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray.job_submission", None)
     with pytest.raises(SystemExit) as ended:
-        cli.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
+        main.main(["submit", "--address", f"http://127.0.0.1:{silent_port}", "--workspace", "s3://a"])
     assert ended.value.code == 3
     assert "pip install 'mit-builder[cluster]'" in capsys.readouterr().err
 
@@ -289,6 +311,36 @@ def test_a_second_signal_or_no_grace_ends_a_run_at_once() -> None:
             signal.raise_signal(signal.SIGTERM)
     with Stop(0.0).listening(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_further_signal_is_for_our_own_handler_and_no_foreign_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr("mit_builder.console.terminal.end_at_once", lambda: ended.append("at once"))
+
+    def foreign(number: int, frame: object) -> None:
+        """As Ray's, which ends the program with an exit code of its own."""
+        ended.append("foreign")
+        sys.exit(15)
+
+    def asked(n: int) -> None:
+        with Stop(30.0).listening():
+            for _ in range(n):
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, foreign)
+    try:
+        asked(3)
+        assert ended == []
+        assert signal.getsignal(signal.SIGTERM) is foreign
+        with Interrupts().taken():
+            asked(2)  # the second is the first that ends the program
+            assert ended == []
+        with Interrupts().taken():
+            asked(3)
+            assert ended == ["at once"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_what_does_not_end_within_its_grace_is_not_waited_for() -> None:

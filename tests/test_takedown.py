@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import itertools
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,27 +23,27 @@ from object_storage import S3Server
 from walks import dataset, walk
 from web_folder import WebFolder, serve_folder
 
-import mit_builder.export.make
-import mit_builder.export.mit
-import mit_builder.takedown
 from manifests.ledger import Entry, Ledger
 from manifests.rows import Candidate, Labelled, Review, Source, Video
 from manifests.sources import url_source
-from mit_builder.cli import main
-from mit_builder.config import DownloadSettings
-from mit_builder.dataset import index_text, open_dataset, read_index
+from mit_builder.cli.main import main
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.dataset.index import index_text, open_dataset, read_index
+from mit_builder.dataset.validate import validate
+from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import CannotContinue, ConfigError
-from mit_builder.export.folder import read_record
-from mit_builder.export.make import ExportRequest, known_exports, make_export
-from mit_builder.lease import lease
-from mit_builder.review.store import Reviews
-from mit_builder.source_book import SourceBook
+from mit_builder.exports import make, mit
+from mit_builder.exports.folder import read_record
+from mit_builder.exports.make import ExportRequest, known_exports, make_export
+from mit_builder.labels.reviews import Reviews
+from mit_builder.removal import preview
+from mit_builder.removal import takedown as removal
+from mit_builder.removal.takedown import Known, Videos, bar_sources, finish_pending, take_down
 from mit_builder.stage import Reject
-from mit_builder.takedown import bar_sources, finish_pending, take_down
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
-from mit_builder.validate import validate
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import Workspace
+from mit_builder.storage.lease import lease
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
+from mit_builder.storage.workspace import Workspace
 from stages.download import Download
 
 
@@ -304,12 +307,12 @@ def test_the_mit_form_loses_the_clip_and_keeps_the_rest_as_it_is(
     output = tmp_path / "out" / "mit"
     chosen = {kept, taken[0].clip.clip_id}
     with monkeypatch.context() as patch:  # what is drawn does not matter here, and takes long
-        patch.setattr(mit_builder.export.mit, "_write_png", lambda path, image: path.write_bytes(image[::90].tobytes()))
+        patch.setattr(mit, "_write_png", lambda path, image: path.write_bytes(image[::90].tobytes()))
         make_export(built.workspace, ExportRequest("mit", output, with_media=True, only=chosen))
     before = {path: path.stat().st_mtime_ns for path in (output / "clips" / kept).rglob("*")}
     assert betrayed(output, marks)
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.takedown, "write_record", lambda folder, record: (_ for _ in ()).throw(Killed()))
+        patch.setattr(removal, "write_record", lambda folder, record: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             take_down(built.workspace, [taken[0].video.video_id])
     with lease(built.workspace):
@@ -330,7 +333,7 @@ def test_what_a_killed_export_left_goes_too(built: Built, tmp_path: Path, monkey
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.export.make, "write_record", killed)
+        patch.setattr(make, "write_record", killed)
         with pytest.raises(Killed):
             make_export(built.workspace, ExportRequest("webdataset", tmp_path / "out" / "tars", with_media=True))
     assert betrayed(tmp_path / "out", marks)
@@ -380,7 +383,7 @@ def test_an_export_that_cannot_be_written_anew_is_named_and_stays_due(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.takedown, "make_export", full)
+        patch.setattr(removal, "make_export", full)
         assert takedown(built, built.of_video(0)[0].video.video_id) == 1
     assert "still holds what was taken down" in capsys.readouterr().out
     assert Tombstones.of(built.workspace).is_pending
@@ -522,7 +525,7 @@ def test_a_run_finishes_what_a_killed_takedown_left(built: Built, monkeypatch: p
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.takedown, "purge", killed)
+        patch.setattr(removal, "purge", killed)
         with pytest.raises(Killed):
             take_down(built.workspace, [taken[0].video.video_id])
     assert betrayed(built.root, marks)
@@ -571,10 +574,124 @@ def test_a_barred_channel_is_refused_before_its_media_are_fetched(tmp_path: Path
 
 def test_a_source_that_proved_barred_leaves_the_source_book(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
-    book = SourceBook(workspace)
+    book = SourceCatalog(workspace)
     book.add(["http://fake.test/a", "http://fake.test/b"])
     book.save()
     bar_sources(workspace, [url_source("http://fake.test/a").source_id])
-    assert [source.address for source in SourceBook(workspace).sources()] == ["http://fake.test/b"]
+    assert [source.address for source in SourceCatalog(workspace).sources()] == ["http://fake.test/b"]
     bar_sources(workspace, [])
     assert len(Tombstones.of(workspace).stones) == 1
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_a_dry_run_says_what_would_go_and_leaves_everything(
+    built: Built, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken, kept = built.of_video(0), built.of_video(1)
+    for name, only in (("part", None), ("whole", frozenset(c.clip.clip_id for c in taken))):
+        make_export(built.workspace, ExportRequest("webdataset", tmp_path / name, with_media=False, only=only))
+    before = contents(tmp_path)
+    names = taken[0].video.video_id, kept[0].clip.clip_id, "https://elsewhere.test/x"
+    assert takedown(built, "--dry-run", *names) == 0
+    said = capsys.readouterr().out.splitlines()
+    n = len(taken)
+    assert said[:3] == [
+        f"{names[0]}: 1 video and {n} clip{'s' * (n > 1)}, with all that was made of it",
+        f"{names[1]}: 1 clip, with all that was made of it",
+        f"{names[2]}: nothing of it is here; it would be barred from now on",
+    ]
+    assert f"export {tmp_path / 'whole'}: deleted" in said
+    assert any(line.startswith(f"export {tmp_path / 'part'}: ") for line in said)
+    assert takedown(built, "--dry-run", "nobody") == 2
+    assert contents(tmp_path) == before
+
+
+def video_of(n: int, **others: Any) -> Known:
+    """What a workspace knows of its n-th video, which has two clips."""
+    address = f"https://site.test/{n}"
+    names = frozenset((f"{n:016x}"[::-1],)), frozenset((address,)), frozenset((f"UC{n // 2}",)), frozenset(("Talks",))
+    return dataclasses.replace(Known(f"{n:016x}", f"file {n}", *names), **others)
+
+
+def previewed(videos: list[Known], names: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a preview, without the words that are the same in all."""
+    workspace = Workspace("memory://previewed")
+    monkeypatch.setattr(preview, "known_videos", lambda workspace: videos)
+    clips = [f"clips/{k.video_id}_{start:06d}to{start + 50:06d}.ab.mp4" for k in videos for start in (0, 100)]
+    monkeypatch.setattr(workspace, "names", lambda folder: clips if folder == "clips" else [])
+    return [line.replace(", with all that was made of it", "") for line in preview.what_goes(workspace, names)]
+
+
+def test_a_preview_finds_videos_by_every_name_and_their_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [video_of(n) for n in range(6)]
+    videos[5] = video_of(5, sha256="file 0")  # the same file under another id
+    video, other = videos[0].video_id, videos[2].video_id
+    for name, found in (
+        (video, "2 videos and 4 clips"),
+        ("https://site.test/5", "2 videos and 4 clips"),
+        ("channel:UC1", "2 videos and 4 clips"),
+        ("channel:Talks", "6 videos and 12 clips"),
+        (other, "1 video and 2 clips"),
+        (next(iter(videos[2].sources)), "1 video and 2 clips"),
+        (f"{other}_000000to000050", "1 clip"),
+        (f"{other}_000000to000050/1", "1 clip"),
+        (f"{other}_000040to000120", "2 clips"),
+        (f"{other}_000060to000090", "nothing of it is here; it would be barred from now on"),
+        ("https://elsewhere.test/x", "nothing of it is here; it would be barred from now on"),
+    ):
+        assert previewed(videos, [name], monkeypatch) == [f"{name}: {found}"]
+
+
+def test_the_work_of_a_preview_grows_with_the_names_and_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    def n_calls(n: int) -> int:
+        """Functions that are called for as many names in as many videos: work, whatever the machine does besides."""
+        count = itertools.count()
+        sys.setprofile(lambda frame, event, argument: next(count) if event == "call" else None)
+        try:
+            assert len(previewed([video_of(k) for k in range(n)], [f"{k:016x}" for k in range(n)], monkeypatch)) == n
+        finally:
+            sys.setprofile(None)
+        return next(count)
+
+    previewed([video_of(0)], ["0" * 16], monkeypatch)  # what is imported or read at first
+    assert n_calls(200) < 20 * n_calls(20)
+
+
+def test_videos_that_tombstones_bar_as_a_whole_are_told_once() -> None:
+    videos = [video_of(n) for n in range(4)]
+    known = Videos(videos)
+    source = next(iter(videos[1].sources))
+    stones = [
+        Tombstone("video", digest("video", videos[1].video_id)),
+        Tombstone("source", digest("source", source)),
+        Tombstone("content", digest("content", "file 3")),
+        Tombstone("span", digest("span", videos[0].video_id), 0, 50),
+    ]
+    assert known.barred_by(stones) == [videos[1], videos[3]]
+    assert all(known.has_any([stone]) for stone in stones)
+    assert not known.has_any([Tombstone("source", digest("source", "another"))])
+
+
+@pytest.mark.parametrize(("answer", "goes"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_at_a_terminal_it_asks_first(
+    built: Built, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, goes: bool
+) -> None:
+    typed = io.StringIO(answer)
+    typed.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    video = built.of_video(0)[0].video.video_id
+    assert takedown(built, video) == (0 if goes else 1)
+    assert f"{video}: 1 video and " in capsys.readouterr().out
+    assert Tombstones.of(built.workspace).bars("video", video) == goes
+
+
+def test_it_does_not_ask_where_it_is_told_not_to(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    video = built.of_video(0)[0].video.video_id
+    assert takedown(built, "--yes", video) == 0
+    assert Tombstones.of(built.workspace).bars("video", video)

@@ -8,10 +8,10 @@ import pytest
 
 from manifests.ledger import Entry
 from manifests.rows import Artifact, Candidate, Shot, Video
-from mit_builder import config
-from mit_builder.config import SelectSettings, Settings
-from mit_builder.progress import funnel, nearest_miss
-from mit_builder.tally import N_BORDERLINE, Tally, margin
+from mit_builder.config import settings
+from mit_builder.config.settings import SelectSettings, Settings
+from mit_builder.driver.counts import N_BORDERLINE, RunCounts, margin, misses
+from mit_builder.driver.progress import funnel, nearest_miss
 
 SELECT = SelectSettings()
 FILE = Artifact("k", "s", 1)
@@ -47,15 +47,15 @@ def done(*outputs: Any) -> Entry:
     return Entry("u", "k", "done", outputs, duration_s=2.0, cpu_s=1.0)
 
 
-def settled(**entries: Entry) -> Tally:
-    tally = Tally()
+def settled(**entries: Entry) -> RunCounts:
+    tally = RunCounts()
     for step, entry in entries.items():
         tally.settle(step, entry, SELECT)
     return tally
 
 
 def test_units_are_counted_by_status_reason_and_class() -> None:
-    tally = Tally()
+    tally = RunCounts()
     for entry in (
         done(),
         Entry("u", "k", "rejected", reason="too_long"),
@@ -86,7 +86,7 @@ def test_the_funnel_counts_videos_shots_candidates_and_seconds() -> None:
 
 
 def test_the_funnel_says_how_many_clips_are_left_out_of_the_dataset_and_why() -> None:
-    tally = Tally()
+    tally = RunCounts()
     tally.left_out = Counter(body_not_visible=3)
     assert "       3 clips left out of the dataset: body_not_visible" in funnel(tally)
 
@@ -149,11 +149,37 @@ def test_the_setting_that_is_proposed_lets_the_near_misses_in(rows: list[Candida
     (line,) = nearest_miss(settled(select=done(*rows)), Settings())
     proposed = line.rpartition(" --set ")[2]
     assert proposed.startswith(f"filter.{setting}=")
-    limit = getattr(config.load(None, [proposed]).filter, setting)
+    limit = getattr(settings.load(None, [proposed]).filter, setting)
     missed = [margin(row, SELECT) for row in rows]
     values = [miss.value for miss in missed if miss and miss.is_near]
-    assert f"{len(values)} candidates {rows[0].reason}: missed" in line
+    assert line.startswith(f"{len(values)} candidates missed {setting}=")
     assert all(value >= limit if setting.startswith("min") else value <= limit for value in values)
+
+
+def test_what_fails_several_tests_is_proposed_with_all_their_settings() -> None:
+    """Moving the threshold of the first test alone would not let these in."""
+    both = [candidate("face_too_small", min_face_px=value, n_frames=110) for value in (60.0, 55.5)]
+    (line,) = nearest_miss(settled(select=done(*both)), Settings())
+    assert line.startswith("2 candidates missed min_face_px=64 (55.5 to 60) and min_clip_s=5 (4.4) by < 20%; ")
+    assert line.endswith("tune --set filter.min_face_px=55.2 --set filter.min_clip_s=4.38")
+    select = settings.load(None, ["filter.min_face_px=55.2", "filter.min_clip_s=4.38"]).filter
+    assert not any(miss.fails for row in both for miss in misses(row, select))
+
+
+@pytest.mark.parametrize("other", [{"bystander_area": 9.0}, {"n_frames": 50}, {"voice_activity": None}], ids=str)
+def test_what_fails_another_test_widely_is_no_near_miss(other: dict[str, Any]) -> None:
+    rows = [candidate("face_too_small", min_face_px=60.0, **other)] * 3
+    (line,) = nearest_miss(settled(select=done(*rows, candidate("face_too_small", min_face_px=61.0))), Settings())
+    assert line.startswith("1 candidate missed min_face_px=64 (61) by")
+    assert nearest_miss(settled(select=done(*rows)), Settings()) == []
+
+
+def test_every_test_that_fails_is_told_with_its_value() -> None:
+    row = candidate("face_too_small", min_face_px=60.0, bystander_area=9.0)
+    assert list(map(str, misses(row, SELECT))) == [
+        "face_too_small (60 < min_face_px 64)",
+        f"bystander (9 > max_bystander_area {SELECT.max_bystander_area:g})",
+    ]
 
 
 def test_without_near_misses_nothing_is_proposed() -> None:
@@ -167,16 +193,19 @@ def test_the_funnel_is_told_in_lines() -> None:
     tally.steps["pose"].pending = 1
     tally.unavailable["pose"] = "no weights"
     first, *rest = funnel(tally)
-    assert first.startswith("2 sources -> 1 videos (1.0 min) -> 0 shots -> 2 candidates -> 1 kept (0.2 min)")
+    assert first.startswith("2 sources -> 1 video (1.0 min) -> 0 shots -> 2 candidates -> 1 kept (0.2 min)")
     assert [line.strip() for line in rest] == [
-        "1 candidates too_short (0.0 min)",
+        "1 candidate too_short (0.0 min)",
         "1 download failed (auth): mit-build status --failed lists them",
         "1 pose pending: no weights",
     ]
 
 
 def test_the_result_is_ready_for_json() -> None:
-    values = settled(download=done(VIDEO), select=done(candidate("too_short", n_frames=50))).as_dict()
+    tally = settled(download=done(VIDEO), select=done(candidate("too_short", n_frames=50)))
+    tally.unmended = 3
+    values = tally.as_dict()
+    assert values["damaged_files"] == 3
     assert values["videos"] == 1
     assert values["candidates"] == {"too_short": 1}
     assert values["candidate_s"] == {"too_short": 2.0}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mit_builder.tracking import Track, Tracker, areas, match, overlaps, runs, suppress, sweep
+from mit_builder.labels.tracking import Track, Tracker, areas, match, overlaps, runs, suppress, sweep
 
 BOX = np.array([100, 100, 150, 160], np.float32)
 OTHER = np.array([400, 100, 450, 160], np.float32)

@@ -11,17 +11,20 @@ import test_cli
 from test_cli import Cli
 from walks import settings_with, tree, walk
 
+from manifests.ids import new_run_id
 from manifests.rows import Pose, Review
-from mit_builder import config, tune
-from mit_builder.config import Settings
+from mit_builder.cli import tune as tune_command
+from mit_builder.config import settings as config
+from mit_builder.config.settings import Settings
 from mit_builder.errors import CannotContinue, ConfigError
-from mit_builder.foresight import Foresight, Outlook
-from mit_builder.lease import lease
+from mit_builder.labels.reviews import REJECTED, Reviews
 from mit_builder.pipeline import LEFT_OUT_BY, left_out
-from mit_builder.review.store import REJECTED, Reviews
-from mit_builder.session import last_settings, new_run_id
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
-from mit_builder.workspace import Workspace
+from mit_builder.planning import tune
+from mit_builder.planning.what_if import Outlook, WhatIf
+from mit_builder.storage.lease import lease
+from mit_builder.storage.settings_file import kept_in, last_settings
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, clip_span, digest
+from mit_builder.storage.workspace import Workspace
 
 cli = test_cli.cli
 """The program with fake stages in an empty folder."""
@@ -32,11 +35,11 @@ def workspace() -> Workspace:
     return Workspace(f"memory://{new_run_id()}")
 
 
-def foresee(workspace: Workspace, names: list[str], *overrides: str) -> tuple[Foresight, list[Outlook]]:
+def foresee(workspace: Workspace, names: list[str], *overrides: str) -> tuple[WhatIf, list[Outlook]]:
     """What the fakes would keep of these sources with each override."""
     variants = [settings_with(*([override] if override else [])) for override in overrides]
     sources = map(fakes.source, names)
-    seen = Foresight(workspace, settings_with(), sources, variants, steps=fakes.steps())
+    seen = WhatIf(workspace, settings_with(), sources, variants, steps=fakes.steps())
     return seen, [seen.outlook(variant) for variant in variants]
 
 
@@ -138,7 +141,7 @@ def test_tracks_that_cannot_be_read_are_one_line_with_what_to_do(
 
     walk(workspace, ["a"])
     monkeypatch.setattr(fakes.FakeSelect, "process", broken)
-    with pytest.raises(CannotContinue, match=r"cannot read the tracks of .*--force-stage filter.detect"):
+    with pytest.raises(CannotContinue, match=r"cannot read the tracks of .*run --verify"):
         foresee(workspace, ["a"], "")
 
 
@@ -221,6 +224,9 @@ def test_settings_moved_together_stand_beside_those_of_now(cli: Cli) -> None:
     pinned = Path("ws/mit-build.yaml").read_bytes()
     code, out, _ = cli("tune", "-w", "ws", "--set", "filter.min_clip_s=1", "--set", "shards.min_body_visible=0.5")
     assert code == 0
+    assert out.endswith(
+        "\nclips of the dataset that these settings would lose: 1; a run with the same --set takes them over\n"
+    )
     assert [line.split() for line in out.splitlines() if line.startswith(("as set", "  labelled", "  left"))] == [
         ["as", "set", "now", "as", "set"],
         ["labelled", "2", "2"],
@@ -234,7 +240,7 @@ def test_apply_writes_the_settings_and_selects_and_nothing_else(cli: Cli) -> Non
     dataset = sorted(Path("ws/dataset").iterdir())
     code, out, err = cli("tune", "-w", "ws", "--apply", "filter.min_clip_s=1")
     assert (code, err) == (0, "")
-    goes_on = "run --workspace ws --config ws/mit-build.yaml"
+    goes_on = "run --workspace ws"
     assert f"3 shots selected anew; the dataset stays as it is until:\n  mit-build {goes_on}\n" in out
     settings = last_settings(Workspace("ws"))
     assert settings is not None
@@ -254,6 +260,21 @@ def test_apply_writes_the_settings_and_selects_and_nothing_else(cli: Cli) -> Non
     assert sorted(Path("ws/dataset").iterdir()) == dataset
     assert cli(*goes_on.split(), "--engine", "serial")[0] == 0
     assert json.loads(cli("status", "-w", "ws", "--json")[1])["dataset_clips"] == 3
+
+
+def test_apply_keeps_what_was_given_and_decided_before(cli: Cli) -> None:
+    test_cli.run(cli, test_cli.A, "--set", "pose.model=mediapipe")
+    workspace = Workspace("ws")
+    before = kept_in(workspace)
+    assert before is not None
+    assert before.decided.keys() == {"profile", "filter.detector", "speech.model"}
+    for value in (1, 2):
+        assert cli("tune", "-w", "ws", "--apply", f"filter.min_clip_s={value}")[0] == 0
+    after = kept_in(workspace)
+    assert after is not None
+    assert after.decided == before.decided
+    assert after.given.items() > before.given.items()
+    assert after.given["filter.min_clip_s"].startswith("--set, tune ")
 
 
 @pytest.mark.parametrize(
@@ -293,4 +314,4 @@ def test_apply_waits_for_no_other_run(cli: Cli) -> None:
 def test_an_empty_folder_says_that_nothing_was_run(cli: Cli) -> None:
     Path("empty").mkdir()
     with pytest.raises(ConfigError, match="nothing was run in empty yet"):
-        tune.tune(workspace="empty")
+        tune_command.tune(workspace="empty")

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset import INDEX_NAME, read_index
+from mit_builder.dataset.index import INDEX_NAME, read_index
+from mit_builder.dataset.validate import validate
 from mit_builder.errors import ConfigError
-from mit_builder.validate import validate
+from mit_builder.media import timeline
 
 Rows = list[dict[str, Any]]
 
@@ -59,6 +60,19 @@ def messages(folder: Path) -> list[str]:
 def test_a_sound_dataset_has_no_problem_given_as_folder_or_as_workspace(sound: Path) -> None:
     assert messages(sound) == []
     assert messages(sound / "dataset") == []
+
+
+@pytest.mark.parametrize("media_fps", ["25", "source"])
+def test_the_pictures_of_a_clip_are_not_searched_for_fields(
+    media_fps: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["media_fps"] = media_fps
+
+    rewrite(folder, change)
+    monkeypatch.setattr(timeline, "measure_fields", None)
+    assert messages(folder) == []
 
 
 def test_media_beside_the_dataset_is_found(tmp_path: Path) -> None:
@@ -245,7 +259,7 @@ def caption_of_no_language(row: dict[str, Any]) -> None:
         (unset_face_box, "person 1: face_boxes_xyxy is not finite in frame 2"),
         (renumber, "person ids are [0, 2], must be 0..1"),
         (swap_people, "people are not numbered from left to right"),
-        (lose_person, "n_people is 2, but 1 people are listed"),
+        (lose_person, "n_people is 2, but the people listed are 1"),
         (half_keypoint, "person 0: a keypoint in frame 4 is neither a point nor (NaN, NaN, 0)"),
         (loud_keypoint, "person 0: a keypoint score is outside 0..1 in frame 4"),
         (null_speaking, "person 0: speaking holds nulls"),
@@ -314,7 +328,7 @@ def test_media_of_another_clip_is_noticed(folder: Path) -> None:
     rewrite(folder, change)
     found = messages(folder)
     assert any("clip is 32 frames on the timeline, must be 40" in line for line in found), found
-    assert any("audio has 20480 samples, must be 25600" in line for line in found), found
+    assert any("audio has 20,480 samples, must be 25,600" in line for line in found), found
 
 
 def test_a_video_in_two_splits_is_noticed(folder: Path) -> None:
@@ -385,5 +399,5 @@ def test_a_wrong_row_count_in_the_index_is_noticed(folder: Path) -> None:
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds no index\.json"):
+    with pytest.raises(ConfigError, match="no dataset"):
         validate(tmp_path)

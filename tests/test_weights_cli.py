@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from mit_builder.cli.weights import app
 from mit_builder.errors import CannotContinue
-from mit_builder.models import weights
-from mit_builder.weights_cli import app
+from mit_builder.models.weights import store
 
 
 @pytest.fixture(autouse=True)
@@ -42,12 +42,12 @@ def test_fetch_of_what_is_there_needs_no_network(shared_dir: Path) -> None:
     path = shared_dir / "weights" / "finetuning_TalkSet.model"
     if not path.exists():
         pytest.skip("no LR-ASD weights beside the checkout")
-    weights.import_file(path)
+    store.import_file(path)
     assert "lr-asd-talkset: " in run("fetch", "lr-asd-talkset")
 
 
 def test_verify_fails_on_a_damaged_file(folder: Path) -> None:
     folder.mkdir()
-    (folder / weights.entry("lr-asd-ava").file_name).write_bytes(b"half")
+    (folder / store.entry("lr-asd-ava").file_name).write_bytes(b"half")
     with pytest.raises(CannotContinue, match="damaged: lr-asd-ava"):
         run("verify")

@@ -8,13 +8,13 @@ import obstore
 import pytest
 from walks import failed, walk
 
-import mit_builder.object_store
+import mit_builder.storage.object_store
+from manifests.ids import new_run_id
 from manifests.rows import Artifact
+from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import CannotContinue, ConfigError, WorkspaceError
-from mit_builder.scratch import SCRATCH, sha256_of
-from mit_builder.session import new_run_id
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import FOLDERS, Workspace
+from mit_builder.storage.scratch import SCRATCH, sha256_of
+from mit_builder.storage.workspace import FOLDERS, Workspace
 
 HELLO = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 """sha256 of "hello"."""
@@ -204,7 +204,7 @@ def test_object_storage_that_cannot_be_reached_is_an_error_of_the_workspace(
     if workspace.root is not None:
         pytest.skip("a folder")
     monkeypatch.setattr(obstore, "put", out_of_reach)
-    monkeypatch.setattr(mit_builder.object_store, "PAUSE_S", 0.001)
+    monkeypatch.setattr(mit_builder.storage.object_store, "PAUSE_S", 0.001)
     path = file_with(tmp_path, "hello")
     for write in (lambda: workspace.write("clips/a", b"1"), lambda: workspace.commit(path, "clips/a")):
         with pytest.raises(WorkspaceError, match=r"^cannot write clips/a in workspace memory://\S+: no route$"):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import wave
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from promised import promised
 
 from manifests.arrays import write_arrays
 from manifests.rows import (
@@ -30,14 +33,15 @@ from manifests.rows import (
     short_id,
 )
 from manifests.schema import arrow_schema, to_dict
-from mit_builder.config import ShardsSettings
-from mit_builder.dataset import FOLDER, INDEX_NAME, publish_index
+from mit_builder.config.settings import ShardsSettings
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, index_text, publish_index, read_index
+from mit_builder.engine.worker import UnitContext
+from mit_builder.labels.keypoints import visible_ratios
+from mit_builder.labels.speaking import is_speaking, merged_periods, periods, smooth
 from mit_builder.media.cut import cut_clip
 from mit_builder.media.write import write_video
-from mit_builder.models.coco_wholebody import visible_ratios
-from mit_builder.speaking import is_speaking, merged_periods, periods, smooth
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import Workspace
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.workspace import Workspace
 from stages.shards import WriteShard
 
 WIDTH_PX, HEIGHT_PX = 160, 120
@@ -120,7 +124,7 @@ class Builder:
             upload_date=None,
             licence="CC0",
             access="public",
-            media=Artifact(f"videos/source{plan.video}.mp4", "0" * 64, path.stat().st_size),
+            media=promised(path),
             duration_s=SOURCE_FRAMES / 25,
             n_frames=SOURCE_FRAMES,
             source_fps="25",
@@ -138,7 +142,7 @@ class Builder:
     def _clip(self, plan: ClipPlan, video: Video, name: str) -> Clip:
         mp4, flac = self._scratch / "clip.mp4", self._scratch / "clip.flac"
         source = self.root / video.media.key
-        cut = cut_clip(source, plan.start_frame, plan.end_frame, mp4, flac, crf=16, audio_kbps=64)
+        cut = cut_clip(source, plan.start_frame, plan.end_frame, mp4, flac, crf=16, audio_kbps=64, sound=video.sound)
         people = self._scratch / "people.parquet"
         write_arrays(people, PEOPLE, [_person(plan, person) for person in range(plan.n_people)])
         ctx = self.context()
@@ -159,6 +163,7 @@ class Builder:
             loudness_dbfs=cut.loudness_dbfs,
             media_fps="source" if cut.media_frame_index else "25",
             media_frame_index=cut.media_frame_index,
+            sound=tuple(track for track in video.sound or () if track.weights),
         )
 
     def _pose(self, plan: ClipPlan, clip: Clip) -> Pose:
@@ -303,3 +308,17 @@ def _candidate(plan: ClipPlan, video: Video, name: str) -> Candidate:
         sharpness=55.0,
         detector="tiny-detector 1",
     )
+
+
+def point_clips_at(root: Path, name: str) -> None:
+    """Have every row of a workspace's dataset say that its video lies at `name`."""
+    index, shards = read_index(root), []
+    for shard in index.shards:
+        path = root / "dataset" / shard.name
+        table = pq.read_table(path)
+        column, field = table.schema.get_field_index("clip"), table.schema.field("clip")
+        cells = pa.array([{"bytes": None, "path": name}] * len(table), field.type)
+        pq.write_table(table.set_column(column, field, cells), path)
+        shards.append(replace(shard, sha256=sha256_of(path)))
+    text = index_text(replace(index, shards=tuple(shards)))
+    (root / "dataset" / INDEX_NAME).write_text(text)

@@ -16,7 +16,7 @@ def shapes(*size: object) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a network, by default the one of `SHAPE`."""
     import torch
 
-    from mit_builder.models.sapiens_network import SapiensNetwork, Size
+    from mit_builder.models.sapiens.network import SapiensNetwork, Size
 
     with torch.device("meta"):
         network = SapiensNetwork(Size(*(size or SHAPE)))
@@ -36,7 +36,7 @@ def program(path: Path, salt: int = 0) -> Path:
     """The network of `checkpoint`, traced; with the tensors that tracing official code leaves in such a file."""
     import torch
 
-    from mit_builder.models.sapiens_network import load_network
+    from mit_builder.models.sapiens.network import load_network
 
     network = load_network(checkpoint(path, salt))
     preprocessor = torch.nn.Module()

@@ -9,7 +9,7 @@ import fake_people
 import numpy as np
 import torch
 
-from mit_builder.models import yolo
+from mit_builder.models.yolo import people
 
 HEAD = np.array([[0, 0], [0.15, -0.2], [-0.15, -0.2], [0.4, -0.1], [-0.4, -0.1]], np.float32)
 """Nose, eyes, ears of a face from the front, in widths of its square and from its centre; a person's left is on the
@@ -18,12 +18,12 @@ right of the picture."""
 
 def config() -> dict[str, Any]:
     """The layers of YOLO26-pose with a sixteenth of their channels."""
-    return {**yolo.architecture("yolo26n-pose"), "scales": {"n": [0.5, 0.0625, 256]}}
+    return {**people.architecture("yolo26n-pose"), "scales": {"n": [0.5, 0.0625, 256]}}
 
 
 def network(seed: int = 0, size: dict[str, Any] | None = None) -> Any:
     torch.manual_seed(seed)
-    made = yolo._tasks().PoseModel(size or config(), verbose=False)
+    made = people._tasks().PoseModel(size or config(), verbose=False)
     made.names, made.task, made.args = {0: "person"}, "pose", {"imgsz": 640}
     for layer in made.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):

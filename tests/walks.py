@@ -9,19 +9,22 @@ from typing import Any
 import fakes
 import pyarrow.parquet as pq
 
+from manifests.ids import new_run_id
 from manifests.rows import Source
-from mit_builder import config
-from mit_builder.config import Settings
-from mit_builder.dataset import Index, parse_index
-from mit_builder.engine import Result, SerialEngine
-from mit_builder.lanes import worker_specs
+from mit_builder.config import settings as config
+from mit_builder.config.settings import Settings
+from mit_builder.dataset.index import Index, parse_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.retry_policy import ALL_CLASSES
+from mit_builder.driver.runner import Runner
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.engine.base import Result
+from mit_builder.engine.serial import SerialEngine
+from mit_builder.engine.specs import worker_specs
+from mit_builder.engine.worker import Task, WorkerSpec
 from mit_builder.pipeline import Step
-from mit_builder.publish import INDEX_KEY
-from mit_builder.retries import ALL_CLASSES
-from mit_builder.runner import Choice, Runner
-from mit_builder.session import new_run_id
-from mit_builder.worker import Task, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 QUICK = ("shards.n_buckets=2", "download.host_interval_s=0", "run.retry_base_s=0")
 
@@ -43,17 +46,17 @@ def walk(
     engine = SerialEngine(worker_specs(settings, workspace, run_id, steps))
     if choice.pop("retry_failed", False):
         choice["retry"] = ALL_CLASSES
-    chosen = Choice(steps=frozenset(only), **choice)
+    chosen = RunOptions(steps=frozenset(only), **choice)
     runner = Runner(workspace, settings, run_id=run_id, choice=chosen, engine=engine, steps=steps)
     runner.run([s if isinstance(s, Source) else fakes.source(s) for s in sources])
     return runner
 
 
-def look(workspace: Workspace, sources: Iterable[str], *overrides: str) -> Runner:
-    """The same walk without an engine, as `mit-build status` does."""
-    runner = Runner(workspace, settings_with(*overrides), run_id="look", steps=fakes.steps())
-    runner.run([fakes.source(s) for s in sources])
-    return runner
+def look(workspace: Workspace, sources: Iterable[str], *overrides: str) -> Snapshot:
+    """The same sources without an engine, as `mit-build status` follows them."""
+    seen = Snapshot(workspace, settings_with(*overrides), run_id="look", steps=fakes.steps())
+    seen.follow([fakes.source(s) for s in sources])
+    return seen
 
 
 def worked(runner: Runner) -> dict[str, int]:

@@ -48,9 +48,17 @@ class Site(BaseHTTPRequestHandler):
         if name in self.videos:
             self._answer(self.videos[name], "video/mp4")
         elif name.endswith("moved"):
-            self.send_response(302)
-            self.send_header("Location", self.path.partition("?")[2])
-            self.end_headers()
+            self._redirect(self.path.partition("?")[2])
+        elif name.startswith("open/"):  # to the end, or to where the connection breaks: nobody can tell
+            whole = self.videos[name.rpartition("/")[2]]
+            self._until_closed(whole[: int(len(whole) * float(self.path.partition("?")[2] or 1))])
+        elif name == "broken-once.mp4":  # the connection breaks when its media come for the first time
+            whole = self.videos["late.mp4"]
+            self._until_closed(whole[: len(whole) // 2] if self.asked.count(name) == 2 else whole)
+        elif name.startswith("as/"):  # a video under any name, as what the query says
+            self._answer(self.videos["a.mp4"], self.path.partition("?")[2])
+        elif name == "wall.mp4":  # a video that is behind a login when it is fetched
+            self._once(name, lambda: self._redirect("/users/sign_in"))
         elif name in ("endless.mp4", "endless"):
             self._endless("video/mp4" if name == "endless.mp4" else "text/html")
         elif name == "busy":
@@ -83,9 +91,16 @@ class Site(BaseHTTPRequestHandler):
         return {
             "one": PAGE.format(title="A talk\n of &quot;two&quot;", body=video.format("a.mp4") + LONG),
             "several": PAGE.format(title="All talks", body=video.format("a.mp4") + video.format("b.mp4") + LONG),
+            "signed": PAGE.format(
+                title="Signed talks",
+                body=video.format(f"a.mp4?sig=hidden{len(self.asked)}") + video.format("b.mp4") + LONG,
+            ),
             "adults": PAGE.format(title=RTA, body=video.format("a.mp4") + video.format("b.mp4") + LONG),
             "captioned": PAGE.format(title="With words", body=CAPTIONED + LONG),
             "none": PAGE.format(title="No video", body=LONG),
+            "users/sign_in": PAGE.format(title="Welcome", body="<form><input type=password></form>" + LONG),
+            "accounts/login": PAGE.format(title="Welcome", body=LONG),
+            "login-and-video": PAGE.format(title="How to log in", body=video.format("a.mp4") + LONG),
         }
 
     def _once(self, name: str, then: Callable[[], None]) -> None:
@@ -103,6 +118,19 @@ class Site(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):
             while self.command == "GET":
                 self.wfile.write(bytes(1 << 16) if kind == "video/mp4" else b"<p>words" * 8192)
+
+    def _redirect(self, to: str) -> None:
+        self.send_response(302)
+        self.send_header("Location", to)
+        self.end_headers()
+
+    def _until_closed(self, body: bytes) -> None:
+        """A body without a length, which ends with the connection."""
+        self.send_response(200)
+        self.send_header("Content-Type", "video/mp4")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def _refuse(self, status: int, *, retry_after: str | None = None) -> None:
         self.send_response(status)

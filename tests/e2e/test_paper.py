@@ -15,16 +15,17 @@ import tiny_sapiens
 import tiny_yolo
 import torch
 from filled_weights import save_filled
-from rich.console import Console
 
-from mit_builder import config
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
+from mit_builder.driver.progress import PlainLines
+from mit_builder.driver.retry_policy import PASSES_BY_ITSELF
 from mit_builder.errors import CannotContinue
 from mit_builder.media.cut import cut_clip
-from mit_builder.models import weights, yolo
-from mit_builder.models.talknet import TalkNetNetwork
-from mit_builder.retries import PASSES_BY_ITSELF
-from mit_builder.run import RunRequest, run_pipeline
+from mit_builder.models.asd.talknet import TalkNetNetwork
+from mit_builder.models.weights import store
+from mit_builder.models.yolo import people
+from mit_builder.pipeline_run import RunRequest, run_pipeline
+from mit_builder.storage.settings_file import Changes
 
 SETTINGS = (
     "filter.min_clip_s=1",
@@ -43,17 +44,18 @@ def run(place: Path, *arguments: str) -> int:
         addresses=list(arguments),
         lists=[],
         workspace=str(place),
-        settings=config.load(None, ["profile=paper", *SETTINGS]),
+        changes=Changes.asked(None, ["profile=paper", *SETTINGS]),
         stages=["all"],
         forced=[],
         limit=None,
         retry=PASSES_BY_ITSELF,
         at_once=False,
         engine="serial",
-        as_json=False,
         go_on=["run"],
     )
-    return run_pipeline(request, Console(width=200))
+    outcome = run_pipeline(request, PlainLines())
+    outcome.check()
+    return 0 if outcome.is_whole else 1
 
 
 def network_that_finds_people_everywhere() -> Any:
@@ -78,7 +80,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("MIT_BUILDER_WEIGHTS", str(folder))
     small = tiny_yolo.config()
-    monkeypatch.setattr(yolo, "architecture", lambda model: small)
+    monkeypatch.setattr(people, "architecture", lambda model: small)
     return folder
 
 
@@ -90,7 +92,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, demo_video: Path) -> str:
 
 
 def put(cache: Path, name: str) -> Path:
-    return cache / weights.entry(name).file_name
+    return cache / store.entry(name).file_name
 
 
 def test_the_whole_profile_makes_a_dataset(
@@ -122,8 +124,8 @@ def test_missing_weights_are_all_named_before_anything_is_done(cache: Path, vide
     with pytest.raises(CannotContinue) as caught:
         run(tmp_path / "ws", video)
     text = str(caught.value)
-    assert "people model: yolo26x-pose needs: mit-build weights fetch yolo26x-pose" in text
-    assert "pose model: sapiens-2b needs: mit-build weights fetch sapiens-2b" in text
-    assert "speech model: talknet needs: mit-build weights fetch talknet-talkset" in text
+    assert "people model: yolo26x-pose needs: `mit-build weights fetch yolo26x-pose`" in text
+    assert "pose model: sapiens-2b needs: `mit-build weights fetch sapiens-2b`" in text
+    assert "speech model: talknet needs: `mit-build weights fetch talknet-talkset`" in text
     assert "mediapipe" not in text
     assert not (tmp_path / "ws" / "videos").exists()

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("mediapipe", reason="the embedded backends are not installed")
 
 from mit_builder.media.cut import cut_clip
-from mit_builder.scratch import sha256_of
+from mit_builder.storage.scratch import sha256_of
 
 BASE = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=4")
 
@@ -23,7 +23,17 @@ BASE = ("filter.min_clip_s=2", "run.overlays=0", "shards.n_buckets=4")
 def run(place: Path, *arguments: str, settings: tuple[str, ...] = BASE, engine: str = "serial") -> dict[str, Any]:
     """Run the command to its end; its JSON summary with the exit code."""
     sets = [part for setting in settings for part in ("--set", setting)]
-    program = [sys.executable, "-m", "mit_builder.cli", "run", "--json", "--engine", engine, "--workspace", str(place)]
+    program = [
+        sys.executable,
+        "-m",
+        "mit_builder",
+        "run",
+        "--json",
+        "--engine",
+        engine,
+        "--workspace",
+        str(place),
+    ]
     done = subprocess.run([*program, *sets, *arguments], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -101,7 +111,7 @@ def test_a_failing_video_stops_nothing_and_why_tells_its_story(workspace: Path, 
     summary = run(workspace, str(broken))
     assert summary["exit_code"] == 1
     assert summary["dataset_clips"] == 2
-    why = [sys.executable, "-m", "mit_builder.cli", "why", "broken.mp4", "--workspace", str(workspace)]
+    why = [sys.executable, "-m", "mit_builder", "why", "broken.mp4", "--workspace", str(workspace)]
     story = subprocess.run(why, capture_output=True, text=True, check=True).stdout
     assert "download" in story
     assert "failed (permanent)" in story

@@ -13,8 +13,8 @@ import pytest
 pytest.importorskip("mediapipe", reason="the embedded backends are not installed")
 
 from manifests.rows import Candidate
-from mit_builder.explain import look
-from mit_builder.workspace import Workspace
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.storage.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -32,12 +32,12 @@ PEOPLE = {
 
 def run(place: Path, *arguments: str) -> dict[str, list[Candidate]]:
     """Filter; candidates by the video's title."""
-    program = [sys.executable, "-m", "mit_builder.cli", "run", "--json", "--workspace", str(place), *FILTER]
+    program = [sys.executable, "-m", "mit_builder", "run", "--json", "--workspace", str(place), *FILTER]
     done = subprocess.run([*program, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "end"
-    lanes = look(Workspace(place)).lanes
+    lanes = Snapshot.of(Workspace(place)).lanes
     videos = {v.video_id: v.title or "" for e in lanes["download"].ledger.entries() for v in e.outputs}
     found: dict[str, list[Candidate]] = defaultdict(list)
     for candidate in (row for entry in lanes["filter.select"].ledger.newest() for row in entry.outputs):

@@ -20,8 +20,7 @@ from pathlib import Path
 
 from manifests.ledger import Ledger
 from manifests.rows import Candidate, Clip
-from mit_builder.session import SETTINGS_KEY
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 VALUES = (
     *(f"filter.min_face_px={value}" for value in (24, 30, 48, 52, 80)),
@@ -49,15 +48,14 @@ class Comparison:
 def compare(workspace: Path, override: str, scratch: Path) -> Comparison:
     """Ask tune about one value, then let a run have it in a copy of the workspace below `scratch`."""
     name, _, value = override.partition("=")
-    program = [sys.executable, "-m", "mit_builder.cli"]
+    program = [sys.executable, "-m", "mit_builder"]
     asked = [*program, "tune", "-w", str(workspace), "--setting", name, "--values", value, "--list-clips", "--json"]
     columns = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)["settings"][name]
     told = next(column for column in columns if column["value"] == float(value))
     copy = scratch / override
     shutil.copytree(workspace, copy, ignore=shutil.ignore_patterns("report", ".lock"))
     before = set((copy / "manifests/filter.select").iterdir())
-    as_before = ["--config", str(workspace / SETTINGS_KEY), "--engine", "serial"]
-    run = [*program, "run", "-w", str(copy), *as_before, "--stage", "filter", "--set", override]
+    run = [*program, "run", "-w", str(copy), "--engine", "serial", "--stage", "filter", "--set", override]
     subprocess.run(run, capture_output=True, text=True, check=True)
     assert set((copy / "manifests/filter.select").iterdir()) > before, "the run judged nothing"
     selected, cut = frozenset(_selected(copy)), frozenset(_cut(copy))

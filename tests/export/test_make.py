@@ -9,14 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-import mit_builder.export.webdataset
-from mit_builder.cli import main
-from mit_builder.dataset import open_dataset, read_index
+import mit_builder.exports.webdataset
+from mit_builder.cli.main import main
+from mit_builder.dataset.index import index_text, open_dataset, read_index
 from mit_builder.errors import ConfigError
-from mit_builder.export.folder import read_record
-from mit_builder.export.make import ExportRequest, known_exports, make_export
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
-from mit_builder.workspace import Workspace
+from mit_builder.exports.folder import Record, read_record, write_record
+from mit_builder.exports.job import Job
+from mit_builder.exports.make import ExportRequest, known_exports, make_export
+from mit_builder.storage.scratch import sha256_of
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, digest
+from mit_builder.storage.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,8 @@ def set_column(root: Path, name: str, value: str) -> str:
     table = pq.read_table(path)
     column = pa.array([value] * table.num_rows, table.schema.field(name).type)
     pq.write_table(table.set_column(table.schema.get_field_index(name), table.schema.field(name), column), path)
+    index = read_index(root)
+    (root / "dataset" / "index.json").write_text(index_text(index).replace(index.shards[0].sha256, sha256_of(path)))
     return str(table["clip_id"][0])
 
 
@@ -42,7 +46,7 @@ def test_footage_that_needed_a_login_is_never_exported(tmp_path: Path, form: str
     root = tiny_dataset.build(tmp_path / "w").root
     withheld = set_column(root, "access", "authenticated")
     said = make_export(Workspace(root), ExportRequest(form, tmp_path / "out", with_media=form != "manifest"))
-    assert "2 clips left out: their footage was fetched with a login and is not passed on" in said
+    assert "2 clips left out: the footage was fetched with a login and is not passed on" in said
     assert len(read_record(tmp_path / "out").clip_ids) == 1
     for path in (tmp_path / "out").rglob("*"):
         assert withheld not in path.name
@@ -53,7 +57,7 @@ def test_nothing_but_footage_behind_a_login_is_an_error(tmp_path: Path) -> None:
     root = tiny_dataset.Builder(tmp_path / "w")
     root.publish(root.shard((root.labelled(tiny_dataset.PLANS[2]),)))
     set_column(root.root, "access", "authenticated")
-    with pytest.raises(ConfigError, match="all 1 clips need a login"):
+    with pytest.raises(ConfigError, match="fetched with a login \\(1 clip\\)"):
         make_export(Workspace(root.root), labels(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -65,7 +69,8 @@ def test_an_export_of_nothing_is_one_line_and_leaves_what_lies_there(tmp_path: P
     request = ExportRequest(form, tmp_path / "out", form not in ("manifest", "hf"), only=frozenset())
     with pytest.raises(ConfigError, match="nothing to export"):
         make_export(Workspace(builder.root), request)
-    make_export(Workspace(builder.root), labels(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    write_record(tmp_path / "out", Record(form, request.with_media, ("a clip",)))
     builder.publish()
     with pytest.raises(ConfigError, match="nothing to export: the dataset is empty"):
         make_export(Workspace(builder.root), dataclasses.replace(request, only=None))
@@ -97,9 +102,11 @@ def test_licence_mix_is_said_with_footage(root: Path, tmp_path: Path) -> None:
 
 def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Path) -> None:
     workspace, output = Workspace(root), tmp_path / "out"
-    make_export(workspace, labels(output))
     make_export(workspace, labels(output, "hf"))
-    assert {path.name for path in output.iterdir()} == {"README.md", "data", "export.json"}
+    (output / "data" / "mine").write_text("")
+    make_export(workspace, labels(output, "hf"))
+    assert {path.name for path in output.rglob("*.*")} >= {"README.md", "export.json"}
+    assert not (output / "data" / "mine").exists()
     other = tmp_path / "thesis"
     other.mkdir()
     make_export(workspace, labels(other))  # an empty folder is fine
@@ -110,6 +117,32 @@ def test_an_export_replaces_an_export_and_nothing_else(root: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is no export of mit-build"):
         make_export(workspace, labels(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("form", ["manifest", "hf", "coco-wholebody"])
+def test_an_export_never_replaces_one_of_another_form(root: Path, tmp_path: Path, form: str) -> None:
+    make_export(Workspace(root), labels(tmp_path / "out"))
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ConfigError, match=f"holds an export of the form webdataset, which {form} does not replace"):
+        make_export(Workspace(root), labels(tmp_path / "out", form))
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_came_to_the_place_while_an_export_was_made_stays(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, write = tmp_path / "out", mit_builder.exports.webdataset.write
+
+    def slowly(job: Job) -> None:
+        write(job)
+        output.mkdir()
+        (output / "thesis.txt").write_text("years of work")
+
+    monkeypatch.setattr(mit_builder.exports.webdataset, "write", slowly)
+    with pytest.raises(ConfigError, match="is no export of mit-build"):
+        make_export(Workspace(root), labels(output))
+    assert (output / "thesis.txt").read_text() == "years of work"
 
 
 def test_an_export_does_not_go_into_the_workspace(root: Path) -> None:
@@ -130,7 +163,7 @@ def test_an_interrupted_export_leaves_the_old_one_or_none(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.export.webdataset, "sample", stop)
+        patch.setattr(mit_builder.exports.webdataset, "sample", stop)
         with pytest.raises(KeyboardInterrupt):
             make_export(workspace, labels(output))
     assert calls
@@ -143,7 +176,7 @@ def test_an_interrupted_export_leaves_the_old_one_or_none(
     assert not unfinished.exists()
     before = (output / "train-000000.tar").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(mit_builder.export.webdataset, "sample", stop)
+        patch.setattr(mit_builder.exports.webdataset, "sample", stop)
         with pytest.raises(KeyboardInterrupt):
             make_export(workspace, labels(output))
     assert (output / "train-000000.tar").read_bytes() == before

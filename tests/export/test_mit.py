@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
 from mit_builder.errors import ConfigError
-from mit_builder.export.check import check_export
-from mit_builder.export.make import ExportRequest, make_export
-from mit_builder.export.mit import CANVAS_WH, Fit, instance_boxes
-from mit_builder.workspace import Workspace
+from mit_builder.exports.check import check_export
+from mit_builder.exports.make import ExportRequest, make_export
+from mit_builder.exports.mit import CANVAS_WH, Fit, instance_boxes
+from mit_builder.storage.workspace import Workspace
 
 ENCODER = "test_mit_encoder:Encoder"
 
@@ -190,6 +190,10 @@ def damage(name: str) -> Callable[[Path], None]:
             "the index lost a clip": lambda: edit(index_of(clip), lambda s: s.pop()),
             "the index is damaged": lambda: index_of(clip).write_text("["),
             "a path leads out": lambda: edit(index_of(clip), lambda s: s[0].update(pose_dir="../elsewhere")),
+            "a link leads out": lambda: (
+                (clip / "pose").rename(clip.parent.parent.with_name("elsewhere"))
+                and (clip / "pose").symlink_to(clip.parent.parent.with_name("elsewhere"))
+            ),
         }
         actions[name]()
 
@@ -231,7 +235,7 @@ DAMAGES = (
     *("a pose has 132 points", "a pose is NaN", "a score is missing", "clip_range begins at 0", "no instance_bbox"),
     *("a box beyond the canvas", "speaker info is gone", "poses are gone", "an embedding that is none"),
     *("an embedding of a frame less", "an embedding of half precision"),
-    *("the index lost a clip", "the index is damaged", "a path leads out"),
+    *("the index lost a clip", "the index is damaged", "a path leads out", "a link leads out"),
 )
 
 
@@ -266,13 +270,13 @@ def test_an_encoder_makes_the_export_complete(root: Path, tmp_path: Path, monkey
     row = next(open_dataset(root))
     output = tmp_path / "out"
     make_export(Workspace(root), ExportRequest("mit", output, True, ENCODER, only={row["clip_id"]}))
-    assert check_export(output).summary == "complete: 1 clips"
+    assert check_export(output).summary == "complete: 1 clip"
     path = output / "clips" / row["clip_id"] / "audio_embeding.pt"
     assert torch.load(path, weights_only=True).shape == (row["n_frames"], 12, 768)
     torch.save(torch.zeros(row["n_frames"] - 1, 12, 768), path)
     assert "audio_embeding.pt" in check_export(output).problems[0]
     path.unlink()
-    assert "lost their audio embeddings" in check_export(output).problems[0]
+    assert "audio embeddings are gone from 1 clip" in check_export(output).problems[0]
 
 
 def test_an_encoder_that_is_not_there_is_said(root: Path, tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ import tiny_dataset
 import yaml
 
 from manifests.rows import Correction
-from mit_builder.dataset import open_dataset, read_rows
-from mit_builder.export.make import ExportRequest, make_export
-from mit_builder.models.coco_wholebody import SEEN_SCORE
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import open_dataset, read_rows
+from mit_builder.exports.make import ExportRequest, make_export
+from mit_builder.labels.keypoints import SEEN_SCORE
+from mit_builder.storage.workspace import Workspace
 
 ARRAYS = ("boxes_xyxy", "face_boxes_xyxy", "keypoints", "speaking_score", "speaking_score_smoothed", "speaking")
 PERIODS = ("speak_periods", "listen_periods", "speak_periods_merged", "listen_periods_merged", "human_periods")

@@ -3,7 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import sourced_dataset
 import tiny_dataset
 from web_folder import WebFolder, serve_folder
 
-from mit_builder.cli import main
-from mit_builder.dataset import open_dataset
-from mit_builder.export.make import ExportRequest, make_export
+from mit_builder.cli.main import main
+from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.validate import validate
+from mit_builder.exports.make import ExportRequest, make_export
+from mit_builder.media.audio_tracks import Sound, choose_sound
 from mit_builder.media.cut import cut_native
-from mit_builder.takedown import take_down
-from mit_builder.tombstones import KEY, Tombstone, Tombstones, digest
-from mit_builder.validate import validate
-from mit_builder.workspace import Workspace
+from mit_builder.removal.takedown import take_down
+from mit_builder.storage.tombstones import KEY, Tombstone, Tombstones, digest
+from mit_builder.storage.workspace import Workspace
+from stages import download
 
 ALLOW = ("--set", "download.allow_private_addresses=true")
 
@@ -96,6 +99,45 @@ def test_clips_that_keep_the_sources_frames_are_cut_like_that_again(
         assert_equal([row[name] for row in expected], [row[name] for row in found])
 
 
+def test_clips_are_cut_with_the_sound_that_their_labels_were_made_for(
+    tmp_path: Path, web: WebFolder, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    plain = choose_sound(tmp_path / "web" / "talk0.mp4").tracks
+    other = Sound((replace(plain[0], weights=(-1.0,), title="a title of the source"),), 3.0)
+    monkeypatch.setattr(sourced_dataset, "choose_sound", lambda path: other)
+    expected = list(open_dataset(request.getfixturevalue("original")))
+    assert rebuild(tmp_path, *ALLOW) == 0
+    found = list(open_dataset(tmp_path / "again"))
+    for name in ("audio", "clip", "sound", "gain_db"):
+        assert_equal([row[name] for row in expected], [row[name] for row in found])
+    assert {row["sound"][0]["title"] for row in found} == {None}
+    assert {row["sound"][0]["weights"][0] for row in found} == {-1.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sound": [[]] * 3}, {"source_sha256": [None] * 3}],
+    ids=["no sound is named", "no source is promised"],
+)
+def test_else_they_are_cut_with_the_sound_that_the_download_chose(
+    change: dict[str, Any],
+    tmp_path: Path,
+    web: WebFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    (plain,) = choose_sound(tmp_path / "web" / "talk0.mp4").tracks
+    chosen = Sound((replace(plain, weights=(-1.0,)),), 3.0)
+    monkeypatch.setattr(sourced_dataset, "choose_sound", lambda path: chosen)
+    monkeypatch.setattr(download, "choose_sound", lambda *_: chosen)
+    expected = list(open_dataset(request.getfixturevalue("original")))
+    rewrite(tmp_path / "manifest", **change)
+    assert rebuild(tmp_path, *ALLOW) == 0
+    found = list(open_dataset(tmp_path / "again"))
+    for name in ("audio", "clip"):
+        assert_equal([row[name] for row in expected], [row[name] for row in found])
+
+
 def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,11 +147,11 @@ def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(
     talk1.write_bytes((tmp_path / "web" / "talk0.mp4").read_bytes())
     assert rebuild(tmp_path, *ALLOW) == 1
     said = capsys.readouterr().out
-    (changed,) = {name for name in videos if f"{name} (1 clips): changed" in said}
+    (changed,) = {name for name in videos if f"{name} (1 clip): changed" in said}
     assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == [n for n in videos if n != changed]
     talk1.unlink()
     assert rebuild(tmp_path, *ALLOW) == 1
-    assert f"{changed} (1 clips): gone" in capsys.readouterr().out
+    assert f"{changed} (1 clip): gone" in capsys.readouterr().out
     talk1.write_bytes(before)
     assert rebuild(tmp_path, *ALLOW) == 0
     assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == videos
@@ -201,7 +243,7 @@ def test_a_ledger_lost_before_the_dataset_was_written_leaves_out_what_is_gone(
         shutil.rmtree(tmp_path / "again" / folder)
     (tmp_path / "web" / "talk1.mp4").unlink()
     assert rebuild(tmp_path, *ALLOW) == 1
-    assert "(1 clips): gone" in capsys.readouterr().out
+    assert "(1 clip): gone" in capsys.readouterr().out
     kept = [row["clip_id"] for row in rows if not row["source_url"].endswith("talk1.mp4")]
     assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == kept
 
@@ -263,11 +305,103 @@ def local_addresses(manifest: Path) -> None:
     path = manifest / "clips-00000.parquet"
     table = pq.read_table(path)
     names = [f"file:{address.as_py().rpartition('/')[2]}" for address in table["source_url"]]
-    place = table.schema.get_field_index("source_url")
-    pq.write_table(table.set_column(place, table.schema.field(place), pa.array(names)), path)
-    head = json.loads((manifest / "manifest.json").read_text())
-    head["fingerprint"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (manifest / "manifest.json").write_text(json.dumps(head))
+    rewrite(manifest, source_url=names)
+
+
+def rewrite(manifest: Path, order: tuple[int, ...] = (), head: dict[str, Any] | None = None, **columns: Any) -> None:
+    """Write a manifest anew with other columns, as somebody does who knows how: its fingerprint fits."""
+    path = manifest / "clips-00000.parquet"
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array(values, table.schema.field(place).type))
+    pq.write_table(table.take(list(order)) if order else table, path)
+    values = json.loads((manifest / "manifest.json").read_text()) | (head or {})
+    values["fingerprint"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (manifest / "manifest.json").write_text(json.dumps(values))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest whose sources are local files."""
+    folder = tmp_path_factory.mktemp("sound")
+    sources = sourced_dataset.write_sources(folder / "talks")
+    sourced_dataset.build(folder / "original", sources, [f"http://unused.test/{p.name}" for p in sources])
+    make_export(Workspace(folder / "original"), ExportRequest("manifest", folder / "manifest", with_media=False))
+    local_addresses(folder / "manifest")
+    return folder
+
+
+def first(sound: Path, column: str, change: Callable[[Any], Any]) -> dict[str, list[Any]]:
+    values = pq.read_table(sound / "manifest" / "clips-00000.parquet")[column].to_pylist()
+    return {column: [change(values[0]), *values[1:]]}
+
+
+@pytest.mark.parametrize(
+    ("column", "change", "says"),
+    [
+        ("clip_id", lambda v: f"../../{v}", "this is no clip's id"),
+        ("clip_id", lambda v: f"{v[:16]}/{v[17:]}", "this is no clip's id"),
+        ("clip_id", lambda v: v.replace("_000", "_0000"), "this is no clip's id"),
+        ("clip_id", lambda v: f"{v[:16]}_000040to000010", "this is no clip's id"),
+        ("clip_id", lambda v: "f" * 16 + v[16:], "video_id is another one"),
+        ("video_id", lambda v: "f" * 16, "video_id is another one"),
+        ("n_frames", lambda v: v + 1, "start_s, end_s and n_frames are not those of its id"),
+        ("start_s", lambda v: v + 0.04, "start_s, end_s and n_frames are not those of its id"),
+        ("end_s", lambda v: float("nan"), "start_s, end_s and n_frames are not those of its id"),
+        ("clip_sha256", lambda v: f"../../{v[6:]}", "clip_sha256 is no sha256"),
+        ("audio_sha256", lambda v: v[:8], "audio_sha256 is no sha256"),
+        ("audio_sha256", lambda v: None, "audio_sha256 is missing"),
+        ("source_sha256", lambda v: v.upper(), "source_sha256 is no sha256"),
+        ("source_sha256", lambda v: "0" * 64, "video_id does not follow from source_sha256"),
+        ("source_frame_index", lambda v: v[:-1], "source_frame_index has not a frame for each of n_frames"),
+        ("media_fps", lambda v: "../25", "media_fps, width_px or height_px cannot be"),
+    ],
+)
+def test_a_foreign_manifest_is_checked_before_anything_is_made_of_it(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, change: Any, says: str
+) -> None:
+    shutil.copytree(sound / "manifest", tmp_path / "manifest")
+    rewrite(tmp_path / "manifest", **first(sound, column, change))
+    assert rebuild(tmp_path, "--files", str(sound / "talks")) == 2
+    said = capsys.readouterr().err
+    assert "row 1 (" in said
+    assert says in said
+    assert said.count("\n") == 1
+    assert not [path for path in (tmp_path / "again").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"order": (0, 1, 2, 0)}, "the clip is in it twice"),
+        ({"head": {"n_buckets": 0}}, "manifest.json is damaged"),
+        ({"head": {"n_buckets": "many"}}, "manifest.json is damaged"),
+        ({"head": {"n_buckets": "16"}}, "manifest.json is damaged"),
+        ({"head": {"crf": -7}}, "manifest.json is damaged"),
+        ({"head": {"files": ["../talks/talk0.mp4"]}}, "are missing"),
+    ],
+)
+def test_a_foreign_manifest_is_checked_as_a_whole(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: Any, says: str
+) -> None:
+    shutil.copytree(sound / "manifest", tmp_path / "manifest")
+    rewrite(tmp_path / "manifest", **change)
+    assert rebuild(tmp_path, "--files", str(sound / "talks")) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_source_without_a_hash_must_give_the_video_that_is_named(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sound / "manifest", tmp_path / "manifest")
+    (tmp_path / "talks").mkdir()
+    one, other = sorted(path.name for path in (sound / "talks").iterdir())[:2]
+    shutil.copy(sound / "talks" / other, tmp_path / "talks" / one)
+    rewrite(tmp_path / "manifest", source_sha256=[None] * 3)
+    assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 1
+    assert "changed: its address gives another video" in capsys.readouterr().out
+    assert list(open_dataset(tmp_path / "again")) == []
 
 
 def test_a_damaged_manifest_and_a_foreign_workspace_are_refused(

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="wav2vec2 runs in torch")
 
 from mit_builder.errors import ConfigError  # noqa: E402
-from mit_builder.export.encoder import load_encoder  # noqa: E402
+from mit_builder.exports.encoder import load_encoder  # noqa: E402
 
 SMALL = np.load(Path(__file__).parent / "data" / "wav2vec2_small.npz")
 GAIN, DIRECTION = (f"wav2vec2.encoder.pos_conv_embed.conv.parametrizations.weight.original{i}" for i in (0, 1))

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from processes import Family, alive, family, is_worker
 
 from manifests.schema import content_hash
-from mit_builder.dataset import read_index
+from mit_builder.dataset.index import read_index
 from mit_builder.media.cut import cut_clip
-from mit_builder.scratch import SCRATCH, sha256_of
-from mit_builder.workspace import FOLDERS
+from mit_builder.storage.scratch import SCRATCH, sha256_of
+from mit_builder.storage.workspace import FOLDERS
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parents[1] / "manifests" / "demo" / "demo.mp4"

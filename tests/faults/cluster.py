@@ -28,7 +28,7 @@ from bench import Contents, contents, parts_of
 from object_storage import ENVIRONMENT, FlakyProxy, flaky_proxy, s3_server
 from ray.cluster_utils import Cluster
 
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent
 DEMO = HERE.parents[1] / "manifests" / "demo" / "demo.mp4"

@@ -95,7 +95,7 @@ class Trial:
 
     def call(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """`mit-build` from elsewhere: exit code and all output."""
-        command = [sys.executable, "-m", "mit_builder.cli", *arguments]
+        command = [sys.executable, "-m", "mit_builder", *arguments]
         told = self.environment | environment
         done = subprocess.run(
             command, env=told, cwd=self.base, capture_output=True, text=True, check=False, timeout=PATIENCE_S
@@ -145,7 +145,7 @@ def stopped_and_resumed(trial: Trial, uri: str, videos: list[str]) -> None:
 
 
 def _has(uri: str, key: str) -> bool:
-    from mit_builder.workspace import Workspace
+    from mit_builder.storage.workspace import Workspace
 
     return Workspace(uri).exists(key)
 

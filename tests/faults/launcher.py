@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from mit_builder import pipeline
-from mit_builder.worker import Task
+from mit_builder.engine.worker import Task
 
 
 def put_in_fakes() -> None:
@@ -21,17 +21,19 @@ def put_in_fakes() -> None:
 
     pipeline.STEPS = fakes.steps()
     import manifests.ledger
-    import mit_builder.lease
-    import mit_builder.run
-    import mit_builder.runner
+    import mit_builder.driver.runner
+    import mit_builder.pipeline_run
+    import mit_builder.removal.purge
+    import mit_builder.storage.lease
 
     # Runs with fakes are over before five seconds are, after which units are recorded.
-    mit_builder.runner.FLUSH_ROWS = 4
+    mit_builder.driver.runner.FLUSH_ROWS = 4
     manifests.ledger.COMPACT_ABOVE_PARTS = 8
-    mit_builder.lease.RENEW_S, mit_builder.lease.EXPIRY_S = 1.0, 6.0
+    mit_builder.storage.lease.RENEW_S, mit_builder.storage.lease.EXPIRY_S = 1.0, 6.0
     # Fakes need no models, and what they make cannot be drawn.
-    mit_builder.run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
-    mit_builder.run._report = lambda *arguments: []
+    mit_builder.pipeline_run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
+    mit_builder.pipeline_run._report = lambda *arguments: []
+    mit_builder.removal.purge.write_card = lambda *arguments, **named: None  # type: ignore[assignment]
 
 
 def node_of(engine: Any, stage: str, tasks: list[Task]) -> str:
@@ -67,8 +69,10 @@ def write_down_calls(engine: Any) -> None:
 if __name__ == "__main__":
     if os.environ.get("KILLS_FAKES"):
         put_in_fakes()
-    from mit_builder import cli, engine
+    from mit_builder.cli import main
+    from mit_builder.engine.ray_engine import RayEngine
+    from mit_builder.engine.serial import SerialEngine
 
-    write_down_calls(engine.SerialEngine)
-    write_down_calls(engine.RayEngine)
-    cli.main()
+    write_down_calls(SerialEngine)
+    write_down_calls(RayEngine)
+    main.main()

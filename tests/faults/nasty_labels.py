@@ -25,9 +25,9 @@ from nasty_media import DEMO, ENCODED, H264, ffmpeg
 from manifests.ledger import Ledger
 from manifests.rows import Candidate, Source, Video
 from manifests.sources import file_source
-from mit_builder.dataset import open_dataset
-from mit_builder.models.coco_wholebody import KEYPOINT_NAMES
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import open_dataset
+from mit_builder.labels.keypoints import KEYPOINT_NAMES
+from mit_builder.storage.workspace import Workspace
 
 FORMS = {
     **ENCODED,
@@ -99,7 +99,16 @@ def main() -> None:
         folder = Path(name) / "media"
         folder.mkdir()
         files = list(make(folder, only))
-        command = [sys.executable, "-m", "mit_builder.cli", "run", "--engine", "serial", "--workspace", name + "/ws"]
+        command = [
+            sys.executable,
+            "-m",
+            "mit_builder",
+            "run",
+            "--engine",
+            "serial",
+            "--workspace",
+            name + "/ws",
+        ]
         command += ["--set", "filter.min_face_px=36", *map(str, files)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         rows: dict[str, list[dict[str, Any]]] = {}

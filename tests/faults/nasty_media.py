@@ -24,11 +24,12 @@ import av
 
 from manifests.rows import Source, Video
 from manifests.sources import SourceListError, expand
-from mit_builder.config import DownloadSettings, Section, ShotsSettings
+from mit_builder.config.section import Section
+from mit_builder.config.settings import DownloadSettings, ShotsSettings
+from mit_builder.engine.worker import Task, Worker, WorkerSpec
 from mit_builder.media.frames import read_frames
 from mit_builder.media.write import ffmpeg_executable
-from mit_builder.worker import Task, Worker, WorkerSpec
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "manifests" / "demo" / "demo.mp4"

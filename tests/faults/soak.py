@@ -115,7 +115,7 @@ def drive(arguments: list[str]) -> int:
 
     stages = {name: f"soak_stages:{kind.__name__}" for name, kind in CLASSES.items()}
     pipeline.STEPS = tuple(replace(step, stage=stages[step.name]) for step in pipeline.STEPS)
-    from mit_builder import cli
+    from mit_builder.cli import main as cli
 
     cli.main(arguments)
     return 0
@@ -176,9 +176,9 @@ def kind_of(pid: int, driver: int, pids: Path) -> str:
     if (command.startswith("ray::") and "Agent" not in command) or "default_worker" in command:
         return "Ray: workers being started"
     program = next(
-        (word for word in ("gcs_server", "raylet", "Agent", "guardian", "log_monitor") if word in command), ""
+        (word for word in ("gcs_server", "raylet", "Agent", "orphan_reaper", "log_monitor") if word in command), ""
     )
-    return {"guardian": "guardian"}.get(program, f"Ray: {program or 'other'}")
+    return {"orphan_reaper": "orphan reaper"}.get(program, f"Ray: {program or 'other'}")
 
 
 def report(kinds: dict[str, Series], warm_up_s: float) -> list[str]:

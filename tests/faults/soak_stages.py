@@ -11,7 +11,9 @@ import numpy as np
 
 from mit_builder.models.base import Detections, SpeechInput
 from stages.download import Download
-from stages.filter import CutClips, DetectTracks, SelectCandidates
+from stages.filter.cut import CutClips
+from stages.filter.detect import DetectTracks
+from stages.filter.select import SelectCandidates
 from stages.pose import EstimatePose
 from stages.shards import WriteShard
 from stages.shots import DetectShots

@@ -19,7 +19,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     made = Bench(tmp_path_factory.mktemp("kills"), engine="serial", fakes=True, rng=random.Random(7))
     yield made
     # Guardians stay for ten seconds.
-    assert [command for command in made.left() if "guardian.py" not in command] == []
+    assert [command for command in made.left() if "orphan_reaper.py" not in command] == []
 
 
 @pytest.mark.parametrize("kind", HERE)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from object_storage import ENVIRONMENT, SECRET, FlakyProxy, S3Server, flaky_proxy
 
-from mit_builder.dataset import Index, parse_index
-from mit_builder.lease import KEY
-from mit_builder.publish import INDEX_KEY
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import Index, parse_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.storage.lease import KEY
+from mit_builder.storage.workspace import Workspace
 
 HERE = Path(__file__).resolve().parent
 SOURCES = ("a", "sleeper?pose=sleep&lengths=200&while={flag}", "bug?shots=bug", "list?list=b,c")
@@ -113,14 +113,14 @@ def test_the_commands_work_on_s3_that_fails_and_secrets_stay_where_they_are(plac
     assert json.loads(said)["stages"]["shots"]["failed"] == {"permanent": 1}
     code, said = place.call("why", "http://fake.test/bug?shots=bug", "--workspace", place.uri)
     assert "shots" in said
-    Workspace(place.uri).write("clips/orphan.mp4", b"1")
+    Workspace(place.uri).write("clips/orphan.0123abcd.mp4", b"1")
     code, said = place.call("gc", "--workspace", place.uri)
-    assert (code, said) == (0, "1 files removed\n")
+    assert (code, said) == (0, "1 file removed\n")
     code, said = place.call("retry", "--class", "permanent", "--engine", "serial", "--workspace", place.uri)
     assert code == 1
     assert place.index() == undisturbed
     code, said = place.call("preview", "none", "--workspace", place.uri)
-    assert (code, "no labelled clip none" in said) == (2, True)
+    assert (code, "no clip or candidate none" in said) == (2, True)
     assert place.left() == []
     stored = Workspace(place.uri)
     everything = b"".join(map(stored.read, stored.names(""))) + "".join(place.said).encode()

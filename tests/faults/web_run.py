@@ -36,7 +36,7 @@ from manifests.ledger import Entry, Ledger
 from manifests.rows import Source, Video
 from manifests.sources import url_source
 from mit_builder.media.write import write_video
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 PER_HOST, INTERVAL_S = 2, 0.5
 LATE_S = 0.25
@@ -216,7 +216,7 @@ def run(
     """The installed command, to its end."""
     served.hits.clear()
     installed = Path(sys.executable).with_name("mit-build")
-    program = [str(installed)] if installed.exists() else [sys.executable, "-m", "mit_builder.cli"]
+    program = [str(installed)] if installed.exists() else [sys.executable, "-m", "mit_builder"]
     workspace = str(base / place)
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     command = [*program, "run", "--stage", "download", "--engine", engine, "--workspace", workspace, *sets, *arguments]

@@ -13,6 +13,7 @@ from av.audio.frame import AudioFrame
 from numbered_video import number_in, write_numbered
 
 from mit_builder.errors import MediaError
+from mit_builder.media import audio
 from mit_builder.media.audio import iter_audio, iter_samples, read_flac, read_samples
 from mit_builder.media.frames import read_frames
 from mit_builder.media.timeline import read_timeline
@@ -203,6 +204,19 @@ def test_stereo_keeps_its_channels_apart(tmp_path: Path) -> None:
     assert both.shape == (2, 640 * 40)
     assert (both[0] == 10_000).all()
     assert (both[1] == -2_000).all()
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "late", "moved"),
+    [(44_100, 44, 0), (44_100, 45, 45), (44_100, 441, 441), (44_100, -44, 0), (44_100, -45, -45), (22_050, 22, 0)],
+)
+def test_sound_is_moved_where_it_stays_more_than_a_millisecond_beside_its_clock(
+    rate_hz: int, late: int, moved: int
+) -> None:
+    frame = AudioFrame(format="s16", layout="mono", samples=1024)
+    ahead = [(frame, late + 1024 * n, 1024) for n in range(12)]
+    assert audio._lasting_error(ahead, 0, rate_hz) == moved
+    assert audio._lasting_error(ahead[:11], 0, rate_hz) == 0, "not for long enough"
 
 
 def test_a_flac_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -124,3 +124,17 @@ def test_captions_are_cut_to_a_clip_and_their_texts_are_not() -> None:
     cut = cut_captions(shown, 1.0, 2.96)
     assert [(c.start_s, c.end_s, c.text) for c in cut] == [(0, 1.5, "0.5"), (1, 1.96, "2.0"), (1.9, 1.96, "2.9")]
     assert cut_captions(shown, 9.0, 12.0) == ()
+
+
+def test_times_pass_over_what_the_timeline_leaves_out(tmp_path: Path) -> None:
+    """Players show frame 3 s for 5 s more, because the file's times jump ahead there, and 8 s (4 s) for 1 s."""
+    path = tmp_path / "x.vtt"
+    spans = [
+        ("00:02.000", "00:02.500"),
+        ("00:02.500", "00:04.000"),
+        ("00:04.000", "00:07.000"),
+        ("00:08.500", "00:11.000"),
+    ]
+    path.write_text(HEAD + "".join(cue(f"{n}", *span) for n, span in enumerate(spans)))
+    found = read_captions(CaptionFile(path, "en"), duration_s=10.0, stills_s=[(3.0, 5.0), (4.0, 1.0)])
+    assert [(c.start_s, c.end_s, c.text) for c in found] == [(2.0, 2.5, "0"), (2.5, 3.0, "1"), (3.5, 5.0, "3")]

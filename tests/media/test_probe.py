@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,17 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from numbered_video import write_numbered
 
 from mit_builder.errors import MediaError
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
+from mit_builder.media.timeline import read_timeline
+
+ONE = 1 << 16
+"""1 in the fixed point numbers of MP4."""
 
 CORNERS = {"top left": (220, 20, 20), "top right": (20, 200, 20), "bottom left": (20, 20, 220)}
 
@@ -73,6 +79,86 @@ def test_pixels_that_are_not_square_widen_the_stored_picture_before_turning(tmp_
     assert (probe(turned).width_px, probe(turned).height_px) == (96, 213)
     assert probe(turned).rotation_deg == 90
     assert next(read_frames(turned)).image.shape == (213, 96, 3)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+@pytest.mark.parametrize(("sar", "scaled"), [(Fraction(4, 3), (213, 96)), (Fraction(1, 2), (160, 192))])
+def test_no_side_gets_shorter_than_it_is_stored(
+    degrees: int, sar: Fraction, scaled: tuple[int, int], tmp_path: Path
+) -> None:
+    path = write_turned(tmp_path / "a.mp4", degrees, False, sar)
+    info = probe(path)
+    assert (info.width_px, info.height_px) == (scaled if degrees % 180 == 0 else scaled[::-1])
+    assert corners_of(next(read_frames(path)).image) == UPRIGHT[degrees, False]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_display_matrix_that_stretches_widens_the_stored_picture(turned: bool, tmp_path: Path) -> None:
+    path = write_turned(tmp_path / "a.mp4", -90 if turned else 0, False)
+    data = bytearray(path.read_bytes())
+    matrix = data.index(b"tkhd") + 4 + 40
+    doubled = struct.pack(">6i", *((0, 2 * ONE, 0, -ONE, 0, 0) if turned else (2 * ONE, 0, 0, 0, ONE, 0)))
+    data[matrix : matrix + 24] = doubled
+    path.write_bytes(without_pixel_aspect(data))
+    info = probe(path)
+    assert (info.width_px, info.height_px) == ((96, 320) if turned else (320, 96))
+    assert corners_of(next(read_frames(path)).image) == UPRIGHT[-90 if turned else 0, False]
+
+
+def test_a_container_that_gives_the_size_after_turning_squeezes_nothing(tmp_path: Path) -> None:
+    path = write_turned(tmp_path / "a.mp4", -90, False)
+    data = bytearray(path.read_bytes())
+    size = data.index(b"tkhd") + 4 + 76
+    data[size : size + 8] = struct.pack(">2I", 96 * ONE, 160 * ONE)
+    path.write_bytes(without_pixel_aspect(data))
+    assert (probe(path).width_px, probe(path).height_px) == (96, 160)
+
+
+def without_pixel_aspect(data: bytearray) -> bytes:
+    """An MP4 whose container says nothing of the shape of pixels (a `free` box stands for `pasp`)."""
+    return bytes(data.replace(b"pasp", b"free"))
+
+
+def write_streams(path: Path, *streams: tuple[int, int, int], default: int | None) -> Path:
+    """A stream for each (width, grey level, pictures); `default` is the one flagged so."""
+    with av.open(str(path), "w") as container:
+        made: list[Any] = []
+        for i, (width, _, _) in enumerate(streams):
+            stream: Any = container.add_stream("libx264", rate=25, options={"crf": "10"})
+            stream.width, stream.height, stream.pix_fmt = width, 64, "yuv420p"
+            stream.disposition = Disposition.default if i == default else Disposition(0)
+            made.append(stream)
+        for stream, (width, level, n_frames) in zip(made, streams, strict=True):
+            for _ in range(n_frames):
+                picture = VideoFrame.from_ndarray(np.full((64, width, 3), level, np.uint8))
+                container.mux(stream.encode(picture))
+            container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "streams", "default", "level"),
+    [
+        ("a.mkv", [(64, 20, 5), (64, 200, 5)], 1, 200),
+        ("a.mkv", [(64, 20, 5), (64, 200, 5)], 0, 20),
+        ("a.mkv", [(320, 20, 5), (64, 200, 5)], 1, 200),
+        ("a.ts", [(64, 20, 5), (160, 200, 5)], None, 200),
+        ("a.ts", [(64, 20, 5), (64, 200, 5)], None, 20),
+        ("a.mp4", [(320, 20, 1), (64, 200, 5)], 0, 200),
+    ],
+    ids=["second is default", "first is default", "default is smaller", "larger", "equal", "one picture"],
+)
+def test_of_several_streams_the_one_that_players_show_is_read(
+    name: str, streams: list[tuple[int, int, int]], default: int | None, level: int, tmp_path: Path
+) -> None:
+    path = write_streams(tmp_path / name, *streams, default=default)
+    assert abs(int(next(read_frames(path)).image[5, 5, 0]) - level) < 6
+
+
+def test_the_default_stream_of_the_case_file_is_read(shared_dir: Path) -> None:
+    base, second = (shared_dir / "cases" / "media" / name for name in ("base.mp4", "default_video_second.mkv"))
+    assert read_timeline(second).n_frames == 150
+    np.testing.assert_array_equal(*(next(read_frames(path, 70)).image for path in (base, second)))
 
 
 def test_probe_names_rates_and_codecs(tmp_path: Path) -> None:

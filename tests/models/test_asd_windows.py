@@ -10,8 +10,8 @@ pytest.importorskip("torch", reason="the speaker networks need torch, which the 
 import torch
 
 from mit_builder.errors import ModelError
-from mit_builder.models import asd_windows
-from mit_builder.models.asd_windows import Stretch, WindowedScorer, join, n_scored, scores_per_duration, windows_of
+from mit_builder.models.asd import windows as asd_windows
+from mit_builder.models.asd.windows import Stretch, WindowedScorer, join, n_scored, scores_per_duration, windows_of
 from mit_builder.models.base import SpeechInput
 
 

@@ -8,8 +8,8 @@ import pytest
 from file_server import FileServer, serve
 
 from mit_builder.errors import CannotContinue
-from mit_builder.models import http_file
-from mit_builder.models.http_file import DownloadFailed, download
+from mit_builder.models.weights import http_file
+from mit_builder.models.weights.http_file import DownloadFailed, download
 
 BODY = bytes(range(256)) * 4000
 

@@ -7,24 +7,21 @@ import pytest
 from asd_clips import made_up_clip, window_by_window
 from asd_parity import check_intermediates, check_scores, real_weights, spec_file
 from filled_weights import save_filled
+from speaker_shapes import LR_ASD_HEAD as HEAD
+from speaker_shapes import lr_asd as shapes
 
 pytest.importorskip("torch", reason="LR-ASD needs torch, which the embedded environment does not have")
 
 import torch
 
 from mit_builder.errors import StageUnavailable
-from mit_builder.models import lr_asd
-from mit_builder.models.asd_windows import n_scored, scores_per_duration
+from mit_builder.models.asd import lr_asd
+from mit_builder.models.asd.lr_asd import LrAsd, LrAsdNetwork, load_network
+from mit_builder.models.asd.windows import n_scored, scores_per_duration
 from mit_builder.models.base import SpeechInput
-from mit_builder.models.lr_asd import LrAsd, LrAsdNetwork, load_network
 
 torch.set_num_threads(1)  # as in production
 SMALL_FIXTURE = Path(__file__).parent / "data" / "asd_small.npz"
-HEAD = {"lossV.FC.weight": (2, 128), "lossV.FC.bias": (2,)}
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in LrAsdNetwork().state_dict().items()} | HEAD
 
 
 @pytest.fixture(scope="session")

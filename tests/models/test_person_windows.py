@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mit_builder.face_boxes import ABOVE, BELOW, WIDTH_OF_HEIGHT
-from mit_builder.models.person_windows import STEADY_FRAMES, Framing, around_bodies, steady
+from mit_builder.labels.face_boxes import ABOVE, BELOW, WIDTH_OF_HEIGHT
+from mit_builder.models.mediapipe.person_windows import STEADY_FRAMES, Framing, around_bodies, steady
 
 FACE = np.array([100, 50, 200, 180], np.float32)
 

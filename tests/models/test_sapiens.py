@@ -15,11 +15,11 @@ pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded env
 import torch
 
 from mit_builder.errors import MediaError, StageUnavailable
-from mit_builder.models.coco_wholebody import SWAP
-from mit_builder.models.sapiens import Sapiens
-from mit_builder.models.sapiens_decode import decode, in_picture
-from mit_builder.models.sapiens_input import batch_of, regions_of
-from mit_builder.models.sapiens_network import load_network
+from mit_builder.labels.keypoints import SWAP
+from mit_builder.models.sapiens.crops import batch_of, regions_of
+from mit_builder.models.sapiens.estimator import Sapiens
+from mit_builder.models.sapiens.heatmaps import decode, in_picture
+from mit_builder.models.sapiens.network import load_network
 
 torch.set_num_threads(1)  # as in production
 N_FRAMES = 5

@@ -12,9 +12,9 @@ pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded env
 
 import torch
 
-from mit_builder.models.coco_wholebody import SWAP
-from mit_builder.models.sapiens_decode import decode, in_picture, mirrored_back
-from mit_builder.models.sapiens_input import Regions
+from mit_builder.labels.keypoints import SWAP
+from mit_builder.models.sapiens.crops import Regions
+from mit_builder.models.sapiens.heatmaps import decode, in_picture, mirrored_back
 
 SMALL_FIXTURE = Path(__file__).parent / "data" / "sapiens_small.npz"
 TOLERANCE_PX = 1e-3

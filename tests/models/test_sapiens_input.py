@@ -11,7 +11,7 @@ from tiny_sapiens import boxes, picture
 
 pytest.importorskip("torch", reason="Sapiens needs torch, which the embedded environment does not have")
 
-from mit_builder.models.sapiens_input import Regions, batch_of, crop_matrices, cut_out, normalised, regions_of
+from mit_builder.models.sapiens.crops import Regions, batch_of, crop_matrices, cut_out, normalised, regions_of
 
 SMALL_FIXTURE = Path(__file__).parent / "data" / "sapiens_small.npz"
 NORMALISED_TOLERANCE = 1e-5

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn import functional
 
 from mit_builder.errors import StageUnavailable
-from mit_builder.models.sapiens_input import batch_of, regions_of
-from mit_builder.models.sapiens_network import (
+from mit_builder.models.sapiens.crops import batch_of, regions_of
+from mit_builder.models.sapiens.network import (
     SapiensNetwork,
     Size,
     fit_positions,

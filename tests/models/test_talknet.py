@@ -9,28 +9,19 @@ import pytest
 from asd_clips import made_up_clip, window_by_window
 from asd_parity import check_intermediates, check_scores, spec_file
 from filled_weights import filled, save_filled
+from speaker_shapes import TALKNET_UNUSED as UNUSED
+from speaker_shapes import talknet as shapes
 
 pytest.importorskip("torch", reason="TalkNet needs torch, which the embedded environment does not have")
 
 import torch
 
 from mit_builder.errors import StageUnavailable
-from mit_builder.models.asd_windows import n_scored, normalise, scores_per_duration
-from mit_builder.models.talknet import TalkNet, TalkNetNetwork, load_network
+from mit_builder.models.asd.talknet import TalkNet, TalkNetNetwork, load_network
+from mit_builder.models.asd.windows import n_scored, normalise, scores_per_duration
 
 torch.set_num_threads(1)  # as in production
 SMALL_FIXTURE = Path(__file__).parent / "data" / "asd_small.npz"
-UNUSED = {
-    "model.visualFrontend.resnet.layer1.downsample.weight": (64, 64, 1, 1),
-    "lossA.FC.weight": (2, 128),
-    "lossA.FC.bias": (2,),
-    "lossV.FC.weight": (2, 128),
-    "lossV.FC.bias": (2,),
-}
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in TalkNetNetwork().state_dict().items()} | UNUSED
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from filled_weights import save_filled
 from tiny_sapiens import program
 
 from mit_builder.errors import CannotContinue, ConfigError, StageUnavailable
-from mit_builder.models import weights
-from mit_builder.models.weights_table import TABLE, WeightsFile
+from mit_builder.models.weights import store
+from mit_builder.models.weights.table import TABLE, WeightsFile
 
 BODY = bytes(range(256)) * 400
 needs_torch = pytest.mark.skipif(
@@ -61,64 +61,64 @@ def test_digests_of_the_table_are_those_of_the_real_files(shared_dir: Path) -> N
     for file in TABLE:
         real = shared_dir / "weights" / file.urls[0].rsplit("/", 1)[-1]
         if real.exists():
-            assert weights.import_file(real) == file
-            assert weights.find(file.name).stat().st_size == file.n_bytes
+            assert store.import_file(real) == file
+            assert store.find(file.name).stat().st_size == file.n_bytes
 
 
 def test_folder_is_the_platforms_cache_unless_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIT_BUILDER_WEIGHTS")
-    assert weights.folder().parts[-2:] == ("mit-builder", "weights")
+    assert store.folder().parts[-2:] == ("mit-builder", "weights")
 
 
 def test_nothing_is_found_in_an_empty_cache(folder: Path) -> None:
-    assert weights.find("lr-asd-talkset") is None
+    assert store.find("lr-asd-talkset") is None
     assert not folder.exists()
 
 
 def test_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="unknown weights 'sapiens-9b'; there are: lr-asd-talkset, "):
-        weights.find("sapiens-9b")
+        store.find("sapiens-9b")
 
 
 def test_damaged_file_is_never_returned(folder: Path) -> None:
     folder.mkdir(parents=True)
-    (folder / weights.entry("lr-asd-talkset").file_name).write_bytes(b"half a file")
-    with pytest.raises(CannotContinue, match="damaged; get them again: mit-build weights fetch lr-asd-talkset"):
-        weights.find("lr-asd-talkset")
+    (folder / store.entry("lr-asd-talkset").file_name).write_bytes(b"half a file")
+    with pytest.raises(CannotContinue, match="damaged; get them again: `mit-build weights fetch lr-asd-talkset`"):
+        store.find("lr-asd-talkset")
 
 
 def test_fetch_puts_the_verified_file_in_place_and_asks_no_more(server: FileServer, folder: Path) -> None:
     file = a_file(server.url)
     server.cuts = [5000]
-    assert weights.fetch(file, pause_s=0).read_bytes() == BODY
+    assert store.fetch(file, pause_s=0).read_bytes() == BODY
     assert sorted(path.name for path in folder.iterdir()) == ["tiny.model"]
     n_requests = len(server.ranges)
-    weights.fetch(file, pause_s=0)
+    store.fetch(file, pause_s=0)
     assert len(server.ranges) == n_requests
 
 
 def test_fetch_replaces_a_damaged_file(server: FileServer, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tiny.model").write_bytes(b"damaged")
-    assert weights.fetch(a_file(server.url), pause_s=0).read_bytes() == BODY
+    assert store.fetch(a_file(server.url), pause_s=0).read_bytes() == BODY
 
 
 def test_wrong_bytes_are_thrown_away_and_say_what_to_do(server: FileServer, folder: Path) -> None:
     server.body = BODY[:-1] + b"?"
-    with pytest.raises(CannotContinue, match=r"^cannot fetch tiny: another file .* mit-build weights import FILE$"):
-        weights.fetch(a_file(server.url), pause_s=0)
+    with pytest.raises(CannotContinue, match=r"^cannot fetch tiny: another file .* `mit-build weights import [^ ]+`$"):
+        store.fetch(a_file(server.url), pause_s=0)
     assert list(folder.iterdir()) == []
 
 
 def test_next_address_is_tried(server: FileServer) -> None:
     missing = "http://127.0.0.1:9/file.model"
-    assert weights.fetch(a_file(missing, server.url), pause_s=0).read_bytes() == BODY
+    assert store.fetch(a_file(missing, server.url), pause_s=0).read_bytes() == BODY
 
 
 def test_all_reasons_are_given_in_one_line(server: FileServer) -> None:
     server.statuses = [404]
     with pytest.raises(CannotContinue, match=r"cannot reach 127.0.0.1:9 .*; 127.0.0.1:\d+ answers 404") as caught:
-        weights.fetch(a_file("http://127.0.0.1:9/file.model", server.url), pause_s=0)
+        store.fetch(a_file("http://127.0.0.1:9/file.model", server.url), pause_s=0)
     assert "\n" not in str(caught.value)
 
 
@@ -127,12 +127,12 @@ def test_digest_that_nobody_published_is_required_from_the_first_fetch_on(
     server: FileServer, folder: Path, tmp_path: Path
 ) -> None:
     server.body = tiny_checkpoint(tmp_path / "one.model").read_bytes()
-    path = weights.fetch(a_file(server.url, body=None), pause_s=0)
-    assert json.loads((folder / weights.RECORD_NAME).read_text()) == {"tiny": hashlib.sha256(server.body).hexdigest()}
+    path = store.fetch(a_file(server.url, body=None), pause_s=0)
+    assert json.loads((folder / store.RECORD_NAME).read_text()) == {"tiny": hashlib.sha256(server.body).hexdigest()}
     path.unlink()
     server.body, server.etag = tiny_checkpoint(tmp_path / "two.model", salt=1).read_bytes(), '"two"'
     with pytest.raises(CannotContinue, match="another file than expected"):
-        weights.fetch(a_file(server.url, body=None), pause_s=0)
+        store.fetch(a_file(server.url, body=None), pause_s=0)
 
 
 @needs_torch
@@ -140,78 +140,78 @@ def test_file_without_published_digest_must_have_the_right_tensors(server: FileS
     for body in (save_filled(tmp_path / "other.model", {"b.weight": (2, 3)}).read_bytes(), b"quota exceeded"):
         server.body = body
         with pytest.raises(CannotContinue, match="another file than expected"):
-            weights.fetch(a_file(server.url, body=None), pause_s=0)
+            store.fetch(a_file(server.url, body=None), pause_s=0)
 
 
 def test_file_put_there_by_hand_is_recorded_on_first_use(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tiny.model").write_bytes(BODY)
-    assert weights.state(a_file(body=None)) == "ok"
+    assert store.state(a_file(body=None)) == "ok"
     (folder / "tiny.model").write_bytes(BODY + b"!")
-    assert weights.state(a_file(body=None)) == "damaged"
+    assert store.state(a_file(body=None)) == "damaged"
 
 
 def test_damaged_record_is_named(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tiny.model").write_bytes(BODY)
-    (folder / weights.RECORD_NAME).write_text("{")
+    (folder / store.RECORD_NAME).write_text("{")
     with pytest.raises(CannotContinue, match=r"digests\.json is damaged; delete it"):
-        weights.state(a_file())
+        store.state(a_file())
 
 
 def test_import_knows_a_file_by_its_digest(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "renamed.bin").write_bytes(BODY)
     table = [a_file(name="other", body=b"x"), a_file()]
-    assert weights.import_file(tmp_path / "renamed.bin", table=table).name == "tiny"
+    assert store.import_file(tmp_path / "renamed.bin", table=table).name == "tiny"
     assert (folder / "tiny.model").read_bytes() == BODY
-    assert not (folder / weights.RECORD_NAME).exists()
+    assert not (folder / store.RECORD_NAME).exists()
 
 
 @needs_torch
 def test_import_knows_a_file_by_its_tensors(folder: Path, tmp_path: Path) -> None:
     path = tiny_checkpoint(tmp_path / "renamed.bin")
-    assert weights.import_file(path, table=[a_file(body=None)]).name == "tiny"
+    assert store.import_file(path, table=[a_file(body=None)]).name == "tiny"
     assert (folder / "tiny.model").read_bytes() == path.read_bytes()
-    assert "tiny" in json.loads((folder / weights.RECORD_NAME).read_text())
+    assert "tiny" in json.loads((folder / store.RECORD_NAME).read_text())
 
 
 @needs_torch
 def test_import_takes_another_digest_only_on_trust(folder: Path, tmp_path: Path) -> None:
     path, table = tiny_checkpoint(tmp_path / "tuned.model"), [a_file()]
     with pytest.raises(CannotContinue, match="has the tensors of tiny but another digest; --trust"):
-        weights.import_file(path, table=table)
+        store.import_file(path, table=table)
     assert not (folder / "tiny.model").exists()
-    weights.import_file(path, trust=True, table=table)
-    assert weights.state(table[0]) == "ok"
+    store.import_file(path, trust=True, table=table)
+    assert store.state(table[0]) == "ok"
     (folder / "tiny.model").write_bytes(BODY)
-    assert weights.state(table[0]) == "damaged"
+    assert store.state(table[0]) == "damaged"
 
 
 @needs_torch
 def test_import_asks_which_where_several_fit(folder: Path, tmp_path: Path) -> None:
     path, table = tiny_checkpoint(tmp_path / "tuned.model"), [a_file(body=None), a_file(body=None, name="other")]
     with pytest.raises(CannotContinue, match="fits tiny or other: say which with --name"):
-        weights.import_file(path, table=table)
-    assert weights.import_file(path, name="other", table=table).name == "other"
+        store.import_file(path, table=table)
+    assert store.import_file(path, name="other", table=table).name == "other"
 
 
 @needs_torch
 def test_import_refuses_tensors_of_no_known_kind(tmp_path: Path) -> None:
     path = save_filled(tmp_path / "mystery.model", {"b.weight": (2, 3)})
     with pytest.raises(CannotContinue, match="none of the weights that are used here"):
-        weights.import_file(path)
+        store.import_file(path)
 
 
 def test_import_names_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CannotContinue, match="no such file"):
-        weights.import_file(tmp_path / "nowhere.model")
+        store.import_file(tmp_path / "nowhere.model")
 
 
 def test_folder_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
     folder.parent.write_text("a file where the folder should be")
     (tmp_path / "tiny.model").write_bytes(BODY)
     with pytest.raises(CannotContinue, match=r"cannot write to .*Not a directory; MIT_BUILDER_WEIGHTS names"):
-        weights.import_file(tmp_path / "tiny.model", table=[a_file()])
+        store.import_file(tmp_path / "tiny.model", table=[a_file()])
 
 
 class Malicious:
@@ -255,20 +255,20 @@ def hostile_files(folder: Path) -> list[Path]:
 @needs_torch
 @pytest.mark.parametrize("trust", [False, True])
 def test_nothing_but_tensors_is_ever_loaded(tmp_path: Path, trust: bool) -> None:
-    from mit_builder.models.lr_asd import LrAsd
-    from mit_builder.models.sapiens import Sapiens
-    from mit_builder.models.talknet import TalkNet
+    from mit_builder.models.asd.lr_asd import LrAsd
+    from mit_builder.models.asd.talknet import TalkNet
+    from mit_builder.models.sapiens.estimator import Sapiens
 
     def as_checkpoint(path: Path) -> object:
-        return weights.import_file(path, name="sapiens-0.3b", trust=trust)
+        return store.import_file(path, name="sapiens-0.3b", trust=trust)
 
     def as_program(path: Path) -> object:
-        return weights.import_file(path, name="sapiens-0.3b-torchscript", trust=trust)
+        return store.import_file(path, name="sapiens-0.3b-torchscript", trust=trust)
 
     def run_as_program(path: Path) -> object:
         return Sapiens(path, script=True, run_script=True)
 
-    loaders = [lambda path: weights.import_file(path, trust=trust), LrAsd, TalkNet, Sapiens, as_checkpoint, as_program]
+    loaders = [lambda path: store.import_file(path, trust=trust), LrAsd, TalkNet, Sapiens, as_checkpoint, as_program]
     for path in hostile_files(tmp_path):
         for load in loaders + [run_as_program] * trust:
             with pytest.raises(StageUnavailable, match=rf"{path.name} are refused|do not fit: not the tensors"):
@@ -294,13 +294,13 @@ def test_a_program_is_opened_only_on_trust_and_then_known(
     load = torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: opened.append(args) or load(*args, **kwargs))
     with pytest.raises(StageUnavailable, match=r"tiny.pt2 are refused: a program of unknown origin; --trust opens it"):
-        weights.import_file(path, table=table)
+        store.import_file(path, table=table)
     assert not opened
-    assert weights.import_file(path, trust=True, table=table) == a_program(path)
+    assert store.import_file(path, trust=True, table=table) == a_program(path)
     assert opened
-    assert weights.state(a_program(path)) == "ok"
+    assert store.state(a_program(path)) == "ok"
     opened.clear()
-    assert weights.import_file(path, table=table) == a_program(path), "its digest is known now"
+    assert store.import_file(path, table=table) == a_program(path), "its digest is known now"
     assert not opened
 
 
@@ -310,27 +310,27 @@ def test_an_archive_that_cannot_be_listed_is_no_program(tmp_path: Path) -> None:
         archive.writestr("x/ä", b"")
         archive.writestr("x/constants.pkl", b"")
     whole = path.read_bytes()
-    assert weights.is_script(path)
+    assert store.is_script(path)
     at = whole.rindex("ä".encode())
     for damaged in (whole[:-1], whole[:at] + b"\xff" + whole[at + 1 :], b"", b"PK"):
         path.write_bytes(damaged)
-        assert not weights.is_script(path)
+        assert not store.is_script(path)
 
 
 def test_a_program_that_was_put_there_by_hand_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = weights.entry("sapiens-2b-torchscript")
+    file = store.entry("sapiens-2b-torchscript")
     folder.mkdir(parents=True)
     (folder / file.file_name).write_bytes(BODY)
-    assert weights.state(file) == "untrusted"
-    assert weights.state(file) == "untrusted", "looking at it is no reason to trust it"
-    with pytest.raises(CannotContinue, match=r"a program of unknown origin: get https.*import FILE --trust"):
-        weights.find(file.name)
+    assert store.state(file) == "untrusted"
+    assert store.state(file) == "untrusted", "looking at it is no reason to trust it"
+    with pytest.raises(CannotContinue, match=r"a program of unknown origin: get https.*import [^ ]+ --trust`"):
+        store.find(file.name)
 
 
 def test_a_program_without_a_published_digest_is_not_fetched(server: FileServer) -> None:
     file = replace(a_program(Path("tiny.pt2")), urls=(server.url,))
     with pytest.raises(CannotContinue, match=r"tiny is a program without a published digest: get .* --trust"):
-        weights.fetch(file, pause_s=0)
+        store.fetch(file, pause_s=0)
     assert not server.ranges
 
 
@@ -339,19 +339,19 @@ def test_a_program_without_a_published_digest_is_not_fetched(server: FileServer)
 def test_sapiens_checkpoints_are_told_by_their_tensors(size: str) -> None:
     import torch
 
-    from mit_builder.models.sapiens_network import N_HEADS, SapiensNetwork, Size
+    from mit_builder.models.sapiens.network import N_HEADS, SapiensNetwork, Size
 
-    width = weights.entry(f"sapiens-{size}").tensors["backbone.patch_embed.projection.weight"][0]
+    width = store.entry(f"sapiens-{size}").tensors["backbone.patch_embed.projection.weight"][0]
     n_layers = {"0.3b": 24, "0.6b": 32, "1b": 40, "2b": 48}[size]
     with torch.device("meta"):
         network = SapiensNetwork(Size(width, n_layers, N_HEADS[width], 4 * width, 768, 133, (64, 48)))
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    fitting = [file.name for file in TABLE if weights._fits(file, shapes)]
+    fitting = [file.name for file in TABLE if store._fits(file, shapes)]
     assert fitting == [f"sapiens-{size}", f"sapiens-{size}-torchscript"]
 
 
 def test_sapiens_files_are_where_their_publisher_has_them() -> None:
-    checkpoint, script = (weights.entry(f"sapiens-2b{kind}") for kind in ("", "-torchscript"))
+    checkpoint, script = (store.entry(f"sapiens-2b{kind}") for kind in ("", "-torchscript"))
     hub = "https://huggingface.co/noahcao/sapiens-pose-coco/resolve/main/"
     name = "sapiens_2b_coco_wholebody_best_coco_wholebody_AP_745"
     assert checkpoint.urls == (f"{hub}sapiens_host/pose/checkpoints/sapiens_2b/{name}.pth",)
@@ -362,7 +362,7 @@ def test_sapiens_files_are_where_their_publisher_has_them() -> None:
 def test_digest_of_a_file_that_changed_is_computed_anew(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(BODY)
-    first = weights.digest_of(path)
-    assert first == weights.digest_of(path) == hashlib.sha256(BODY).hexdigest()
+    first = store.digest_of(path)
+    assert first == store.digest_of(path) == hashlib.sha256(BODY).hexdigest()
     path.write_bytes(BODY[::-1] + b"!")
-    assert weights.digest_of(path) != first
+    assert store.digest_of(path) != first

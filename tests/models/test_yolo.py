@@ -16,14 +16,14 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("ultral
 import tiny_yolo
 import torch
 
-from mit_builder.config import DetectSettings
+from mit_builder.config.settings import DetectSettings
 from mit_builder.errors import ModelError, StageUnavailable
-from mit_builder.models import yolo
+from mit_builder.labels.tracking import overlaps
 from mit_builder.models.base import Detections
-from mit_builder.models.yolo import YoloPeople, head_boxes, people
-from mit_builder.models.yolo_file import read_yolo
-from mit_builder.shot_scan import ShotScan
-from mit_builder.tracking import overlaps
+from mit_builder.models.yolo import people as yolo
+from mit_builder.models.yolo.checkpoint import read_yolo
+from mit_builder.models.yolo.people import YoloPeople, head_boxes, people
+from stages.filter.shot_scan import ShotScan
 
 WH = (640, 360)
 FRONT = np.zeros((17, 3), np.float32)
@@ -311,7 +311,7 @@ socket.getaddrinfo = socket.create_connection = socket.socket.connect = refuse
 subprocess.Popen.__init__ = refuse
 sys.path[:0] = ["tests"]
 import tiny_yolo
-from mit_builder.models import yolo
+from mit_builder.models.yolo import people as yolo
 config = tiny_yolo.config()
 yolo.architecture = lambda model: config
 made = yolo.YoloPeople(Path(sys.argv[1]), "tiny", confidence=0.1, device="cpu", batch=2)
@@ -344,7 +344,7 @@ def test_nothing_is_sent_installed_printed_or_left_at_home(weights: Path, tmp_pa
 
 def test_reading_weights_needs_no_ultralytics(weights: Path) -> None:
     code = (
-        "import sys, pathlib; from mit_builder.models.yolo_file import read_yolo;"
+        "import sys, pathlib; from mit_builder.models.yolo.checkpoint import read_yolo;"
         "assert len(read_yolo(pathlib.Path(sys.argv[1]))) > 100; assert 'ultralytics' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(weights)], check=True, cwd=Path(__file__).parents[2])
@@ -373,8 +373,8 @@ class Scripted:
 
 def test_somebody_seen_from_behind_is_a_bystander_and_no_person() -> None:
     from manifests.rows import Artifact, Tracks
-    from mit_builder.config import SelectSettings
-    from mit_builder.selection import Selector, ShotSignals, sightings
+    from mit_builder.config.settings import SelectSettings
+    from stages.filter.selection import Selector, ShotSignals, sightings
 
     scan = ShotScan(Scripted(), DetectSettings(), 0)
     for _ in range(150):
@@ -388,6 +388,8 @@ def test_somebody_seen_from_behind_is_a_bystander_and_no_person() -> None:
             "face_scores": t.scores,
             "face_detected": t.detected,
             "stillness": None,
+            "similarity_beside": None,
+            "similarity_above": None,
         }
         for i, t in enumerate(tracks)
     ]

@@ -16,11 +16,12 @@ if importlib.util.find_spec("torch") is None or importlib.util.find_spec("ultral
 import tiny_yolo
 import torch
 
+from mit_builder.config.backends import ours
 from mit_builder.errors import CannotContinue, StageUnavailable
-from mit_builder.models import weights, yolo
-from mit_builder.models.weights_table import PEOPLE_MODELS
-from mit_builder.models.yolo import YoloPeople
-from mit_builder.models.yolo_file import read_yolo
+from mit_builder.models.weights import store
+from mit_builder.models.yolo import people
+from mit_builder.models.yolo.checkpoint import read_yolo
+from mit_builder.models.yolo.people import YoloPeople
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def open_like_yolo(path: Path) -> None:
     YoloPeople(path, "yolo26n-pose", confidence=0.2, device="cpu", batch=1)
 
 
-@pytest.mark.parametrize("load", [read_yolo, weights.import_file, open_like_yolo])
+@pytest.mark.parametrize("load", [read_yolo, store.import_file, open_like_yolo])
 @pytest.mark.parametrize("new_format", [True, False])
 def test_calls_of_functions_are_refused(tmp_path: Path, load: Callable[[Path], Any], new_format: bool) -> None:
     model = tiny_yolo.network()
@@ -89,7 +90,7 @@ def test_an_allowed_class_is_not_called(tmp_path: Path) -> None:
 
 def test_nothing_of_the_models_state_but_tensors_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trace, config = tmp_path / "done", tiny_yolo.config()
-    monkeypatch.setattr(yolo, "architecture", lambda model: config)
+    monkeypatch.setattr(people, "architecture", lambda model: config)
     model = tiny_yolo.network()
     model.yaml = evaluated(trace)
     model.save, model.stride, model.forward, model.fuse = [], torch.zeros(9), "x", "y"
@@ -132,27 +133,27 @@ def test_tensors_are_those_of_the_model_and_halves_become_whole(tmp_path: Path) 
     read = read_yolo(tiny_yolo.save(tmp_path / "tiny.pt", model))
     assert read.keys() == wanted.keys()
     assert all(torch.equal(read[name], wanted[name].half()) for name in wanted if wanted[name].is_floating_point())
-    network = yolo.load_network(tiny_yolo.config(), tmp_path / "tiny.pt")
+    network = people.load_network(tiny_yolo.config(), tmp_path / "tiny.pt")
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("size", ["n", "s"])
 def test_a_file_is_recognised_by_its_tensors(tmp_path: Path, folder: Path, size: str) -> None:
     name = f"yolo26{size}-pose"
-    path = tiny_yolo.save(tmp_path / "renamed.bin", tiny_yolo.network(size=yolo.architecture(name)))
-    assert weights.import_file(path).name == name
-    assert weights.find(name) == folder / f"{name}.pt"
-    assert weights.missing_for(name) is None
+    path = tiny_yolo.save(tmp_path / "renamed.bin", tiny_yolo.network(size=people.architecture(name)))
+    assert store.import_file(path).name == name
+    assert store.find(name) == folder / f"{name}.pt"
+    assert store.missing_for(ours("people")[name]) is None
     with pytest.raises(CannotContinue, match="none of the weights"):
-        weights.import_file(tiny_yolo.save(tmp_path / "tiny.pt", tiny_yolo.network()))
+        store.import_file(tiny_yolo.save(tmp_path / "tiny.pt", tiny_yolo.network()))
 
 
 def test_the_table_has_the_shapes_of_ultralytics_networks() -> None:
-    for name in PEOPLE_MODELS:
-        tensors = yolo._tasks().PoseModel(yolo.architecture(name), verbose=False).state_dict()
+    for name in ours("people").keys() - {"mediapipe"}:
+        tensors = people._tasks().PoseModel(people.architecture(name), verbose=False).state_dict()
         shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-        for other in PEOPLE_MODELS:
-            assert weights._fits(weights.entry(other), shapes) == (other == name)
+        for other in ours("people").keys() - {"mediapipe"}:
+            assert store._fits(store.entry(other), shapes) == (other == name)
 
 
 def test_a_pose_file_may_hold_what_publishers_leave_in_it(tmp_path: Path) -> None:

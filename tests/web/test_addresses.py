@@ -12,12 +12,12 @@ from web_site import serve_site
 
 from manifests.rows import Source, short_id
 from manifests.sources import SourceListError, expand
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import SourceError
+from mit_builder.storage.workspace import Workspace
 from mit_builder.web import addresses
 from mit_builder.web.addresses import AddressGuard, is_public
-from mit_builder.worker import UnitContext
-from mit_builder.workspace import Workspace
 from stages.download import Download
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")

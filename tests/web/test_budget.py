@@ -11,13 +11,13 @@ from web_site import serve_site
 
 from manifests.rows import Source
 from manifests.sources import file_source, url_source
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.engine.worker import Task, UnitContext, Worker, WorkerSpec
 from mit_builder.errors import SourceError
-from mit_builder.scratch import PARTIAL
 from mit_builder.stage import Reject
+from mit_builder.storage.scratch import PARTIAL
+from mit_builder.storage.workspace import Workspace
 from mit_builder.web import budget
-from mit_builder.worker import Task, UnitContext, Worker, WorkerSpec
-from mit_builder.workspace import Workspace
 from stages.download import Download
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")

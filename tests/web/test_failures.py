@@ -12,11 +12,11 @@ import yt_dlp
 from yt_dlp.cookies import SUPPORTED_BROWSERS, SUPPORTED_KEYRINGS
 from yt_dlp.networking.exceptions import HTTPError, TransportError
 
-from mit_builder import config
+from mit_builder.config import settings as config
 from mit_builder.errors import ConfigError, SourceError, StageUnavailable
 from mit_builder.stage import Reject
 from mit_builder.web.client import Client, Heard, browser, options
-from mit_builder.web.failures import failure_of, retry_after_s
+from mit_builder.web.failures import failure_of, login_of, retry_after_s
 from stages.download import Download
 
 
@@ -214,3 +214,37 @@ def test_the_copy_of_a_cookie_file_is_for_its_owner_alone(tmp_path: Path) -> Non
     )
     assert copy.read_text() == jar.read_text()
     assert copy.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/login",
+        "https://host/users/sign_in?return=%2Fv",
+        "https://accounts.google.com/ServiceLogin?continue=x",
+        "https://login.microsoftonline.com/common/oauth2/authorize",
+        "https://host/Panopto/Pages/Auth/Login.aspx?ReturnUrl=x",
+        "https://host/wp-login.php?redirect_to=x",
+        "https://idp.uni.example/idp/profile/SAML2/Redirect/SSO;jsessionid=1",
+        "https://sso.uni.example/",
+        "https://HOST/LogIn/",
+    ],
+)
+def test_the_address_of_a_login_is_known(url: str) -> None:
+    found = login_of(url)
+    assert found is not None
+    assert "?" not in found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://host/watch?v=login",
+        "https://host/how-to-login-to-linux",
+        "https://host/authors/ann",
+        "https://cdn.host/a.mp4#login",
+        "https://video.accounts.example/v",
+    ],
+)
+def test_other_addresses_are_no_login(url: str) -> None:
+    assert login_of(url) is None

@@ -15,11 +15,12 @@ import pytest
 from manifests.ledger import Entry
 from manifests.rows import Video
 from manifests.sources import url_source
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.engine.worker import Task, Worker, WorkerSpec
 from mit_builder.media.write import ffmpeg_executable
+from mit_builder.storage.scratch import PARTIAL
+from mit_builder.storage.workspace import Workspace
 from mit_builder.web.fragments import Fragments
-from mit_builder.worker import Task, Worker, WorkerSpec
-from mit_builder.workspace import PARTIAL, Workspace
 
 # yt-dlp closes neither the file of a stream that fails nor the connection.
 pytestmark = pytest.mark.filterwarnings("ignore:.*(FileIO|socket):pytest.PytestUnraisableExceptionWarning")

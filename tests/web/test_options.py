@@ -10,11 +10,12 @@ import pytest
 import yt_dlp
 
 from manifests.sources import url_source
-from mit_builder import config, doctor
-from mit_builder.config import DownloadSettings, Settings
+from mit_builder.config import settings
+from mit_builder.config.settings import DownloadSettings, Settings
+from mit_builder.config.ytdlp_options import RawOptions
+from mit_builder.driver import preflight
 from mit_builder.errors import ConfigError
 from mit_builder.web.client import Heard, options
-from mit_builder.web.raw_options import RawOptions
 
 GOOD: dict[str, Any] = {
     "format_sort": ["res:720"],
@@ -77,7 +78,7 @@ def test_what_is_allowed_replaces_nothing_of_ours_but_a_number_of_tries(tmp_path
 )
 def test_everything_else_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"download\.ytdlp_options: Value error, {name}"):
-        config.parse({"download": {"ytdlp_options": {name: value}}})
+        settings.parse({"download": {"ytdlp_options": {name: value}}})
 
 
 @pytest.mark.parametrize("with_setup", [True, False])
@@ -86,7 +87,7 @@ def test_plugins_that_lie_around_are_not_run(with_setup: bool, tmp_path: Path) -
     package.mkdir(parents=True)
     (package / "lying_around.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     program = (
-        "from mit_builder.config import DownloadSettings\n"
+        "from mit_builder.config.settings import DownloadSettings\n"
         "from stages.download import Download\n"
         "import yt_dlp\n"
         f"stage = Download(DownloadSettings())\nif {with_setup}: stage.setup()\n"
@@ -113,7 +114,7 @@ def test_doctor_asks_for_a_javascript_runtime_that_youtube_can_use(
         (tmp_path / "node").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    checks = doctor.check_all(tmp_path, Settings(), [url_source("https://www.youtube.com/watch?v=x")])
+    checks = preflight.check_all(tmp_path, Settings(), [url_source("https://www.youtube.com/watch?v=x")])
     (check,) = (check for check in checks if check.name == "javascript")
     assert (check.verdict, text in check.text) == (verdict, True)
 
@@ -127,5 +128,5 @@ def test_doctor_looks_for_the_cookies(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"cookies_file": str(tmp_path / "no.txt")}, ["failed"]),
         ({"cookies_from_browser": "firefox"}, ["failed"]),
     ):
-        checks = doctor.check_all(tmp_path, config.parse({"download": download}))
+        checks = preflight.check_all(tmp_path, settings.parse({"download": download}))
         assert [check.verdict for check in checks if check.name == "cookies"] == verdict

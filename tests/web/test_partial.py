@@ -11,12 +11,12 @@ from file_server import FileServer, serve
 from manifests.ledger import Entry
 from manifests.rows import Video
 from manifests.sources import url_source
-from mit_builder.config import DownloadSettings
+from mit_builder.config.settings import DownloadSettings
+from mit_builder.engine.worker import Task, Worker, WorkerSpec
 from mit_builder.media.write import write_video
-from mit_builder.scratch import KEEP_PARTIAL_S, PARTIAL
+from mit_builder.storage.scratch import KEEP_PARTS_S, PARTIAL
+from mit_builder.storage.workspace import Workspace
 from mit_builder.web.partial import Identity, Partial
-from mit_builder.worker import Task, Worker, WorkerSpec
-from mit_builder.workspace import Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*socket:pytest.PytestUnraisableExceptionWarning")
 WHOLE = 10**9
@@ -176,7 +176,7 @@ def test_parts_outlive_a_run_but_not_two_days(tmp_path: Path, monkeypatch: pytes
         workspace.sweep(keep_partial_s=0)
         assert list(workspace.partial("one").iterdir()) == []
         workspace.drop_partial("one")
-    assert KEEP_PARTIAL_S == 172800
+    assert KEEP_PARTS_S == 172800
 
 
 def test_what_cannot_be_gone_on_with_is_removed(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_passwords_and_cookies_are_nowhere_but_where_they_belong(setting: str, a
         ["status", "--failed"],
         ["doctor"],
     ):
-        program = [sys.executable, "-m", "mit_builder.cli", "--debug", *arguments, "--workspace", "ws"]
+        program = [sys.executable, "-m", "mit_builder", "--debug", *arguments, "--workspace", "ws"]
         done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=tmp_path)
         said += done.stdout + done.stderr
     assert "failed" in said
