@@ -12,12 +12,13 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 	$$p -c '$(COVERED)' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-paper lint types bench bench-gpu bench-ledger bench-scheduling bench-forecast bench-report kills soak nasty web-run cluster jobs tune-check docs lock clean
+.PHONY: help demo quick test test-paper lint types bench bench-gpu bench-ledger bench-scheduling bench-forecast bench-report kills soak nasty sync-matrix cases web-run cluster jobs tune-check docs lock clean
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
+	@echo 'make quick       lint, types and the tests that need no programs and no media: about a minute'
 	@echo 'make test        install into $(VENV) and run all tests, with coverage'
-	@echo 'make test-paper  the same tests, but for faults and the web, in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
+	@echo 'make test-paper  those of them that numpy or torch may change, in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
 	@echo 'make lint        ruff, ruff format, codespell'
 	@echo 'make types       mypy --strict'
 	@echo 'make bench       table of speed and memory'
@@ -29,6 +30,8 @@ help:
 	@echo 'make kills       break runs in every way there is, 149 with fakes and 60 real ones, and compare what comes out'
 	@echo 'make soak        half an hour of one run over thousands of videos: memory and open files'
 	@echo 'make nasty       tables of what becomes of hostile media files, and of their labels'
+	@echo 'make sync-matrix  picture against sound through every container, joined, trimmed and late'
+	@echo 'make cases       every file of shared/cases through the program, its labels beside those of the base'
 	@echo 'make web-run     run over 300 addresses on loopback that fail in every way, twice, and compare'
 	@echo 'make cluster     runs on several nodes of one machine, with a node killed and one added, on a folder and on S3 that fails'
 	@echo 'make jobs        submit, follow, stop and resume on a Ray head of its own'
@@ -44,11 +47,19 @@ demo: $(VENV)/.installed
 	@echo 'report:   $(WORKSPACE)/report/index.html   (contact sheets and overlay videos lie beside it)'
 	@echo 'your own: $(VENV)/bin/mit-build run --stage all --workspace NAME VIDEO...'
 
+quick: lint types
+	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile -m 'not slow'
+
 test: $(VENV)/.installed
 	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --cov
 
+# Not once more where neither numpy nor torch matters: the engine, the driver, the browser, the web.
+SAME = faults web test_docs.py test_engine.py test_forecast.py test_hints.py test_ledger_model.py test_listing.py \
+	test_logins.py test_playlists.py test_report_page.py test_review_page.py test_s3.py test_scheduling.py \
+	test_schema_docs.py test_settled.py test_takedown.py test_waiting.py e2e/test_terminal.py
+
 test-paper: $(PAPER_VENV)/.installed
-	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile --ignore tests/faults --ignore tests/web
+	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(SAME:%=--ignore tests/%)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
@@ -89,6 +100,12 @@ soak: $(VENV)/.installed
 nasty: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/nasty_media.py
 	$(VENV)/bin/python tests/faults/nasty_labels.py
+
+sync-matrix: $(VENV)/.installed
+	$(VENV)/bin/python tests/sync_matrix.py
+
+cases: $(VENV)/.installed
+	PYTHONPATH=. $(VENV)/bin/python tests/case_labels.py
 
 web-run: $(VENV)/.installed
 	$(VENV)/bin/python tests/faults/web_run.py

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
 
 COLUMNS = (
     "clip_id",

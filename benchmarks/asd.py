@@ -20,8 +20,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from mit_builder.models import lr_asd, talknet
-from mit_builder.models.asd_windows import DURATIONS_S, WindowedScorer
+from mit_builder.models.asd import lr_asd, talknet
+from mit_builder.models.asd.windows import DURATIONS_S, WindowedScorer
 
 FPS = 25
 TOLERANCE = 1e-4

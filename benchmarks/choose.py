@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from known_speech import Agreement, Flags, Floats, KnownClip, agreement, known_clips
 
-from mit_builder.config import SpeechSettings
-from mit_builder.models.lips import CHOSEN, UNSEEN_LOGIT, LipConstants, activity, lead
-from mit_builder.speaking import is_speaking, smooth
+from mit_builder.config.settings import SpeechSettings
+from mit_builder.labels.speaking import is_speaking, smooth
+from mit_builder.models.asd.lips import CHOSEN, UNSEEN_LOGIT, LipConstants, activity, lead
 
 MARGIN = 0.01
 VALUES: dict[str, tuple[float, ...]] = {
@@ -35,11 +35,11 @@ VALUES: dict[str, tuple[float, ...]] = {
 }
 GATES = (0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25, 0.4)
 
-Choice = tuple[LipConstants, float]
-PRESENT: Choice = (CHOSEN, SpeechSettings().min_voice_activity)
+RunOptions = tuple[LipConstants, float]
+PRESENT: RunOptions = (CHOSEN, SpeechSettings().min_voice_activity)
 
 
-def labels(clip: KnownClip, active: Floats, choice: Choice) -> tuple[Floats, Flags]:
+def labels(clip: KnownClip, active: Floats, choice: RunOptions) -> tuple[Floats, Flags]:
     """Smoothed scores and flags as the speech stage makes them, from activities (n_people, n_frames)."""
     constants, gate = choice
     ahead = lead(np.asarray(active, np.float64), constants.max_lead)
@@ -52,7 +52,7 @@ def activities(clip: KnownClip, constants: LipConstants) -> Floats:
     return np.stack([activity(opening, constants) for opening in clip.openings])
 
 
-def objective(clips: Sequence[KnownClip], measured: Sequence[Floats], choice: Choice) -> float:
+def objective(clips: Sequence[KnownClip], measured: Sequence[Floats], choice: RunOptions) -> float:
     by_video: dict[str, list[float]] = {}
     for clip, active in zip(clips, measured, strict=True):
         found = agreement(clip, *labels(clip, active, choice)).balanced_accuracy
@@ -61,7 +61,7 @@ def objective(clips: Sequence[KnownClip], measured: Sequence[Floats], choice: Ch
     return float(np.mean([np.mean(values) for values in by_video.values()]))
 
 
-def alternatives() -> Iterator[tuple[str, Choice]]:
+def alternatives() -> Iterator[tuple[str, RunOptions]]:
     """Every other value of every constant, one at a time, the nearest to the present one first."""
     constants, gate = PRESENT
     for name, values in VALUES.items():
@@ -72,7 +72,7 @@ def alternatives() -> Iterator[tuple[str, Choice]]:
         yield f"voice gate {value:g}", (constants, value)
 
 
-def choose(clips: Sequence[KnownClip]) -> Choice:
+def choose(clips: Sequence[KnownClip]) -> RunOptions:
     """The first alternative that is better by more than `MARGIN`, else the present constants."""
     present = _objective(clips, PRESENT)
     print(f"half A, {len(clips)} clips: {present:.4f} with {PRESENT}")
@@ -82,7 +82,7 @@ def choose(clips: Sequence[KnownClip]) -> Choice:
     return next((choice for _, value, choice in found if value > present + MARGIN), PRESENT)
 
 
-def _objective(clips: Sequence[KnownClip], choice: Choice) -> float:
+def _objective(clips: Sequence[KnownClip], choice: RunOptions) -> float:
     return objective(clips, [activities(clip, choice[0]) for clip in clips], choice)
 
 

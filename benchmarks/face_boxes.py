@@ -18,15 +18,16 @@ from known_speech import KnownClip, agreement, known_clips
 
 from manifests.arrays import read_arrays
 from manifests.rows import Labelled
-from mit_builder.config import SpeechSettings
-from mit_builder.explain import look
-from mit_builder.face_boxes import speech_face_boxes
+from mit_builder.config.settings import SpeechSettings
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.labels.face_boxes import speech_face_boxes
+from mit_builder.labels.speaking import is_speaking, smooth
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
+from mit_builder.media.level import amplified
+from mit_builder.models.asd.lr_asd import LrAsd
 from mit_builder.models.base import SpeechInput
-from mit_builder.models.lr_asd import LrAsd
-from mit_builder.speaking import is_speaking, smooth
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 
 def inputs(workspace: Path, row: Labelled, known: KnownClip) -> tuple[SpeechInput, SpeechInput]:
@@ -38,7 +39,7 @@ def inputs(workspace: Path, row: Labelled, known: KnownClip) -> tuple[SpeechInpu
             frame.image
             for frame in read_clip(workspace / row.clip.mp4.key, row.clip.n_frames, row.clip.media_frame_index)
         ),
-        samples=read_flac(workspace / row.clip.flac.key),
+        samples=amplified(read_flac(workspace / row.clip.flac.key), row.clip.gain_db),
         voice_activity=known.voice,
         keypoints=np.stack([person["keypoints"] for person in posed]),
         face_boxes_xyxy=np.stack([person["face_boxes_xyxy"] for person in detected]),
@@ -77,7 +78,7 @@ def main() -> None:
     found: dict[str, list[list[float]]] = {}
     for given in options.workspaces:
         place, _, truth = given.partition("=")
-        rows = {row.clip.clip_id: row for row in look(Workspace(place)).labelled()}
+        rows = {row.clip.clip_id: row for row in Snapshot.of(Workspace(place)).clips.kept()}
         for known in known_clips(Path(place), Path(truth) if truth else None, options.times):
             numbers = compare(model, Path(place), rows[known.clip_id], known)
             found.setdefault(known.half, []).append(numbers)

@@ -1,4 +1,4 @@
-"""Where the face box lies around the head points: the numbers of mit_builder/models/yolo.py, measured.
+"""Where the face box lies around the head points: the numbers of mit_builder/models/yolo/people.py, measured.
 
     python benchmarks/face_geometry.py VIDEO...
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mit_builder.labels.tracking import overlaps
 from mit_builder.media.frames import read_frames
 from mit_builder.models.base import Floats
-from mit_builder.models.mediapipe_people import MediapipePeople
-from mit_builder.models.mediapipe_pose import MediaPipePose
-from mit_builder.tracking import overlaps
+from mit_builder.models.mediapipe.people import MediapipePeople
+from mit_builder.models.mediapipe.pose import MediaPipePose
 
 STRIDE = 8
 NAMES = ("nose", "left eye", "right eye", "left ear", "right ear")
@@ -81,7 +81,7 @@ def shoulders(points: Floats, height: Floats, centre: Floats) -> None:
 
 def agreement(faces: Floats, points: Floats) -> None:
     """Overlap of the boxes that the backend makes with the detector's."""
-    from mit_builder.models.yolo import head_boxes
+    from mit_builder.models.yolo.people import head_boxes
 
     people = np.zeros((len(points), 17, 3), np.float32)
     people[:, :7] = points

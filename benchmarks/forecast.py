@@ -20,11 +20,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from mit_builder.config import Settings
-from mit_builder.plan import KINDS, forecast, measure, sample
-from mit_builder.session import last_settings
-from mit_builder.source_book import SourceBook
-from mit_builder.workspace import Workspace
+from mit_builder.config.settings import Settings
+from mit_builder.planning.sample_plan import KINDS, forecast, measure, sample
+from mit_builder.storage.settings_file import last_settings
+from mit_builder.storage.source_catalog import SourceCatalog
+from mit_builder.storage.workspace import Workspace
 
 STAGES = ("download", "shots")
 
@@ -68,7 +68,7 @@ def finished(folder: Path, n_files: int, *, shortest_s: float) -> Workspace:
     for i, length_s in enumerate(lengths_s.tolist()):
         write_video(folder / "videos" / f"{i:03d}.mp4", round(length_s * 25), random)
     stages = [part for stage in STAGES for part in ("--stage", stage)]
-    program = [sys.executable, "-m", "mit_builder.cli", "run", *stages, "--engine", "serial"]
+    program = [sys.executable, "-m", "mit_builder", "run", *stages, "--engine", "serial"]
     subprocess.run([*program, "-w", str(folder / "ws"), str(folder / "videos")], check=True, capture_output=True)
     return Workspace(folder / "ws")
 
@@ -89,7 +89,7 @@ def write_video(path: Path, n_frames: int, random: np.random.Generator) -> None:
 def draws(place: Workspace, n: int, n_draws: int) -> dict[str, Outcome]:
     """Forecast with as many seeds, and compare with what the ledger holds of all sources."""
     took = measure(place, last_settings(place) or Settings())
-    sources = SourceBook(place).sources()
+    sources = SourceCatalog(place).sources()
     ids = [source.source_id for source in sources]
     found = {}
     forecasts = []

@@ -28,11 +28,11 @@ import numpy as np
 import torch
 
 from mit_builder.media.frames import read_frames
-from mit_builder.models import lr_asd, talknet
-from mit_builder.models.asd_windows import WindowedScorer
-from mit_builder.models.sapiens import Sapiens
-from mit_builder.models.sapiens_network import N_HEADS, SapiensNetwork, Size
-from mit_builder.models.weights import entry
+from mit_builder.models.asd import lr_asd, talknet
+from mit_builder.models.asd.windows import WindowedScorer
+from mit_builder.models.sapiens.estimator import Sapiens
+from mit_builder.models.sapiens.network import N_HEADS, SapiensNetwork, Size
+from mit_builder.models.weights.store import entry
 
 TERA_MACS = {"0.3b": 1.61, "0.6b": 2.94, "1b": 4.88, "2b": 8.52}
 """Multiplications of one crop, attention included (counted on the official modules)."""

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mit_builder.dataset import open_dataset
-from mit_builder.explain import look
-from mit_builder.models.lips import lip_opening
-from mit_builder.workspace import Workspace
+from mit_builder.dataset.index import open_dataset
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.models.asd.lips import lip_opening
+from mit_builder.storage.workspace import Workspace
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests" / "e2e")]
 import demo_truth
@@ -87,7 +87,7 @@ def known_clips(workspace: Path, truth: Path | None, published: Path | None) -> 
     """
     digests = {
         row.video_id: row.media.sha256
-        for entry in look(Workspace(workspace)).lanes["download"].ledger.entries()
+        for entry in Snapshot.of(Workspace(workspace)).lanes["download"].ledger.entries()
         for row in entry.outputs
         if hasattr(row, "media")
     }

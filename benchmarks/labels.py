@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mit_builder.dataset import open_dataset
+from mit_builder.dataset.index import open_dataset
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests" / "e2e")]
 import demo_truth

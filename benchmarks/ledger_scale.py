@@ -30,16 +30,18 @@ from manifests.ids import ids_of
 from manifests.ledger import PART_ROWS, Ledger
 from manifests.parts import ROW_GROUP_ROWS, digest
 from manifests.rows import Artifact, Shard
-from mit_builder import config
-from mit_builder.dataset import publish_index
-from mit_builder.lanes import worker_specs
+from mit_builder.config import settings as config
+from mit_builder.dataset.index import publish_index
+from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.driver.finished_index import CHECK_BELOW
+from mit_builder.driver.finished_store import COUNT, FILES, ROWS, File, Head, Published, Store
+from mit_builder.driver.session import resolve
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.engine.specs import worker_specs
 from mit_builder.pipeline import STEPS
-from mit_builder.publish import INDEX_KEY
-from mit_builder.runner import Runner
-from mit_builder.session import resolve, save_settings
-from mit_builder.settled_rows import COUNT, FILES, ROWS, Head, Store
-from mit_builder.source_book import SOURCES_KEY
-from mit_builder.workspace import Workspace
+from mit_builder.storage.settings_file import Kept, keep
+from mit_builder.storage.source_catalog import SOURCES_KEY
+from mit_builder.storage.workspace import Workspace
 
 DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 SHOTS = 20
@@ -101,6 +103,7 @@ def measure(place: Path, size: Size) -> dict[str, Measured]:
         "run with the list again": ["run", "--workspace", ws, "--sources", str(listed), *sets],
         "status": ["status", "--workspace", ws],
         "status --json": ["status", "--json", "--workspace", ws],
+        "gc --dry-run": ["gc", "--dry-run", "--workspace", ws],
     }
     found = {}
     print("\n| command | wall s | CPU s | peak MB |\n|---|---|---|---|")
@@ -125,7 +128,7 @@ def timed(arguments: list[str]) -> Measured:
     """Run `mit-build` to its end."""
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", IN_BETWEEN, sys.executable, "-m", "mit_builder.cli", *arguments],
+        [sys.executable, "-c", IN_BETWEEN, sys.executable, "-m", "mit_builder", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -144,9 +147,9 @@ def address(i: int) -> str:
 
 
 def make(workspace: Workspace, size: Size) -> None:
-    """Write everything that a finished run leaves, artifacts aside."""
+    """Write everything that a finished run leaves; of many artifacts the names alone."""
     settings, _ = resolve(config.load(None, ["profile=embedded", f"shards.n_buckets={size.n_buckets}"]), None)
-    save_settings(workspace, settings)
+    keep(workspace, Kept(settings))
     random = np.random.default_rng(0)
     sources, videos = text(size.n_sources, 16, random), text(size.n_sources, 16, random)
     book(workspace, sources)
@@ -158,21 +161,24 @@ def make(workspace: Workspace, size: Size) -> None:
     bucket = (np.array(ids_of(videos) >> np.uint64(32)) % np.uint64(size.n_buckets)).astype(np.int32)
     digests = random.integers(1, 2**63, size.n_sources, dtype=np.uint64)
     shards = publish(workspace, bucket, size)
-    runner = Runner(workspace, settings, run_id="made")
-    runner.pass_over_settled()
-    plan = runner.trees.plan
+    seen = Snapshot(workspace, settings, run_id="made")
+    seen.pass_over_settled()
+    plan = seen.trees.plan
     store = Store(workspace, [f"manifests/{step.name}" for step in STEPS])
     for first in range(0, size.n_sources, PART_ROWS):
         part = slice(first, min(first + PART_ROWS, size.n_sources))
         write(
             workspace, f"manifests/settled/rows-{first:010d}", rows(part, sources, videos, bucket, digests, plan, size)
         )
-        write(workspace, f"manifests/settled/files-{first:010d}", files(part, videos, size, random))
+        named = files(part, videos, size, random)
+        write(workspace, f"manifests/settled/files-{first:010d}", named)
+        if size.n_sources * (1 + size.n_clips) <= CHECK_BELOW:
+            artifacts(workspace, named)
     sums = np.zeros(size.n_buckets, np.uint64)
     np.add.at(sums, bucket, digests)
-    published = {b: (int(sums[b]), key) for b, key in shards.items()}
+    published = {b: Published(int(sums[b]), File(key, 0, time.time())) for b, key in shards.items()}
     folders = dict.fromkeys(("videos", "tracks", "clips", "poses", "speech"), 0)
-    store.write_head(Head(plan, store.stamps(), dict(folders), published))
+    store.write_head(Head(plan, store.stamps(), dict(folders), published, seen.publisher.digest))
 
 
 def write(workspace: Workspace, name: str, table: pa.Table) -> None:
@@ -271,14 +277,29 @@ def rows(
 
 
 def files(part: slice, videos: pa.Array, size: Size, random: np.random.Generator) -> pa.Table:
-    """The artifacts that settled trees name."""
+    """The artifacts that settled trees name: one byte each, see `artifacts`."""
     n = part.stop - part.start
     keys = text(n, 8, random).to_pylist()
     names = [
         [f"videos/{v}.{k}.mp4", *(f"clips/{v}_{c * 250:06d}to{c * 250 + 250:06d}.{k}.mp4" for c in range(size.n_clips))]
         for v, k in zip(videos.slice(part.start, n).to_pylist(), keys, strict=True)
     ]
-    return pa.table({"seq": pa.array(np.arange(part.start, part.stop)), "artifacts": pa.array(names)}).cast(FILES)
+    columns = {
+        "seq": np.arange(part.start, part.stop),
+        "artifacts": names,
+        "n_bytes": [[1] * len(of) for of in names],
+        "ended_s": [[time.time() + 3600] * len(of) for of in names],
+    }
+    return pa.table({name: pa.array(column) for name, column in columns.items()}).cast(FILES)
+
+
+def artifacts(workspace: Workspace, named: pa.Table) -> None:
+    """The files themselves, where there are so few that a run looks at each."""
+    assert workspace.root is not None
+    for key in named["artifacts"].combine_chunks().flatten().to_pylist():
+        path = workspace.root / key
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"0")
 
 
 def tables(
@@ -305,7 +326,7 @@ def value(field: pa.Field, n: int, first: int, random: np.random.Generator) -> p
                 [value(child, n, first, random) for child in field.type.value_type], fields=list(field.type.value_type)
             )
             if pa.types.is_struct(field.type.value_type)
-            else pa.array(np.arange(n), field.type.value_type)
+            else pa.array(np.arange(n)).cast(field.type.value_type)
         )
         return pa.ListArray.from_arrays(ends, items, type=field.type)
     if pa.types.is_struct(field.type):

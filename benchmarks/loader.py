@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-import mit_builder.data
-from mit_builder.data import ClipDataset
-from mit_builder.dataset import dataset_folder
+import mit_builder.dataset.torch_dataset
+from mit_builder.dataset.index import dataset_folder
+from mit_builder.dataset.torch_dataset import ClipDataset
 
 N_FRAMES, SIZE_HW = 15, (384, 640)
 
@@ -84,13 +84,13 @@ def _window(data: bytes) -> np.ndarray:
 
 def without_drawing(folder: Path, measure_s: float) -> float:
     """Ours with blank pose maps: what drawing costs."""
-    drawn = mit_builder.data.pose_map
+    drawn = mit_builder.dataset.torch_dataset.pose_map
     blank = np.zeros((*SIZE_HW, 3), np.uint8)
-    mit_builder.data.pose_map = lambda keypoints, size_wh: blank
+    mit_builder.dataset.torch_dataset.pose_map = lambda keypoints, size_wh: blank
     try:
         return rate(ours(folder, 0), measure_s)
     finally:
-        mit_builder.data.pose_map = drawn
+        mit_builder.dataset.torch_dataset.pose_map = drawn
 
 
 def main() -> None:

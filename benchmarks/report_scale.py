@@ -30,9 +30,9 @@ import pyarrow.parquet as pq  # noqa: E402
 import quick_stages  # noqa: E402
 from numbered_video import HEIGHT_PX, WIDTH_PX, write_numbered  # noqa: E402
 
-import mit_builder.run  # noqa: E402
+import mit_builder.pipeline_run  # noqa: E402
 from manifests.rows import Artifact, Bucket, Clip, CutJob, Pose, Shard, Source, Video, short_id  # noqa: E402
-from mit_builder.cli import main as program  # noqa: E402
+from mit_builder.cli.main import main as program  # noqa: E402
 from mit_builder.stage import Context, Resources  # noqa: E402
 
 CLIP_FRAMES = 200
@@ -114,8 +114,8 @@ def run_program(*arguments: str) -> None:
     """The program with these stages; pictures and reports are not made at the end of a run."""
     quick_stages.CLASSES.update(CLASSES)
     sys.modules.update(quick_stages.modules())
-    mit_builder.run.check_all = lambda *checked: []
-    mit_builder.run._report = lambda *drawn: []
+    mit_builder.pipeline_run.check_all = lambda *checked: []
+    mit_builder.pipeline_run._report = lambda *drawn: []
     program(list(arguments))
 
 

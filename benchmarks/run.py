@@ -30,15 +30,15 @@ import numpy as np
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import PEOPLE, Clip, ShotRun, Video
 from manifests.sources import file_source
-from mit_builder import config
-from mit_builder.config import Settings
-from mit_builder.explain import look
-from mit_builder.lanes import worker_specs
+from mit_builder.config import settings
+from mit_builder.config.settings import Settings
+from mit_builder.driver.snapshot import Snapshot
+from mit_builder.engine.specs import worker_specs
+from mit_builder.engine.worker import Task, Worker
+from mit_builder.labels.tracking import sweep
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.pipeline import STEPS, shot_runs
-from mit_builder.tracking import sweep
-from mit_builder.worker import Task, Worker
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 DEMO = Path(__file__).resolve().parent.parent / "manifests" / "demo" / "demo.mp4"
 SHORT_S, LONG_S, LONG_POSE_S = 120, 1800, 480
@@ -87,7 +87,17 @@ def speed(base: Path, videos: list[Path], overrides: list[str]) -> None:
 def measure(place: Path, video: Path, overrides: list[str]) -> dict[str, tuple[float, float]]:
     """Seconds per video-second: (wall, CPU) of each step, and the parts of the whole command's wall."""
     sets = [part for override in overrides for part in ("--set", override)]
-    program = [sys.executable, "-m", "mit_builder.cli", "run", "--workspace", str(place), "--json", *sets, str(video)]
+    program = [
+        sys.executable,
+        "-m",
+        "mit_builder",
+        "run",
+        "--workspace",
+        str(place),
+        "--json",
+        *sets,
+        str(video),
+    ]
     started_s = time.time()
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     ended_s = time.time()
@@ -96,7 +106,7 @@ def measure(place: Path, video: Path, overrides: list[str]) -> dict[str, tuple[f
     table = {step.name: (0.0, 0.0) for step in STEPS}
     for name, stage in end["stages"].items():
         table[name] = (stage["duration_s"] / length_s, stage["cpu_s"] / length_s)
-    lanes = look(Workspace(place)).lanes.values()
+    lanes = Snapshot.of(Workspace(place)).lanes.values()
     units = {
         (lane.step.name, entry.unit_id): (entry.started_at_s, entry.started_at_s + entry.duration_s)
         for lane in lanes
@@ -161,7 +171,7 @@ def loaded(place: Path, step: str) -> Worker:
 
 
 def memory_settings() -> Settings:
-    return config.load(None, MEMORY_SETTINGS)
+    return settings.load(None, MEMORY_SETTINGS)
 
 
 def work(place: Path, step: str, row: Any) -> tuple[Any, ...]:
@@ -190,9 +200,11 @@ def demo_clip(base: Path) -> tuple[Clip, Path]:
     """A kept clip of the demo, and its workspace."""
     place = base / "demo"
     stages = ["--stage", "download", "--stage", "shots", "--stage", "filter"]
-    command = [sys.executable, "-m", "mit_builder.cli", "run", *stages, "--workspace", str(place), str(DEMO)]
+    command = [sys.executable, "-m", "mit_builder", "run", *stages, "--workspace", str(place), str(DEMO)]
     subprocess.run(command, check=True, capture_output=True)
-    clips = [row for entry in look(Workspace(place)).lanes["filter.cut"].ledger.entries() for row in entry.outputs]
+    clips = [
+        row for entry in Snapshot.of(Workspace(place)).lanes["filter.cut"].ledger.entries() for row in entry.outputs
+    ]
     return clips[0], place
 
 

@@ -28,13 +28,14 @@ from unittest.mock import patch
 import fakes
 import sleepers
 
-from mit_builder import config
-from mit_builder.engine import RayEngine
-from mit_builder.engine_connect import only_here
-from mit_builder.lanes import worker_specs
+from mit_builder.config import settings as config
+from mit_builder.driver.options import RunOptions
+from mit_builder.driver.runner import Runner
+from mit_builder.engine.ray_connect import only_here
+from mit_builder.engine.ray_engine import RayEngine
+from mit_builder.engine.specs import worker_specs
 from mit_builder.pipeline import Step
-from mit_builder.runner import Choice, Runner
-from mit_builder.workspace import Workspace
+from mit_builder.storage.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parent.parent
 COSTS_S = {"download": 2.4, "shots": 0.3, "filter.detect": 1.0, "filter.cut": 0.4, "pose": 0.8, "speech": 0.3}
@@ -114,7 +115,7 @@ class Bench:
 
     def run(self, names: Sequence[str], only: Sequence[str] = tuple(SIX)) -> Worked:
         """Work on sources until nothing is due."""
-        chosen = Choice(steps=frozenset([*only, "filter.select", "shards"]))
+        chosen = RunOptions(steps=frozenset([*only, "filter.select", "shards"]))
         started_s = time.time()
         runner = Runner(
             self.workspace,

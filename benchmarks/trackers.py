@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from mit_builder.config import DetectSettings
-from mit_builder.selection import CLEAR_FRAMES
-from mit_builder.shot_scan import MIN_FACE_PX
-from mit_builder.tracking import Tracker, areas
+from mit_builder.config.settings import DetectSettings
+from mit_builder.labels.tracking import Tracker, areas
+from stages.filter.selection import CLEAR_FRAMES
+from stages.filter.shot_scan import MIN_FACE_PX
 
 SETTINGS = DetectSettings()
 STRIDE = SETTINGS.detect_stride
@@ -60,7 +60,7 @@ def main() -> None:
 def detected(path: Path) -> Iterator[np.ndarray]:
     """(n, 6) of every look: its number, face, score."""
     from mit_builder.media.frames import read_frames
-    from mit_builder.models.mediapipe_people import MediapipePeople
+    from mit_builder.models.mediapipe.people import MediapipePeople
 
     detector = MediapipePeople(SETTINGS.face_confidence)
     for frame in read_frames(path):
@@ -130,7 +130,7 @@ def theirs(kind: str, buffer: int | None) -> Callable[[list[Look]], list[Track]]
     """A tracker of ultralytics with its defaults, or one that gives up after as long a gap as ours."""
 
     def follow(looks: list[Look]) -> list[Track]:
-        from mit_builder.models import yolo
+        from mit_builder.models.yolo import people as yolo
 
         yolo._tasks()  # imports ultralytics offline
         from ultralytics import trackers

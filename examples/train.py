@@ -1,6 +1,6 @@
 """A toy model with the inputs of CovOG, trained from a dataset: how `ClipDataset` is used, not how people are animated.
 
-    python scripts/train_example.py talks --steps 50
+    python examples/train.py talks --steps 50
 
 It paints each frame of a window from the window's first frame, the pose maps and, inside every face, the sound of that
 moment gated by the person's speaking score. The loss it prints falls as the network learns to copy and shift.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mit_builder.data import ClipDataset
+from mit_builder import ClipDataset
 
 SIZE_HW = (96, 160)
 N_FRAMES = 8
@@ -67,6 +67,7 @@ def train(dataset: str, n_steps: int, *, batch_size: int = 2, n_workers: int = 0
 
 
 def main() -> None:
+    """Train on the dataset that was named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", help="a workspace, or a dataset's folder or URI")
     parser.add_argument("--steps", type=int, default=50)

@@ -9,21 +9,25 @@ from typing import Any
 
 import typer.main
 
-from mit_builder.cli import app
-from mit_builder.config import Section, Settings
+from mit_builder.cli.main import app
+from mit_builder.config.section import Section
+from mit_builder.config.settings import Settings
 
 MODULES = (
-    "mit_builder.dataset",
-    "mit_builder.data",
-    "mit_builder.pose_map",
-    "mit_builder.validate",
+    "mit_builder.api",
+    "mit_builder.dataset.clips",
+    "mit_builder.errors",
+    "mit_builder.dataset.index",
+    "mit_builder.dataset.torch_dataset",
+    "mit_builder.dataset.pose_map",
+    "mit_builder.dataset.validate",
     "mit_builder.media.clip",
     "mit_builder.media.frames",
     "mit_builder.media.timeline",
-    "mit_builder.foresight",
+    "mit_builder.planning.what_if",
     "mit_builder.stage",
     "mit_builder.models.base",
-    "mit_builder.workspace",
+    "mit_builder.storage.workspace",
     "manifests.ledger",
     "manifests.arrays",
     "manifests.schema",

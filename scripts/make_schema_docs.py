@@ -9,33 +9,21 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from manifests import rows
+from manifests import plugin_rows, rows
 from manifests.dataset_row import DatasetRow, Person
 from manifests.schema import arrow_schema
-from mit_builder.dataset import SCHEMA_VERSION
+from manifests.sound_track import SoundTrack
+from mit_builder.dataset.index import SCHEMA_VERSION
 
 ROOT = Path(__file__).resolve().parents[1]
-DATASET_ROWS = (DatasetRow, Person, rows.Caption)
-HAND_OFFS = (
-    rows.Source,
-    rows.Video,
-    rows.Shot,
-    rows.ShotRun,
-    rows.Tracks,
-    rows.Candidate,
-    rows.CutJob,
-    rows.Clip,
-    rows.Pose,
-    rows.SpeechJob,
-    rows.Speech,
-    rows.Correction,
-    rows.Labelled,
-    rows.Bucket,
-    rows.Shard,
-    rows.Artifact,
-    rows.Review,
-    rows.Sample,
+DATASET_ROWS = (DatasetRow, Person, rows.Caption, SoundTrack)
+HAND_OFFS = tuple(
+    row
+    for module in (rows, plugin_rows)
+    for row in vars(module).values()
+    if dataclasses.is_dataclass(row) and row.__module__ == module.__name__ and row not in DATASET_ROWS
 )
+"""Every other row, in the order of its module."""
 ARTIFACTS = ("TRACK", "SIGNALS", "PEOPLE", "POSES", "SPEECH", "VOICE")
 
 INTRODUCTION = f"""# Schema
@@ -51,7 +39,7 @@ the dataset are in the pixels of `clip`.
 The file metadata of every shard holds, as JSON: `schema_version`, `fps`, `keypoint_names` (133), `skeleton` (pairs of
 keypoint numbers) and `huggingface` (which columns are Video and Audio).
 
-Interaction labels, from `speaking` of all people:
+Interaction labels, of all people; the first from `speak_periods`, the others from `speaking`, frame by frame:
 
 - `n_turns`: how often the sole speaker differs from the one before (frames with none or several are passed over).
 - `overlap_ratio`: frames with at least two speakers / frames with at least one; null where nobody speaks.
