@@ -103,9 +103,11 @@ class QuickDownload(fakes.Fake):
         n_frames = int(options["frames"])
         path = ctx.tmp / "video.mp4"
         pitch = 60 + int(video_id[:2], 16)  # equal bytes would be duplicates
-        # In whole numbers and not encoded, so that the same bytes come out whatever the process did before.
+        # The same bytes come out whatever the process did before: sound is of whole numbers and not encoded, and there
+        # are keyframes only, since libx264's search for motion branches on memory of the stack that nobody has set.
         sound = (np.arange(n_frames * 1920) * pitch % 16_000 - 8000).astype(np.int16)
-        write_numbered(path, range(n_frames), Fraction(1, 25), sound=sound)
+        intra = {"x264-params": "keyint=1"}
+        write_numbered(path, range(n_frames), Fraction(1, 25), options=intra, sound=sound)
         yield Video(
             video_id=video_id,
             source_id=row.source_id,
