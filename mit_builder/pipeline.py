@@ -14,11 +14,11 @@ key; only a unit without an answer is worked on.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 from manifests.plugin_rows import PluginJob, PluginRow
 from manifests.rows import (
@@ -43,14 +43,46 @@ from mit_builder.config.settings import CutSettings, DetectSettings, SelectSetti
 
 @dataclass(frozen=True)
 class Trail:
-    """The rows a unit descends from; they are joined into the dataset's row."""
+    """The rows a unit descends from; they are joined into the dataset's row. A source descends from none."""
 
-    video: Video | None = None
-    candidate: Candidate | None = None
-    clip: Clip | None = None
-    pose: Pose | None = None
-    speech: Speech | None = None
-    plugged: tuple[PluginRow, ...] = ()
+
+@dataclass(frozen=True)
+class VideoTrail(Trail):
+    """Of what is made of a video."""
+
+    video: Video
+
+
+@dataclass(frozen=True)
+class CandidateTrail(VideoTrail):
+    """Of what is made of a candidate that was kept."""
+
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class ClipTrail(CandidateTrail):
+    """Of what is made of a clip. `plugged`: what stages of other packages said of it."""
+
+    clip: Clip
+    plugged: tuple[PluginRow, ...] = field(default=(), kw_only=True)
+
+
+@dataclass(frozen=True)
+class PoseTrail(ClipTrail):
+    """Of what is made of a clip with keypoints."""
+
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class SpeechTrail(PoseTrail):
+    """Of a clip with all its labels."""
+
+    speech: Speech
+
+
+TrailOf = TypeVar("TrailOf", bound=Trail)
 
 
 @dataclass(frozen=True)
@@ -60,6 +92,18 @@ class Unit:
     step: str
     row: Any
     trail: Trail = Trail()
+
+    @property
+    def video(self) -> Video | None:
+        """The video it descends from; sources and shards have none."""
+        return self.trail.video if isinstance(self.trail, VideoTrail) and self.step != "shards" else None
+
+    @property
+    def origins(self) -> tuple[Any, ...]:
+        """What it goes with when it is taken down: its own row, its video, its candidate."""
+        video = (self.trail.video,) if isinstance(self.trail, VideoTrail) else ()
+        candidate = (self.trail.candidate,) if isinstance(self.trail, CandidateTrail) else ()
+        return (self.row, *video, *candidate)
 
 
 Route = Callable[[Settings, Unit, tuple[Any, ...]], Iterable[Unit]]
@@ -92,7 +136,7 @@ def _after_download(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) ->
         if isinstance(row, Source):
             yield Unit("download", row)
         else:
-            yield Unit("shots", row, Trail(video=row))
+            yield Unit("shots", row, VideoTrail(row))
 
 
 def _after_shots(settings: Settings, unit: Unit, outputs: tuple[Shot, ...]) -> Iterator[Unit]:
@@ -106,42 +150,47 @@ def _after_detect(settings: Settings, unit: Unit, outputs: tuple[Tracks, ...]) -
 
 
 def _after_select(settings: Settings, unit: Unit, outputs: tuple[Candidate, ...]) -> Iterator[Unit]:
-    assert unit.trail.video is not None
+    video = _trail(unit, VideoTrail).video
     for row in outputs:
         if row.verdict == "kept":
-            yield Unit("filter.cut", CutJob(unit.trail.video, row), replace(unit.trail, candidate=row))
+            yield Unit("filter.cut", CutJob(video, row), CandidateTrail(video, row))
 
 
 def _after_cut(settings: Settings, unit: Unit, outputs: tuple[Clip, ...]) -> Iterator[Unit]:
+    known = _trail(unit, CandidateTrail)
     for row in outputs:
-        yield _to_pose(replace(unit.trail, clip=row))
+        yield _to_pose(ClipTrail(known.video, known.candidate, row))
 
 
 def _after_pose(settings: Settings, unit: Unit, outputs: tuple[Pose, ...]) -> Iterator[Unit]:
+    known = _trail(unit, ClipTrail)
     for row in outputs:
-        yield _to_speech(replace(unit.trail, pose=row))
+        yield _to_speech(PoseTrail(known.video, known.candidate, known.clip, row, plugged=known.plugged))
 
 
 def _after_speech(settings: Settings, unit: Unit, outputs: tuple[Speech, ...]) -> Iterator[Unit]:
+    known = _trail(unit, PoseTrail)
     for row in outputs:
-        yield _to_shards(replace(unit.trail, speech=row))
+        yield _to_shards(SpeechTrail(known.video, known.candidate, known.clip, known.pose, row, plugged=known.plugged))
 
 
-def _to_pose(trail: Trail) -> Unit:
+def _to_pose(trail: ClipTrail) -> Unit:
     return Unit("pose", trail.clip, trail)
 
 
-def _to_speech(trail: Trail) -> Unit:
-    assert trail.clip is not None
-    assert trail.pose is not None
+def _to_speech(trail: PoseTrail) -> Unit:
     return Unit("speech", SpeechJob(trail.clip, trail.pose), trail)
 
 
-def _to_shards(trail: Trail) -> Unit:
-    parts = (trail.video, trail.candidate, trail.clip, trail.pose, trail.speech)
-    assert None not in parts
+def _to_shards(trail: SpeechTrail) -> Unit:
     plugged = tuple(sorted(trail.plugged, key=lambda one: one.stage)) or None
-    return Unit("shards", Labelled(*parts, plugged=plugged), trail)  # type: ignore[arg-type]
+    row = Labelled(trail.video, trail.candidate, trail.clip, trail.pose, trail.speech, plugged=plugged)
+    return Unit("shards", row, trail)
+
+
+def _trail(unit: Unit, kind: type[TrailOf]) -> TrailOf:
+    assert isinstance(unit.trail, kind), f"a unit of {unit.step} comes without a {kind.__name__}"
+    return unit.trail
 
 
 def _nowhere(settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
@@ -178,7 +227,7 @@ STEPS: tuple[Step, ...] = (
     Step("shards", "stages.shards:WriteShard", lambda s: s.shards, _nowhere),
 )
 
-_FOLLOWS: Mapping[str, Callable[[Trail], Unit]] = {
+_FOLLOWS: Mapping[str, Callable[[Any], Unit]] = {
     "filter.cut": _to_pose,
     "pose": _to_speech,
     "speech": _to_shards,
@@ -210,26 +259,28 @@ def steps_of(settings: Settings) -> tuple[Step, ...]:
 def _into(route: Route, first: str, settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
     """What follows from a unit goes through a stage of another package before."""
     for following in route(settings, unit, outputs):
-        yield _plugin_unit(first, following.trail)
+        yield _plugin_unit(first, _trail(following, ClipTrail))
 
 
 def _onward(
     stage: PluggedStage,
     following: str | None,
-    follows: Callable[[Trail], Unit],
+    follows: Callable[[Any], Unit],
     settings: Settings,
     unit: Unit,
     outputs: tuple[Any, ...],
 ) -> Iterator[Unit]:
     """To the next stage of another package that stands here, else to the step of ours that follows."""
     made = tuple(PluginRow(stage.name, stage.plugin.identity, row) for row in outputs)
-    trail = replace(unit.trail, plugged=(*unit.trail.plugged, *made))
+    known = _trail(unit, ClipTrail)
+    trail = replace(known, plugged=(*known.plugged, *made))
     yield follows(trail) if following is None else _plugin_unit(following, trail)
 
 
-def _plugin_unit(step: str, trail: Trail) -> Unit:
-    assert trail.clip is not None
-    return Unit(step, PluginJob(trail.clip, trail.pose, trail.speech), trail)
+def _plugin_unit(step: str, trail: ClipTrail) -> Unit:
+    pose = trail.pose if isinstance(trail, PoseTrail) else None
+    speech = trail.speech if isinstance(trail, SpeechTrail) else None
+    return Unit(step, PluginJob(trail.clip, pose, speech), trail)
 
 
 STAGES = tuple(dict.fromkeys(step.name.partition(".")[0] for step in STEPS))

@@ -55,7 +55,7 @@ class Observer:
     def unit(self, unit: Unit, entry: Entry) -> None:
         """An attempt at a unit has ended."""
         count_unit(self._record, unit.step, entry)
-        video = unit.trail.video
+        video = unit.video
         self._say(
             level="info" if entry.status != "failed" else "error",
             event="unit",

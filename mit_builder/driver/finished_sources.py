@@ -83,9 +83,9 @@ class FinishedSources:
         """Shards that are as they should be, and of which not all clips were walked over."""
 
     def _tree(self, unit: Unit) -> _Tree | None:
-        if not self._keeps or unit.trail.video is None or unit.step == "shards":
+        if not self._keeps or unit.video is None:
             return None
-        return self._trees.setdefault(unit.trail.video.video_id, _Tree())
+        return self._trees.setdefault(unit.video.video_id, _Tree())
 
     def pass_over(self, sources: SourceList, avoid: Collection[str]) -> SourceList:
         """The sources that are left to walk over."""
@@ -142,8 +142,7 @@ class FinishedSources:
 
     def _touch(self, unit: Unit) -> None:
         if self._settled is not None and self._keeps and unit.step != "shards":
-            video = unit.trail.video
-            self._settled.touch(unit.row.source_id if video is None else video.source_id)
+            self._settled.touch(unit.row.source_id if unit.video is None else unit.video.source_id)
 
     def closed(self, unit: Unit) -> None:
         """A unit that was due is no longer."""

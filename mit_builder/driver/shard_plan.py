@@ -42,8 +42,8 @@ class Buckets:
 
     def count_live(self, unit: Unit, change: int) -> None:
         """A unit is due, or no longer."""
-        if unit.trail.video is not None and unit.step != "shards":
-            self.live[self.publisher.bucket(unit.trail.video.video_id)] += change
+        if unit.video is not None:
+            self.live[self.publisher.bucket(unit.video.video_id)] += change
 
     def is_due(self, bucket: int, now_s: float, *, growing: bool) -> bool:
         """Whether a shard may be written now: nothing will be added to it soon."""

@@ -196,7 +196,7 @@ class Snapshot:
 
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
-        if self.tombstones.bars_any((unit.row, unit.trail.video, unit.trail.candidate)):
+        if self.tombstones.bars_any(unit.origins):
             self.trees.removed(unit, self.tally)
             return False
         if isinstance(unit.row, Labelled):

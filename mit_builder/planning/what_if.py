@@ -26,7 +26,7 @@ from mit_builder.driver.snapshot import Snapshot
 from mit_builder.engine.worker import UnitContext, WorkerSpec
 from mit_builder.errors import CannotContinue, UnitError
 from mit_builder.labels.reviews import Reviews
-from mit_builder.pipeline import Route, Step, Unit, left_out, steps_of
+from mit_builder.pipeline import CandidateTrail, PoseTrail, Route, Step, Unit, left_out, steps_of
 from mit_builder.stage import Stage
 from mit_builder.storage.tombstones import Tombstones
 from mit_builder.storage.workspace import Workspace
@@ -188,10 +188,10 @@ class WhatIf:
                 raise CannotContinue(f"cannot read the tracks of {row.video_id}: {error}; {advice}") from error
 
     def _note(self, route: Route, settings: Settings, unit: Unit, outputs: tuple[Any, ...]) -> Iterator[Unit]:
-        assert unit.trail.candidate is not None
+        assert isinstance(unit.trail, CandidateTrail)
         name = _name(unit.trail.candidate)
         self._furthest[name] = unit.step
-        if unit.trail.pose is not None:
+        if isinstance(unit.trail, PoseTrail):
             self._poses[name] = unit.trail.pose
         yield from route(settings, unit, outputs)
 

@@ -188,8 +188,8 @@ class Tombstones:
         return self.bars("video", video_id) or (clip_id is not None and self.bars_clip(clip_id))
 
     def bars_any(self, rows: Iterable[Any]) -> bool:
-        """Whether one of some stage rows (None among them) is barred."""
-        return bool(self) and any(row is not None and self.bars_output(row) for row in rows)
+        """Whether one of some stage rows is barred."""
+        return bool(self) and any(map(self.bars_output, rows))
 
     def allowed(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """What a stage made, without what is barred."""
