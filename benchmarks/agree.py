@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 
 COLUMNS = (
     "clip_id",
@@ -26,7 +26,7 @@ COLUMNS = (
 def labels(workspace: Path) -> dict[str, tuple[str, np.ndarray, np.ndarray]]:
     """Clip -> its name, flags and smoothed scores (n_people, n_frames)."""
     found = {}
-    for row in open_dataset(workspace, COLUMNS):
+    for row in DatasetFiles(workspace).rows(COLUMNS):
         flags, scores = (np.stack([p[name] for p in row["people"]]) for name in ("speaking", "speaking_score_smoothed"))
         found[row["clip_id"]] = (f"{row['title']} {row['start_s']:.1f} s", flags.astype(bool), scores)
     return found

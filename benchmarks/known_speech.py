@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.driver.snapshot import Snapshot
 from mit_builder.models.asd.lips import lip_opening
 from mit_builder.storage.workspace import Workspace
@@ -94,7 +94,7 @@ def known_clips(workspace: Path, truth: Path | None, published: Path | None) -> 
     shots = demo_truth.load_truth(truth) if truth else ()
     by_eye = json.loads(BY_EYE.read_text())["clips"]
     times = json.loads(published.read_text()) if published else {}
-    for row in open_dataset(workspace, COLUMNS):
+    for row in DatasetFiles(workspace).rows(COLUMNS):
         known = _rendered(row, shots) if shots else _published(row, times) or _by_eye(row, by_eye)
         if known:
             kind, speaking, counted = known

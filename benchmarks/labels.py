@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 
 sys.path += [str(Path(__file__).resolve().parent.parent / "tests" / "e2e")]
 import demo_truth
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("title", nargs="?", default="")
     options = parser.parse_args()
     columns = [leaf for name in COLUMNS for leaf in _leaves(name)]
-    rows = [row for row in open_dataset(options.workspace, columns) if options.title in (row["title"] or "")]
+    rows = [row for row in DatasetFiles(options.workspace).rows(columns) if options.title in (row["title"] or "")]
     record = json.loads(options.truth.read_text())
     print("| clip | who speaks | balanced accuracy | speech P / R | silence P / R | talk share |")
     print("|---|---|---|---|---|---|")

@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import mit_builder.dataset.torch_dataset
-from mit_builder.dataset.index import dataset_folder
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.torch_dataset import ClipDataset
 
 N_FRAMES, SIZE_HW = 15, (384, 640)
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="a workspace or a dataset's folder")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring, for each line")
     options = parser.parse_args()
-    folder, measure_s = dataset_folder(options.dataset), options.seconds
+    folder, measure_s = DatasetFiles(options.dataset).root, options.seconds
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     datasets.disable_progress_bars()

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from manifests.rows import TIMELINE_FPS
-from mit_builder.dataset.index import dataset_folder, open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.media.write import ffmpeg_executable
 from mit_builder.report.overlay import write_overlay
 from mit_builder.report.view import view_of_row
@@ -52,8 +52,8 @@ def make_pictures(workspace: Path, output: Path) -> list[Path]:
     """
     still, moving = output / "clip.png", output / "clip.webp"
     with tempfile.TemporaryDirectory() as scratch:
-        row = next(iter(open_dataset(workspace)))
-        view = view_of_row(row, dataset_folder(workspace), Path(scratch))
+        row = next(iter(DatasetFiles(workspace).rows()))
+        view = view_of_row(row, DatasetFiles(workspace), Path(scratch))
         overlay = Path(scratch) / "overlay.mp4"
         write_overlay(view, overlay)
         n_frames = round(MOVING_S * TIMELINE_FPS)

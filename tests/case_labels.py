@@ -16,7 +16,7 @@ import numpy as np
 
 from manifests.ledger import Ledger
 from manifests.rows import Candidate, Source, Video
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.storage.workspace import Workspace
 
 AS_BASE = 0.97
@@ -41,7 +41,7 @@ def main(shared: Path, place: Path) -> int:
     workspace = Workspace(place)
     names = {video.video_id: video.source_url.removeprefix("file:") for video in outputs(workspace, "download", Video)}
     rows: dict[str, list[dict[str, object]]] = {name: [] for name in names.values()}
-    for row in open_dataset(place, ["video_id", "start_frame", "n_frames", "people"]):
+    for row in DatasetFiles(place).rows(["video_id", "start_frame", "n_frames", "people"]):
         rows[names[str(row["video_id"])]].append(row)
     reasons: dict[str, set[str]] = {name: set() for name in rows}
     for candidate in outputs(workspace, "filter.select", Candidate):

@@ -26,8 +26,8 @@ from manifests.ids import new_run_id
 from manifests.ledger import DAMAGED
 from mit_builder.cli.main import validate
 from mit_builder.config import settings as config
-from mit_builder.dataset.index import read_rows
 from mit_builder.dataset.publish import INDEX_KEY
+from mit_builder.dataset.reader import read_rows
 from mit_builder.driver.options import RunOptions
 from mit_builder.driver.runner import Runner
 from mit_builder.driver.snapshot import Snapshot

@@ -10,8 +10,8 @@ from object_storage import ENVIRONMENT, S3Server, free_port
 
 torch = pytest.importorskip("torch", reason="ClipDataset is a torch dataset")
 
-from mit_builder.dataset.index import open_dataset  # noqa: E402
 from mit_builder.dataset.pose_map import pose_map  # noqa: E402
+from mit_builder.dataset.reader import DatasetFiles  # noqa: E402
 from mit_builder.dataset.torch_dataset import ClipDataset, box_masks  # noqa: E402
 from mit_builder.errors import ConfigError, MediaError, WorkspaceError  # noqa: E402
 from mit_builder.media.audio import read_flac  # noqa: E402
@@ -43,7 +43,7 @@ def ids(dataset: ClipDataset) -> list[str]:
 
 
 def test_a_sample_holds_the_values_of_the_parquet(root: Path, tmp_path: Path) -> None:
-    rows = {row["clip_id"]: row for row in open_dataset(root)}
+    rows = {row["clip_id"]: row for row in DatasetFiles(root).rows()}
     dataset = ClipDataset(root, **SMALL)
     assert len(dataset) == len(rows) == 3
     for sample in dataset:
@@ -113,7 +113,7 @@ def test_orders_follow_from_seed_and_epoch(many: Path) -> None:
     dataset.set_epoch(0)
     assert ids(dataset) == first
     plain = ClipDataset(many, shuffle=False, **SMALL)
-    assert ids(plain) == ids(plain) == [row["clip_id"] for row in open_dataset(many)]
+    assert ids(plain) == ids(plain) == [row["clip_id"] for row in DatasetFiles(many).rows()]
 
 
 def test_windows_do_not_depend_on_who_reads(many: Path) -> None:
@@ -221,7 +221,7 @@ def test_batches_collate_whatever_the_number_of_people(root: Path) -> None:
 
 
 def test_what_was_taken_down_is_not_loaded(root: Path, tmp_path: Path) -> None:
-    rows = list(open_dataset(root))
+    rows = list(DatasetFiles(root).rows())
     stones = Tombstones([Tombstone("video", digest("video", rows[-1]["video_id"]))])
     assert sorted(ids(ClipDataset(root, tombstones=stones, **SMALL))) == sorted(r["clip_id"] for r in rows[:-1])
     copy = tiny_dataset.build(tmp_path / "w").root
@@ -248,7 +248,7 @@ def test_it_reads_from_object_storage(tmp_path: Path, s3: S3Server, embed_media:
             assert torch.equal(one["pose_maps"], two["pose_maps"])
     loader = torch.utils.data.DataLoader(ClipDataset(uri, **SMALL), num_workers=1, multiprocessing_context="spawn")
     assert len(list(loader)) == 3
-    gone = next(open_dataset(local))["video_id"]
+    gone = next(DatasetFiles(local).rows())["video_id"]
     Workspace(uri).write(KEY, Tombstones([Tombstone("video", digest("video", gone))]).dump())
     for place in (uri, f"{uri}/dataset", f"{uri}/dataset?endpoint={s3.endpoint}"):
         assert not any(name.startswith(gone) for name in ids(ClipDataset(place, **SMALL)))
@@ -293,7 +293,7 @@ def test_storage_that_does_not_answer_is_said_at_once(monkeypatch: pytest.Monkey
 
 def test_a_takedown_in_a_workspace_on_storage_holds_before_its_dataset_is_written_anew(root: Path) -> None:
     uri = "memory://taken-down"
-    (first, *others) = list(open_dataset(root))
+    (first, *others) = list(DatasetFiles(root).rows())
     for path in sorted((root / "dataset").iterdir()):
         Workspace(uri).write(f"dataset/{path.name}", path.read_bytes())
     video = [row["clip_id"] for row in others if row["video_id"] != first["video_id"]]

@@ -17,12 +17,10 @@ from mit_builder.dataset.index import (
     IndexedShard,
     bucket_of,
     inside,
-    open_dataset,
     parse_index,
     publish_index,
     stale_shards,
 )
-from mit_builder.dataset.places import DatasetPlace
 from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.exports.make import ExportRequest, make_export
@@ -101,7 +99,7 @@ def test_only_unnamed_shards_and_media_are_stale() -> None:
 
 def test_opening_a_folder_that_is_no_dataset_is_refused(tmp_path) -> None:
     with pytest.raises(ConfigError, match="holds no"):
-        next(open_dataset(tmp_path))
+        next(DatasetFiles(tmp_path).rows())
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +114,9 @@ def beside(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_dataset_is_opened_by_a_path_or_its_name(beside: Path) -> None:
-    names = {row["clip_id"] for row in open_dataset(beside)}
+    names = {row["clip_id"] for row in DatasetFiles(beside).rows()}
     assert names
-    assert {row["clip_id"] for row in open_dataset(str(beside))} == names
+    assert {row["clip_id"] for row in DatasetFiles(str(beside)).rows()} == names
 
 
 @pytest.mark.parametrize(
@@ -128,13 +126,11 @@ def test_a_dataset_is_opened_by_a_path_or_its_name(beside: Path) -> None:
 def test_media_outside_of_the_dataset_is_opened_by_no_reader(beside: Path, tmp_path: Path, where: str) -> None:
     root = beside
     tiny_dataset.point_clips_at(root, where.format(root=root))
-    row = next(open_dataset(root))
+    row = next(DatasetFiles(root).rows())
     with pytest.raises(MediaError, match="leads out of the dataset"):
-        DatasetPlace(root).media(row["clip"], tmp_path / "scratch")
-    with pytest.raises(MediaError, match="neither in the row nor below"):
-        view_of_row(row, root / "dataset", tmp_path)
-    with DatasetFiles(root).media(row["clip"], tmp_path / "scratch") as found:
-        assert found is None
+        DatasetFiles(root).media(row["clip"], tmp_path / "scratch")
+    with pytest.raises(MediaError, match="leads out of the dataset"):
+        view_of_row(row, DatasetFiles(root), tmp_path)
     with pytest.raises(MediaError, match="leads out of the dataset"):
         make_export(Workspace(root), ExportRequest("webdataset", tmp_path / "out", with_media=True))
 
@@ -145,7 +141,7 @@ def test_media_on_storage_is_below_the_dataset_too(tmp_path: Path, name: str) ->
     storage.write("dataset/index.json", publish_index([], 4).encode())
     storage.write("outside.mp4", b"private")
     with pytest.raises(MediaError, match="leads out of the dataset"):
-        DatasetPlace("memory://outside").media({"bytes": None, "path": name}, tmp_path / "scratch")
+        DatasetFiles("memory://outside").media({"bytes": None, "path": name}, tmp_path / "scratch")
 
 
 def test_names_are_found_inside_a_folder_that_is_a_link_itself(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from promised import promised
 from manifests.arrays import write_arrays
 from manifests.rows import N_KEYPOINTS, TRACK, Artifact, Clip, CutJob, Labelled, SpeechJob, Video
 from mit_builder.config.settings import CutSettings, PoseSettings, SpeechSettings
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.validate import validate
 from mit_builder.exports.make import ExportRequest, make_export
 from mit_builder.media.timeline import read_timeline
@@ -153,8 +153,8 @@ def test_pictures_are_drawn_from_the_timelines_frames(
 ) -> None:
     with open_view(labelled, builder.context().local) as view:
         assert [number_in(frame.image) for frame in view.frames()] == expected
-    (row,) = open_dataset(builder.root)
-    view = view_of_row(row, builder.root / "dataset", tmp_path)
+    (row,) = DatasetFiles(builder.root).rows()
+    view = view_of_row(row, DatasetFiles(builder.root), tmp_path)
     assert [number_in(frame.image) for frame in view.frames()] == expected
 
 
@@ -176,7 +176,7 @@ def test_exports_and_training_see_the_timelines_frames(
 def test_the_row_says_which_frame_of_the_media_each_label_belongs_to(
     builder: tiny_dataset.Builder, labelled: Labelled, expected: list[int]
 ) -> None:
-    (row,) = open_dataset(builder.root)
+    (row,) = DatasetFiles(builder.root).rows()
     assert (row["fps"], row["media_fps"], row["n_frames"]) == (25, "source", N_FRAMES)
     assert row["media_frame_index"].tolist() == list(labelled.clip.media_frame_index)
     assert row["source_frame_index"].tolist() == expected

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 
 N_KEYPOINTS = 133
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, dict[str, Any]]:
-    return {row["clip_id"]: row for row in open_dataset(folder)}
+    return {row["clip_id"]: row for row in DatasetFiles(folder).rows()}
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import tiny_dataset
 import yaml
 
 from manifests.rows import Correction
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import CannotContinue, MediaError
 from mit_builder.media.frames import read_frames
 from mit_builder.media.probe import probe
@@ -41,8 +41,8 @@ def builder(tmp_path_factory: pytest.TempPathFactory) -> tiny_dataset.Builder:
 
 @pytest.fixture(scope="module")
 def view(builder: tiny_dataset.Builder, tmp_path_factory: pytest.TempPathFactory) -> ClipView:
-    row = next(open_dataset(builder.root))
-    return view_of_row(row, builder.root / "dataset", tmp_path_factory.mktemp("media"))
+    row = next(DatasetFiles(builder.root).rows())
+    return view_of_row(row, DatasetFiles(builder.root), tmp_path_factory.mktemp("media"))
 
 
 def blank(view: ClipView) -> np.ndarray:
@@ -192,8 +192,8 @@ def test_a_process_that_cannot_draw_stops_the_run_with_what_to_do(
 
 
 def test_statistics_count_clips_people_and_time(builder: tiny_dataset.Builder) -> None:
-    found = summarise(open_dataset(builder.root, COLUMNS))
-    rows = list(open_dataset(builder.root))
+    found = summarise(DatasetFiles(builder.root).rows(COLUMNS))
+    rows = list(DatasetFiles(builder.root).rows())
     assert (found["n_clips"], found["n_videos"]) == (3, 2)
     assert found["hours"] == pytest.approx((40 + 32 + 35) / 25 / 3600, abs=1e-6)
     assert found["clips_by_n_people"] == {"2": 2, "3": 1}
@@ -220,7 +220,7 @@ def test_statistics_and_card_of_an_empty_dataset_are_complete() -> None:
 
 
 def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset.Builder) -> None:
-    card = dataset_card(summarise(open_dataset(builder.root, COLUMNS)), contact="data@example.org")
+    card = dataset_card(summarise(DatasetFiles(builder.root).rows(COLUMNS)), contact="data@example.org")
     _, front, body = card.split("---\n", 2)
     matter = yaml.safe_load(front)
     assert matter["license"] == "other"
@@ -239,7 +239,7 @@ def test_the_card_has_front_matter_and_states_what_it_must(builder: tiny_dataset
 
 
 def test_text_from_outside_means_nothing_in_the_card(builder: tiny_dataset.Builder) -> None:
-    row = dict(next(open_dataset(builder.root)))
+    row = dict(next(DatasetFiles(builder.root).rows()))
     row["licence"] = "free\n# Heading | cell <script>alert(1)</script> [x](http://evil)"
     row["captions"] = [{"language": row["licence"]}]
     card = dataset_card(summarise([row]))

@@ -22,7 +22,7 @@ import quick_stages
 from browser import browser, console_of, until  # noqa: F401 - a fixture
 from quick_stages import program
 
-from mit_builder.dataset.index import open_dataset, read_index
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.validate import validate
 from mit_builder.exports.make import ExportRequest, make_export
 from mit_builder.labels.corrections import human_mask
@@ -89,11 +89,11 @@ def saved(page: Any) -> None:
 
 
 def rows(place: Path) -> dict[str, dict[str, Any]]:
-    return {row["clip_id"]: row for row in open_dataset(place)}
+    return {row["clip_id"]: row for row in DatasetFiles(place).rows()}
 
 
 def shards(place: Path) -> dict[int, str]:
-    return {shard.bucket: shard.sha256 for shard in read_index(place).shards}
+    return {shard.bucket: shard.sha256 for shard in DatasetFiles(place).index().shards}
 
 
 def check_correction(row: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import mit_builder.dataset.shard_file
 from manifests.arrays import read_arrays, write_arrays
 from manifests.rows import POSES, Bucket, Correction, Labelled, Video
 from mit_builder.config.settings import ShardsSettings
-from mit_builder.dataset.index import read_rows
+from mit_builder.dataset.reader import read_rows
 from mit_builder.dataset.validate import validate
 from mit_builder.errors import MediaError
 from mit_builder.media.audio_tracks import choose_sound

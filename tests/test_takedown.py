@@ -28,7 +28,8 @@ from manifests.rows import Candidate, Labelled, Review, Source, Video
 from manifests.sources import url_source
 from mit_builder.cli.main import main
 from mit_builder.config.settings import DownloadSettings
-from mit_builder.dataset.index import index_text, open_dataset, read_index
+from mit_builder.dataset.index import index_text
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.validate import validate
 from mit_builder.engine.worker import UnitContext
 from mit_builder.errors import CannotContinue, ConfigError
@@ -180,7 +181,7 @@ def test_no_byte_of_a_video_is_left_anywhere(built: Built, named_by: str) -> Non
     assert not any(has_labels(built.root, wanted) for wanted in labels)
     found = " ".join(betrayed(built.root, staying))
     assert [what for what in staying if f"{what} in" not in found] == []
-    assert [row["clip_id"] for row in open_dataset(built.root)] == [c.clip.clip_id for c in kept]
+    assert [row["clip_id"] for row in DatasetFiles(built.root).rows()] == [c.clip.clip_id for c in kept]
     assert validate(built.root) == []
     assert {p.name for p in (built.root / "report").iterdir()} == {
         f"{c.clip.clip_id}.abcdef01.{suffix}" for c in kept for suffix in ("png", "mp4")
@@ -238,7 +239,7 @@ def test_taking_down_a_clip_keeps_the_others_and_bars_its_span(built: Built) -> 
     assert betrayed(built.root, marks) == []
     assert not has_labels(built.root, labels)
     assert has_labels(built.root, labels_of(built, other))
-    assert {row["clip_id"] for row in open_dataset(built.root)} == {
+    assert {row["clip_id"] for row in DatasetFiles(built.root).rows()} == {
         c.clip.clip_id for c in built.clips if c is not taken
     }
     assert (built.root / taken.video.media.key).exists()
@@ -255,7 +256,7 @@ def test_a_person_is_taken_down_with_the_clip_that_shows_it(built: Built) -> Non
     taken = built.of_video(1)[0]
     assert takedown(built, f"{taken.clip.clip_id}/2") == 0
     assert betrayed(built.root, evidence_after(taken)) == []
-    assert taken.clip.clip_id not in {row["clip_id"] for row in open_dataset(built.root)}
+    assert taken.clip.clip_id not in {row["clip_id"] for row in DatasetFiles(built.root).rows()}
 
 
 def evidence_after(clip: Labelled) -> dict[str, bytes]:
@@ -347,7 +348,7 @@ def test_an_export_whose_other_clips_left_the_dataset_is_deleted(built: Built, t
     gone, kept = built.of_video(0), built.of_video(1)
     for form in ("hf", "webdataset", "coco-wholebody", "manifest"):
         make_export(built.workspace, ExportRequest(form, tmp_path / form, with_media=False))
-    index = read_index(built.root)
+    index = DatasetFiles(built.root).index()
     names = {
         shard.name: pq.read_table(built.root / "dataset" / shard.name, columns=["clip_id"]) for shard in index.shards
     }
@@ -423,7 +424,7 @@ def test_a_takedown_that_is_killed_is_finished_by_the_next(
         assert not stones
         return
     assert stones.bars_video(taken[0].video.video_id)
-    assert {row["clip_id"] for row in open_dataset(built.root)} >= {c.clip.clip_id for c in built.of_video(1)}
+    assert {row["clip_id"] for row in DatasetFiles(built.root).rows()} >= {c.clip.clip_id for c in built.of_video(1)}
     with lease(built.workspace):
         assert finish_pending(built.workspace) == []
     assert betrayed(built.root, marks) == []
@@ -454,15 +455,15 @@ def test_it_works_on_object_storage_and_on_copies_that_this_machine_keeps(
         (copy / key).parent.mkdir(parents=True, exist_ok=True)
         (copy / key).write_bytes(remote.read(key))
     assert betrayed(copy, marks) == []
-    assert [row["clip_id"] for row in open_dataset(copy)] == [c.clip.clip_id for c in built.of_video(1)]
+    assert [row["clip_id"] for row in DatasetFiles(copy).rows()] == [c.clip.clip_id for c in built.of_video(1)]
 
 
 def test_taking_down_everything_leaves_an_empty_dataset(built: Built) -> None:
     listed = built.root.parent / "list.txt"
     listed.write_text("# asked for by mail\n" + "\n".join({c.video.video_id for c in built.clips}) + "\n")
     assert takedown(built, "--from", str(listed)) == 0
-    assert read_index(built.root).shards == ()
-    assert list(open_dataset(built.root)) == []
+    assert DatasetFiles(built.root).index().shards == ()
+    assert list(DatasetFiles(built.root).rows()) == []
     assert not list((built.root / "dataset").glob("*.parquet"))
 
 
@@ -503,7 +504,7 @@ def test_what_is_not_here_yet_can_be_barred(built: Built, capsys: pytest.Capture
     stones = Tombstones.of(built.workspace)
     assert stones.bars("source", url_source(f"{built.web.url}/not-yet.mp4").source_id)
     assert stones.bars("channel", "never seen")
-    assert len(list(open_dataset(built.root))) == 2
+    assert len(list(DatasetFiles(built.root).rows())) == 2
 
 
 def test_a_playlist_forgets_an_entry_that_was_taken_down(built: Built) -> None:

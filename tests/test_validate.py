@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset.index import INDEX_NAME, read_index
+from mit_builder.dataset.index import INDEX_NAME
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.validate import validate
 from mit_builder.errors import ConfigError
 from mit_builder.media import timeline
@@ -31,7 +32,7 @@ def folder(sound: Path, tmp_path: Path) -> Path:
 
 
 def shard_path(folder: Path, number: int = 0) -> Path:
-    return folder / read_index(folder).shards[number].name
+    return folder / DatasetFiles(folder).index().shards[number].name
 
 
 def sign(folder: Path) -> None:

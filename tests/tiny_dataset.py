@@ -34,7 +34,8 @@ from manifests.rows import (
 )
 from manifests.schema import arrow_schema, to_dict
 from mit_builder.config.settings import ShardsSettings
-from mit_builder.dataset.index import FOLDER, INDEX_NAME, index_text, publish_index, read_index
+from mit_builder.dataset.index import FOLDER, INDEX_NAME, index_text, publish_index
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.engine.worker import UnitContext
 from mit_builder.labels.keypoints import visible_ratios
 from mit_builder.labels.speaking import is_speaking, merged_periods, periods, smooth
@@ -312,7 +313,7 @@ def _candidate(plan: ClipPlan, video: Video, name: str) -> Candidate:
 
 def point_clips_at(root: Path, name: str) -> None:
     """Have every row of a workspace's dataset say that its video lies at `name`."""
-    index, shards = read_index(root), []
+    index, shards = DatasetFiles(root).index(), []
     for shard in index.shards:
         path = root / "dataset" / shard.name
         table = pq.read_table(path)

@@ -27,8 +27,8 @@ import pyarrow as pa
 
 from mit_builder.console import hints
 from mit_builder.console.wording import counted
-from mit_builder.dataset.index import INDEX_NAME, dataset_schema, parse_index
-from mit_builder.dataset.places import DatasetPlace, RowReader
+from mit_builder.dataset.index import dataset_schema
+from mit_builder.dataset.reader import DatasetFiles, RowReader
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
@@ -84,8 +84,8 @@ class ClipVideo:
         n_frames: frames of the clip's timeline, 25 a second, which labels lie on.
     """
 
-    def __init__(self, place: DatasetPlace, row: Record, cells: Mapping[str, dict[str, Any]]) -> None:
-        self._place, self._row, self._cells = place, row, cells
+    def __init__(self, files: DatasetFiles, row: Record, cells: Mapping[str, dict[str, Any]]) -> None:
+        self._files, self._row, self._cells = files, row, cells
         self.n_frames: int = row.n_frames
 
     def read(self) -> bytes:
@@ -130,12 +130,9 @@ class ClipVideo:
             return read_flac(self._file("audio", Path(folder)))
 
     def _file(self, column: str, folder: Path) -> Path:
-        try:
-            path = self._place.media(self._cells[column], folder / column)
-        except FileNotFoundError as error:
-            raise MediaError(f"the {column} of {self._row.clip_id} is gone: open the dataset again") from error
-        if not path.is_file():
-            raise MediaError(f"the {column} of {self._row.clip_id} is gone: {self._cells[column]['path']}")
+        path = self._files.media(self._cells[column], folder / column)
+        if path is None:
+            raise MediaError(f"the {column} of {self._row.clip_id} is gone: open the dataset again")
         return path
 
     def _repr_html_(self) -> str:
@@ -159,15 +156,15 @@ class ClipRow(Record):
     """
 
     def __init__(
-        self, values: Mapping[str, Any], place: DatasetPlace, media: RowReader, at: tuple[str, int, int]
+        self, values: Mapping[str, Any], files: DatasetFiles, media: RowReader, at: tuple[str, int, int]
     ) -> None:
         super().__init__({**values, "people": tuple(map(Record, values["people"]))})
-        self._place, self._media, self._at = place, media, at
+        self._files, self._media, self._at = files, media, at
 
     @cached_property
     def video(self) -> ClipVideo:
         """The clip's video and sound."""
-        return ClipVideo(self._place, self, self._media.row(*self._at))
+        return ClipVideo(self._files, self, self._media.row(*self._at))
 
     def _repr_html_(self) -> str:
         said = [f"{self.clip_id}: {self.n_frames / self.fps:.1f} s of {self.title or self.source_url}"]
@@ -199,26 +196,24 @@ class Dataset(Sequence[ClipRow]):
     """
 
     def __init__(self, place: str | Path) -> None:
-        self._place, self._uri = DatasetPlace(place), str(place)
+        self._files, self._uri = DatasetFiles(place), str(place)
         try:
-            shards = parse_index(self._place.read(INDEX_NAME).decode()).shards
+            shards = self._files.index().shards
             self._groups = [group for shard in shards for group in self._groups_of(shard.name)]
             self.columns = self._columns_of(shards[0].name) if shards else ()
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{INDEX_NAME} is no text") from error
         except FileNotFoundError as error:
             raise ConfigError(f"{place} is being written anew, or a shard was lost: open it again") from error
         self._ends = list(accumulate(len(group.rows) for group in self._groups))
-        self._labels = RowReader(self._place, self._without_footage(), OPEN_GROUPS)
-        self._media = RowReader(self._place, MEDIA, 1)
+        self._labels = RowReader(self._files, self._without_footage(), OPEN_GROUPS)
+        self._media = RowReader(self._files, MEDIA, 1)
 
     def _columns_of(self, shard: str) -> tuple[str, ...]:
-        with self._place.parquet(shard) as file:
+        with self._files.parquet(shard) as file:
             return tuple(file.schema_arrow.names)
 
     def _groups_of(self, shard: str) -> Iterator[_Group]:
-        stones = self._place.tombstones()
-        with self._place.parquet(shard) as file:
+        stones = self._files.tombstones()
+        with self._files.parquet(shard) as file:
             for group in range(file.num_row_groups):
                 rows = np.arange(file.metadata.row_group(group).num_rows)
                 if stones:
@@ -245,7 +240,7 @@ class Dataset(Sequence[ClipRow]):
         first = self._ends[number] - len(group.rows)
         at = group.shard, group.group, int(group.rows[i - first])
         try:
-            return ClipRow(self._labels.row(*at), self._place, self._media, at)
+            return ClipRow(self._labels.row(*at), self._files, self._media, at)
         except FileNotFoundError as error:
             raise MediaError(f"{group.shard} is gone: open the dataset again") from error
 
@@ -276,7 +271,7 @@ class Dataset(Sequence[ClipRow]):
         tables = []
         for shard, group, rows in self._groups:
             try:
-                with self._place.parquet(shard) as file:
+                with self._files.parquet(shard) as file:
                     tables.append(file.read_row_group(group, columns=wanted, use_threads=False).take(rows))
             except FileNotFoundError as error:
                 raise MediaError(f"{shard} is gone: open the dataset again") from error

@@ -7,15 +7,12 @@ step, so a reader sees the old dataset or the new one, never a mixture.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from manifests.arrays import to_numpy
 from manifests.dataset_row import DatasetRow
 from manifests.rows import TIMELINE_FPS, Artifact, Shard
 from manifests.schema import arrow_schema
@@ -31,8 +28,6 @@ FOLDER = "dataset"
 """Folder of the dataset in a workspace."""
 INDEX_NAME = "index.json"
 """The index's name in the dataset's folder."""
-ROWS_AT_ONCE = 4
-"""Rows decoded together: bounds memory, whatever the size of a row group."""
 
 
 @dataclass(frozen=True)
@@ -158,36 +153,12 @@ def parse_index(text: str) -> Index:
     return index
 
 
-def dataset_folder(folder: str | Path) -> Path:
-    """The folder that holds the index: `folder` itself, or `dataset` in it where it is a workspace.
-
-    Raises:
-        ConfigError: neither holds an index.
-    """
-    for candidate in (Path(folder), Path(folder) / FOLDER):
-        if (candidate / INDEX_NAME).is_file():
-            return candidate
-    raise no_dataset(folder, is_workspace=(Path(folder) / "manifests").is_dir())
-
-
 def no_dataset(place: str | Path, *, is_workspace: bool) -> ConfigError:
     """The error of a place that holds no dataset."""
     if is_workspace:
         return ConfigError(f"no dataset in {place} yet: {hints.say(Hint.LABEL)}")
     give = "give a dataset's folder, or a workspace in which a run made one"
     return ConfigError(f"no dataset at {place} (it holds no {INDEX_NAME}): {give}")
-
-
-def read_index(folder: str | Path) -> Index:
-    """The index of a dataset's folder or of a workspace.
-
-    Raises:
-        ConfigError: there is none, or it is damaged.
-    """
-    try:
-        return parse_index((dataset_folder(folder) / INDEX_NAME).read_text())
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{INDEX_NAME} is no text") from error
 
 
 def stale_shards(index: Index, names: Iterable[str]) -> list[str]:
@@ -198,31 +169,6 @@ def stale_shards(index: Index, names: Iterable[str]) -> list[str]:
     """
     named = {shard.name for shard in index.shards} | {name for shard in index.shards for name in shard.media}
     return sorted(n for n in names if (n.endswith(".parquet") or n.startswith("clips/")) and n not in named)
-
-
-def open_dataset(folder: str | Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a dataset's folder or workspace, in the order of the index; see `read_rows`."""
-    root = dataset_folder(folder)
-    for shard in read_index(folder).shards:
-        yield from read_rows(root / shard.name, columns)
-
-
-def read_rows(parquet: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of one shard, a few at a time: lists as arrays, `people` as a list of dicts of arrays.
-
-    Args:
-        parquet: the file.
-        columns: names or Parquet paths ("people.list.element.talk_share"); None for all, media included.
-    """
-    with pq.ParquetFile(parquet) as file:
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=columns, use_threads=False):
-            for i in range(batch.num_rows):
-                yield row_values(batch, i)
-
-
-def row_values(batch: pa.RecordBatch, i: int) -> dict[str, Any]:
-    """Row `i` of a batch of a shard: lists as arrays, `people` as a list of dicts of arrays."""
-    return {name: _value(batch.column(name), i) for name in batch.schema.names}
 
 
 def is_below(name: object) -> bool:
@@ -245,24 +191,3 @@ def inside(root: Path, name: object) -> Path | None:
     except (OSError, RuntimeError):  # a circle of links
         return None
     return path if path.is_relative_to(root.resolve()) else None
-
-
-def media_file(cell: dict[str, Any] | None, root: Path, scratch: Path) -> Path | None:
-    """A `clip` or `audio` cell as a file: its bytes written to `scratch`, else the file below `root`, else None."""
-    if cell is None:
-        return None
-    if cell["bytes"] is not None:
-        scratch.write_bytes(cell["bytes"])
-        return scratch
-    path = inside(root, cell["path"])
-    return path if path is not None and path.is_file() else None
-
-
-def _value(column: pa.Array, i: int) -> Any:
-    value = column[i]
-    if not pa.types.is_list(column.type) or not value.is_valid:
-        return value.as_py()
-    if not pa.types.is_struct(column.type.value_type):
-        return to_numpy(value)
-    structs = value.values
-    return [{field.name: _value(structs.field(field.name), j) for field in structs.type} for j in range(len(structs))]

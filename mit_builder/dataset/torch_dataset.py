@@ -25,9 +25,8 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from manifests.rows import AUDIO_RATE_HZ, N_KEYPOINTS, SAMPLES_PER_FRAME
-from mit_builder.dataset.index import INDEX_NAME, parse_index
-from mit_builder.dataset.places import DatasetPlace, RowReader
 from mit_builder.dataset.pose_map import pose_map
+from mit_builder.dataset.reader import DatasetFiles, RowReader
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.media.audio import read_flac
 from mit_builder.media.clip import read_clip
@@ -119,10 +118,10 @@ class ClipDataset(IterableDataset[Sample]):
         workers that stay alive see them change."""
         self._named = 0
         """The place to begin that this process's last pass took."""
-        self._place = DatasetPlace(dataset)
+        self._files = DatasetFiles(dataset)
         self._n_frames, self._step, self._size_hw, self._max_people = n_frames, frame_step, size_hw, max_people
         self._shuffle, self._seed, self._rank, self._world_size = shuffle, seed, rank, world_size
-        stones = self._place.tombstones() + (tombstones or Tombstones())
+        stones = self._files.tombstones() + (tombstones or Tombstones())
 
         def fits(row: Sample) -> bool:
             return (
@@ -147,8 +146,8 @@ class ClipDataset(IterableDataset[Sample]):
     def _plan(self, fits: Callable[[Sample], bool]) -> list[list[_Row]]:
         """The fitting rows of every row group, from the small columns."""
         groups = []
-        for shard in parse_index(self._place.read(INDEX_NAME).decode()).shards:
-            with self._place.parquet(shard.name) as file:
+        for shard in self._files.index().shards:
+            with self._files.parquet(shard.name) as file:
                 for group in range(file.num_row_groups):
                     rows = file.read_row_group(group, columns=list(_PLANNED), use_threads=False).to_pylist()
                     found = [
@@ -203,7 +202,7 @@ class ClipDataset(IterableDataset[Sample]):
         worker = (worker + n_batches) % n_workers  # the first to be asked goes on where the next batch is due
         done = self._loaded.get(worker, max(0, -(-(n_batches - worker) // n_workers)) * batch_size)
         self._done, self._loaded = {worker: done}, {}
-        reader = RowReader(self._place, _COLUMNS, OPEN_GROUPS)
+        reader = RowReader(self._files, _COLUMNS, OPEN_GROUPS)
         for row in self._share(worker, n_workers)[done:]:
             try:
                 values = reader.row(row.shard, row.group, row.row)
@@ -256,10 +255,10 @@ class ClipDataset(IterableDataset[Sample]):
         offset = np.array([(width - size[0]) // 2, (height - size[1]) // 2], np.float32)
         ratio = np.array([size[0] / values["width_px"], size[1] / values["height_px"]], np.float32)
         with tempfile.TemporaryDirectory(prefix="mit-build-") as folder:
-            path = self._place.media(values["clip"], Path(folder) / "clip.mp4")
+            path, flac = (self._media(values[name], Path(folder) / name) for name in ("clip", "audio"))
             frames_of = {"start_frame": span.start, "end_frame": span.stop, "max_side_px": max(size)}
             video = self._video(read_clip(path, row.n_frames, values["media_frame_index"], **frames_of), size, offset)
-            samples = read_flac(self._place.media(values["audio"], Path(folder) / "audio.flac"))
+            samples = read_flac(flac)
         sound = samples[span.start * SAMPLES_PER_FRAME : span.stop * SAMPLES_PER_FRAME]
         return {
             "clip_id": row.clip_id,
@@ -269,6 +268,12 @@ class ClipDataset(IterableDataset[Sample]):
             "audio": torch.from_numpy(sound.astype(np.float32) / 32768),
             **self._people(values["people"], frames, ratio, offset),
         }
+
+    def _media(self, cell: Sample, scratch: Path) -> Path:
+        path = self._files.media(cell, scratch)
+        if path is None:
+            raise FileNotFoundError(cell["path"])
+        return path
 
     def _video(self, shown: Iterator[Frame], size_wh: tuple[int, int], offset: Floats) -> npt.NDArray[np.uint8]:
         """(F, 3, H, W): pictures, which come no larger than `size_wh` but may be smaller, brought to it."""

@@ -21,9 +21,9 @@ from manifests.dataset_row import DatasetRow, Person
 from manifests.rows import N_KEYPOINTS, TIMELINE_FPS, clip_id
 from manifests.signatures import is_signed
 from mit_builder.console.wording import counted
-from mit_builder.dataset.index import IndexedShard, dataset_schema, read_rows, stale_shards
+from mit_builder.dataset.index import IndexedShard, dataset_schema, stale_shards
 from mit_builder.dataset.plugged import plugged_fields
-from mit_builder.dataset.reader import DatasetFiles
+from mit_builder.dataset.reader import DatasetFiles, read_rows
 from mit_builder.dataset.validate_files import damaged_files
 from mit_builder.dataset.validate_media import media_problems
 from mit_builder.labels.corrections import human_mask, label_tier

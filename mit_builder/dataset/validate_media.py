@@ -29,14 +29,18 @@ def media_problems(row: Mapping[str, Any], files: DatasetFiles) -> Iterator[str]
     """What is wrong with a row's `clip` and `audio`; `files` are those of its dataset."""
     with tempfile.TemporaryDirectory(prefix="mit-build-") as scratch:
         for column, suffix, check in (("clip", ".mp4", _mp4), ("audio", ".flac", _flac)):
-            with files.media(row[column], Path(scratch) / f"media{suffix}") as path:
-                if path is None:
-                    yield f"{column} has neither bytes nor a file beside the dataset"
-                    continue
-                try:
-                    yield from check(row, path)
-                except MediaError as error:
-                    yield f"{column} cannot be decoded: {error}"
+            try:
+                path = files.media(row[column], Path(scratch) / f"media{suffix}")
+            except MediaError as error:
+                yield f"{column}: {error}"
+                continue
+            if path is None:
+                yield f"{column} has neither bytes nor a file beside the dataset"
+                continue
+            try:
+                yield from check(row, path)
+            except MediaError as error:
+                yield f"{column} cannot be decoded: {error}"
 
 
 def _mp4(row: Mapping[str, Any], path: Path) -> Iterable[str]:

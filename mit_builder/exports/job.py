@@ -17,17 +17,9 @@ import pyarrow.parquet as pq
 from manifests.rows import TIMELINE_FPS
 from mit_builder.console import hints
 from mit_builder.console.hints import Hint
-from mit_builder.dataset.index import (
-    FOLDER,
-    INDEX_NAME,
-    Index,
-    dataset_schema,
-    inside,
-    is_below,
-    parse_index,
-    row_values,
-)
+from mit_builder.dataset.index import Index, dataset_schema
 from mit_builder.dataset.plugged import plugged_fields
+from mit_builder.dataset.reader import DatasetFiles, row_values
 from mit_builder.errors import ConfigError, MediaError
 from mit_builder.exports.encoder import AudioEncoder
 from mit_builder.storage.scratch import sha256_of
@@ -48,12 +40,12 @@ class ExportedClip:
 
     Attributes:
         table: its row, as it stands in the shard; without the media columns where footage was not asked for.
-        workspace: where media lies that is not embedded.
+        files: of the dataset, with the media that is not embedded.
         sha256: digests of such media, by name.
     """
 
     table: pa.Table
-    workspace: Workspace
+    files: DatasetFiles
     sha256: Mapping[str, str]
 
     @cached_property
@@ -79,11 +71,8 @@ class ExportedClip:
         cell = self.table[column][0].as_py()
         if cell["bytes"] is not None:
             return bytes(cell["bytes"])
-        root = self.workspace.root
-        if not is_below(cell["path"]) or (root is not None and inside(root / FOLDER, cell["path"]) is None):
-            raise MediaError(f"{self.clip_id}: its media path {cell['path']!r} leads out of the dataset")
         try:
-            data = self.workspace.read(f"{FOLDER}/{cell['path']}")
+            data = self.files.read_beside_shards(cell["path"])
             _check(cell["path"], hashlib.sha256(data).hexdigest(), self.sha256.get(cell["path"]))
             return data
         except FileNotFoundError as error:
@@ -132,17 +121,22 @@ class Job:
     """Shards whose digest was compared."""
 
     @cached_property
-    def index(self) -> Index:
-        """The dataset's index.
+    def files(self) -> DatasetFiles:
+        """The dataset's files.
 
         Raises:
             ConfigError: there is no dataset.
         """
-        try:
-            text = self.workspace.read(f"{FOLDER}/{INDEX_NAME}")
-        except FileNotFoundError as error:
-            raise ConfigError(f"no dataset in {self.workspace.uri} yet: {hints.say(Hint.LABEL)}") from error
-        return parse_index(text.decode(errors="replace"))
+        return DatasetFiles(self.workspace.uri)
+
+    @cached_property
+    def index(self) -> Index:
+        """The dataset's index.
+
+        Raises:
+            ConfigError: there is no dataset, or its index is damaged.
+        """
+        return self.files.index()
 
     @cached_property
     def tombstones(self) -> Tombstones:
@@ -174,7 +168,7 @@ class Job:
         planned = set(self.plan.clip_ids)
         sha256 = {n: digest for s in self.index.shards for n, digest in zip(s.media, s.media_sha256, strict=False)}
         for table in self._tables(None if media else self.columns(media=False), planned):
-            yield ExportedClip(table, self.workspace, sha256)
+            yield ExportedClip(table, self.files, sha256)
 
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
         """The planned clips' values in some columns (Parquet paths), `clip_id` among them."""
@@ -186,7 +180,7 @@ class Job:
     def schema(self) -> pa.Schema:
         """Of the dataset, with the columns of other packages' stages that its first shard has."""
         for shard in self.index.shards:
-            with self.workspace.local(f"{FOLDER}/{shard.name}") as path:
+            with self.files.local(shard.name) as path:
                 return dataset_schema(plugged_fields(pq.read_schema(path)))
         return dataset_schema()
 
@@ -203,7 +197,7 @@ class Job:
         for shard in self.index.shards:
             with ExitStack() as stack:
                 try:
-                    path = stack.enter_context(self.workspace.local(f"{FOLDER}/{shard.name}"))
+                    path = stack.enter_context(self.files.local(shard.name))
                 except FileNotFoundError as error:
                     message = f"{shard.name} is gone: a run or takedown wrote the dataset anew meanwhile; export again"
                     raise ConfigError(message) from error

@@ -14,7 +14,8 @@ from manifests.rows import Artifact, Labelled
 from manifests.schema import content_hash
 from mit_builder.console import hints
 from mit_builder.console.hints import Hint
-from mit_builder.dataset.index import FOLDER, INDEX_NAME, parse_index, read_rows
+from mit_builder.dataset.index import FOLDER
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import CannotContinue
 from mit_builder.report.card import dataset_card
 from mit_builder.report.contact_sheet import write_contact_sheet
@@ -117,13 +118,6 @@ def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str |
 
 def write_card(workspace: Workspace, *, contact: str | None) -> None:
     """Write what stands beside the shards: the dataset card (README.md) and statistics.json."""
-    index = parse_index(workspace.read(f"{FOLDER}/{INDEX_NAME}").decode())
-
-    def rows() -> Iterator[dict[str, Any]]:
-        for shard in index.shards:
-            with workspace.local(f"{FOLDER}/{shard.name}") as path:
-                yield from read_rows(path, COLUMNS)
-
-    figures = summarise(rows())
+    figures = summarise(DatasetFiles(workspace.uri).rows(COLUMNS))
     workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
     workspace.write(f"{FOLDER}/README.md", dataset_card(figures, contact=contact).encode())

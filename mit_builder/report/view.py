@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from manifests.arrays import read_arrays
 from manifests.rows import TIMELINE_FPS, Artifact, Labelled
-from mit_builder.dataset.index import media_file
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import MediaError
 from mit_builder.labels.corrections import label_tier, with_corrections
 from mit_builder.media.clip import Index, media_frames, read_clip
@@ -104,21 +104,21 @@ def _by_person(path: Path) -> list[dict[str, Any]]:
     return sorted(read_arrays(path), key=lambda row: int(row["person_id"]))
 
 
-def view_of_row(row: Mapping[str, Any], root: Path, scratch: Path) -> ClipView:
-    """A view of a dataset's row (all columns, from `open_dataset`).
+def view_of_row(row: Mapping[str, Any], files: DatasetFiles, scratch: Path) -> ClipView:
+    """A view of a dataset's row (all columns, from `DatasetFiles.rows`).
 
     Args:
         row: the row.
-        root: the dataset's folder.
+        files: of its dataset.
         scratch: an existing folder for media that is embedded in the row; it must outlive the view.
 
     Raises:
-        MediaError: the row's media is neither embedded nor beside the dataset.
+        MediaError: the row's media is neither embedded nor beside the dataset, or its path leads out of it.
     """
-    mp4 = media_file(row["clip"], root, scratch / f"{row['clip_id']}.mp4")
-    flac = media_file(row["audio"], root, scratch / f"{row['clip_id']}.flac")
+    mp4 = files.media(row["clip"], scratch / f"{row['clip_id']}.mp4")
+    flac = files.media(row["audio"], scratch / f"{row['clip_id']}.flac")
     if mp4 is None or flac is None:
-        raise MediaError(f"{row['clip_id']}: its media is neither in the row nor below {root}")
+        raise MediaError(f"{row['clip_id']}: its media is neither in the row nor beside the dataset")
     return ClipView(
         clip_id=row["clip_id"],
         mp4=mp4,

@@ -16,7 +16,7 @@ import tiny_yolo
 import torch
 from filled_weights import save_filled
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.driver.progress import PlainLines
 from mit_builder.driver.retry_policy import PASSES_BY_ITSELF
 from mit_builder.errors import CannotContinue
@@ -106,7 +106,7 @@ def test_the_whole_profile_makes_a_dataset(
     said = capsys.readouterr().out
     for line in ("people model: yolo26x-pose", "pose model: sapiens-2b", "speech model: talknet"):
         assert line in said
-    (row,) = open_dataset(tmp_path / "ws")
+    (row,) = DatasetFiles(tmp_path / "ws").rows()
     assert row["detector"].startswith("ultralytics 8.")
     assert "yolo26x-pose" in row["detector"]
     assert row["pose_backend"].startswith("sapiens-2b ")

@@ -11,7 +11,8 @@ import tiny_dataset
 
 import mit_builder.exports.webdataset
 from mit_builder.cli.main import main
-from mit_builder.dataset.index import index_text, open_dataset, read_index
+from mit_builder.dataset.index import index_text
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import ConfigError
 from mit_builder.exports.folder import Record, read_record, write_record
 from mit_builder.exports.job import Job
@@ -32,11 +33,11 @@ def labels(output: Path, form: str = "webdataset") -> ExportRequest:
 
 def set_column(root: Path, name: str, value: str) -> str:
     """Give the first shard's rows a value; the name of its first clip."""
-    path = root / "dataset" / read_index(root).shards[0].name
+    path = root / "dataset" / DatasetFiles(root).index().shards[0].name
     table = pq.read_table(path)
     column = pa.array([value] * table.num_rows, table.schema.field(name).type)
     pq.write_table(table.set_column(table.schema.get_field_index(name), table.schema.field(name), column), path)
-    index = read_index(root)
+    index = DatasetFiles(root).index()
     (root / "dataset" / "index.json").write_text(index_text(index).replace(index.shards[0].sha256, sha256_of(path)))
     return str(table["clip_id"][0])
 
@@ -79,7 +80,7 @@ def test_an_export_of_nothing_is_one_line_and_leaves_what_lies_there(tmp_path: P
 
 def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path: Path) -> None:
     root = tiny_dataset.build(tmp_path / "w").root
-    first, *others = [row["clip_id"] for row in open_dataset(root)]
+    first, *others = [row["clip_id"] for row in DatasetFiles(root).rows()]
     stone = Tombstone("span", digest("span", first[:16]), 0, 1)
     Workspace(root).write(KEY, Tombstones([stone]).dump())
     make_export(Workspace(root), labels(tmp_path / "out"))
@@ -88,7 +89,7 @@ def test_what_was_taken_down_is_not_exported_even_before_it_is_deleted(tmp_path:
 
 def test_a_dataset_that_is_written_anew_meanwhile_is_one_line(tmp_path: Path) -> None:
     root = tiny_dataset.build(tmp_path / "w").root
-    (root / "dataset" / read_index(root).shards[1].name).unlink()
+    (root / "dataset" / DatasetFiles(root).index().shards[1].name).unlink()
     with pytest.raises(ConfigError, match=r"\.parquet is gone: .*; export again"):
         make_export(Workspace(root), labels(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -197,7 +198,7 @@ def test_exports_come_from_object_storage_too(root: Path, tmp_path: Path) -> Non
     for path in (root / "dataset").iterdir():
         remote.write(f"dataset/{path.name}", path.read_bytes())
     make_export(remote, labels(tmp_path / "out"))
-    local = {json.loads(c)["n"] for c in [json.dumps({"n": row["clip_id"]}) for row in open_dataset(root)]}
+    local = {json.loads(c)["n"] for c in [json.dumps({"n": row["clip_id"]}) for row in DatasetFiles(root).rows()]}
     assert set(read_record(tmp_path / "out").clip_ids) == local
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.errors import ConfigError
 from mit_builder.exports.check import check_export
 from mit_builder.exports.make import ExportRequest, make_export
@@ -31,7 +31,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def made(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("mit") / "export"
-    clip_ids = {row["clip_id"] for row in open_dataset(root)}
+    clip_ids = {row["clip_id"] for row in DatasetFiles(root).rows()}
     chosen = {name for name in clip_ids if not name.endswith("000044to000076")}  # two suffice: frames are large
     make_export(Workspace(root), ExportRequest("mit", output, with_media=True, only=chosen))
     return output
@@ -69,7 +69,7 @@ def check_periods(speaker: dict[str, Any], person: dict[str, Any], merged: str) 
 
 
 def test_the_other_speaker_infos_say_the_same_and_the_merged_periods(root: Path, made: Path) -> None:
-    for row in (row for row in open_dataset(root) if (made / "clips" / row["clip_id"]).exists()):
+    for row in (row for row in DatasetFiles(root).rows() if (made / "clips" / row["clip_id"]).exists()):
         for merged in ("", "_merged"):
             speakers = json.loads((made / "clips" / row["clip_id"] / f"speaker_info{merged}.json").read_text())
             for speaker, person in zip(speakers, row["people"], strict=True):
@@ -79,7 +79,7 @@ def test_the_other_speaker_infos_say_the_same_and_the_merged_periods(root: Path,
 
 def test_the_masks_that_covog_makes_hold_the_person_that_they_are_of(root: Path, made: Path) -> None:
     """A person's box mask and face mask, built as the training code does, against the dataset's own boxes."""
-    for row in (row for row in open_dataset(root) if (made / "clips" / row["clip_id"]).exists()):
+    for row in (row for row in DatasetFiles(root).rows() if (made / "clips" / row["clip_id"]).exists()):
         clip, fit = made / "clips" / row["clip_id"], Fit.of(row["width_px"], row["height_px"])
         speakers = json.loads((clip / "speaker_info_with_instance_bbox.json").read_text())
         poses = [json.loads(path.read_text())["instance_info"] for path in sorted((clip / "pose").iterdir())]
@@ -107,7 +107,7 @@ def test_files_hold_the_values_of_the_parquet(root: Path, made: Path) -> None:
     samples = [s for path in made.glob("*.json") if path.name != "export.json" for s in json.loads(path.read_text())]
     places = {Path(sample["image_dir"]).parent.name: sample for sample in samples}
     assert len(places) == 2
-    for row in (row for row in open_dataset(root) if row["clip_id"] in places):
+    for row in (row for row in DatasetFiles(root).rows() if row["clip_id"] in places):
         sample = places[row["clip_id"]]
         fit = Fit.of(row["width_px"], row["height_px"])
         speakers = json.loads((made / sample["speak_info_path"]).read_text())
@@ -267,7 +267,7 @@ def test_an_encoder_makes_the_export_complete(root: Path, tmp_path: Path, monkey
     )
     (tmp_path / "test_mit_encoder.py").write_text(program)
     monkeypatch.syspath_prepend(str(tmp_path))
-    row = next(open_dataset(root))
+    row = next(DatasetFiles(root).rows())
     output = tmp_path / "out"
     make_export(Workspace(root), ExportRequest("mit", output, True, ENCODER, only={row["clip_id"]}))
     assert check_export(output).summary == "complete: 1 clip"

@@ -17,7 +17,7 @@ import tiny_dataset
 import yaml
 
 from manifests.rows import Correction
-from mit_builder.dataset.index import open_dataset, read_rows
+from mit_builder.dataset.reader import DatasetFiles, read_rows
 from mit_builder.exports.make import ExportRequest, make_export
 from mit_builder.labels.keypoints import SEEN_SCORE
 from mit_builder.storage.workspace import Workspace
@@ -40,7 +40,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def rows(root: Path) -> dict[str, dict[str, Any]]:
-    return {row["clip_id"]: row for row in open_dataset(root)}
+    return {row["clip_id"]: row for row in DatasetFiles(root).rows()}
 
 
 def exported(root: Path, tmp_path: Path, form: str, *, with_media: bool = True) -> Path:
@@ -204,7 +204,7 @@ def test_a_reviewers_correction_is_in_the_exports(tmp_path: Path) -> None:
     quiet = int(np.flatnonzero(~spoken)[0])
     correction = Correction(1, quiet, quiet + 6, True, 0.0, 0.0)
     builder.publish(builder.shard((dataclasses.replace(clip, corrections=(correction,)),)))
-    (row,) = open_dataset(builder.root)
+    (row,) = DatasetFiles(builder.root).rows()
     assert row["people"][1]["speaking"][quiet : quiet + 6].all()
     tars = exported(builder.root, tmp_path, "webdataset", with_media=False)
     with tarfile.open(next(tars.glob("*.tar"))) as tar:

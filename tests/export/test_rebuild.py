@@ -17,7 +17,7 @@ import tiny_dataset
 from web_folder import WebFolder, serve_folder
 
 from mit_builder.cli.main import main
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.dataset.validate import validate
 from mit_builder.exports.make import ExportRequest, make_export
 from mit_builder.media.audio_tracks import Sound, choose_sound
@@ -71,7 +71,7 @@ def test_a_rebuilt_dataset_equals_the_original_but_for_what_the_source_no_longer
     original: Path, tmp_path: Path, web: WebFolder
 ) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    found, expected = list(open_dataset(tmp_path / "again")), list(open_dataset(original))
+    found, expected = list(DatasetFiles(tmp_path / "again").rows()), list(DatasetFiles(original).rows())
     assert len(found) == 3
     for ours, theirs in zip(expected, found, strict=True):
         told = ("title", "uploader", "channel_id", "captions")
@@ -91,10 +91,10 @@ def test_clips_that_keep_the_sources_frames_are_cut_like_that_again(
     tmp_path: Path, web: WebFolder, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(tiny_dataset, "cut_clip", cut_native)
-    expected = list(open_dataset(request.getfixturevalue("original")))
+    expected = list(DatasetFiles(request.getfixturevalue("original")).rows())
     assert {row["media_fps"] for row in expected} == {"source"}
     assert rebuild(tmp_path, *ALLOW) == 0
-    found = list(open_dataset(tmp_path / "again"))
+    found = list(DatasetFiles(tmp_path / "again").rows())
     for name in ("clip_id", "clip", "media_fps", "media_frame_index"):
         assert_equal([row[name] for row in expected], [row[name] for row in found])
 
@@ -105,9 +105,9 @@ def test_clips_are_cut_with_the_sound_that_their_labels_were_made_for(
     plain = choose_sound(tmp_path / "web" / "talk0.mp4").tracks
     other = Sound((replace(plain[0], weights=(-1.0,), title="a title of the source"),), 3.0)
     monkeypatch.setattr(sourced_dataset, "choose_sound", lambda path: other)
-    expected = list(open_dataset(request.getfixturevalue("original")))
+    expected = list(DatasetFiles(request.getfixturevalue("original")).rows())
     assert rebuild(tmp_path, *ALLOW) == 0
-    found = list(open_dataset(tmp_path / "again"))
+    found = list(DatasetFiles(tmp_path / "again").rows())
     for name in ("audio", "clip", "sound", "gain_db"):
         assert_equal([row[name] for row in expected], [row[name] for row in found])
     assert {row["sound"][0]["title"] for row in found} == {None}
@@ -130,10 +130,10 @@ def test_else_they_are_cut_with_the_sound_that_the_download_chose(
     chosen = Sound((replace(plain, weights=(-1.0,)),), 3.0)
     monkeypatch.setattr(sourced_dataset, "choose_sound", lambda path: chosen)
     monkeypatch.setattr(download, "choose_sound", lambda *_: chosen)
-    expected = list(open_dataset(request.getfixturevalue("original")))
+    expected = list(DatasetFiles(request.getfixturevalue("original")).rows())
     rewrite(tmp_path / "manifest", **change)
     assert rebuild(tmp_path, *ALLOW) == 0
-    found = list(open_dataset(tmp_path / "again"))
+    found = list(DatasetFiles(tmp_path / "again").rows())
     for name in ("audio", "clip"):
         assert_equal([row[name] for row in expected], [row[name] for row in found])
 
@@ -141,26 +141,26 @@ def test_else_they_are_cut_with_the_sound_that_the_download_chose(
 def test_sources_that_are_gone_or_changed_are_named_and_the_others_rebuilt(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    videos = [row["video_id"] for row in open_dataset(original)]
+    videos = [row["video_id"] for row in DatasetFiles(original).rows()]
     talk1 = tmp_path / "web" / "talk1.mp4"
     before = talk1.read_bytes()
     talk1.write_bytes((tmp_path / "web" / "talk0.mp4").read_bytes())
     assert rebuild(tmp_path, *ALLOW) == 1
     said = capsys.readouterr().out
     (changed,) = {name for name in videos if f"{name} (1 clip): changed" in said}
-    assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == [n for n in videos if n != changed]
+    assert [row["video_id"] for row in DatasetFiles(tmp_path / "again").rows()] == [n for n in videos if n != changed]
     talk1.unlink()
     assert rebuild(tmp_path, *ALLOW) == 1
     assert f"{changed} (1 clip): gone" in capsys.readouterr().out
     talk1.write_bytes(before)
     assert rebuild(tmp_path, *ALLOW) == 0
-    assert [row["video_id"] for row in open_dataset(tmp_path / "again")] == videos
+    assert [row["video_id"] for row in DatasetFiles(tmp_path / "again").rows()] == videos
 
 
 def test_what_was_taken_down_is_neither_fetched_nor_rebuilt(
     original: Path, tmp_path: Path, web: WebFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = list(open_dataset(original))
+    rows = list(DatasetFiles(original).rows())
     pairs = [row for row in rows if row["source_url"].endswith("talk0.mp4")]
     (single,) = (row for row in rows if row["source_url"].endswith("talk1.mp4"))
     frames = [round(pairs[0][name] * 25) for name in ("start_s", "end_s")]
@@ -173,7 +173,7 @@ def test_what_was_taken_down_is_neither_fetched_nor_rebuilt(
     Workspace(tmp_path / "again").write(KEY, stones.dump())
     assert rebuild(tmp_path, *ALLOW) == 1
     assert f"{single['clip_id']}: taken down" in capsys.readouterr().out
-    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == [pairs[1]["clip_id"]]
+    assert [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()] == [pairs[1]["clip_id"]]
     assert not any("talk1" in path for path in web.asked)
     assert (tmp_path / "again" / "dataset" / "tombstones.json").exists()
 
@@ -188,13 +188,13 @@ def test_a_later_takedown_at_the_manifests_maker_reaches_what_was_rebuilt(
 ) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
     make_export(Workspace(tmp_path / "again"), ExportRequest("webdataset", tmp_path / "tars", with_media=True))
-    rows = list(open_dataset(original))
+    rows = list(DatasetFiles(original).rows())
     (gone,) = (row for row in rows if row["source_url"].endswith("talk1.mp4"))
     assert len(in_workspace(tmp_path, gone["video_id"])) > 2
     take_down(Workspace(original), [gone["video_id"]])
     assert rebuild(tmp_path, *ALLOW) == 0, "the manifest was written anew, and no longer names it"
     kept = [row["clip_id"] for row in rows if row is not gone]
-    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == kept
+    assert [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()] == kept
     assert in_workspace(tmp_path, gone["video_id"]) == []
     assert json.loads((tmp_path / "tars" / "export.json").read_text())["clip_ids"] == kept
     assert validate(tmp_path / "again") == []
@@ -202,11 +202,11 @@ def test_a_later_takedown_at_the_manifests_maker_reaches_what_was_rebuilt(
 
 def test_tombstones_put_beside_an_old_manifest_count_too(original: Path, tmp_path: Path) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    (gone,) = (row for row in open_dataset(original) if row["source_url"].endswith("talk1.mp4"))
+    (gone,) = (row for row in DatasetFiles(original).rows() if row["source_url"].endswith("talk1.mp4"))
     stones = Tombstones([Tombstone("video", digest("video", gone["video_id"]))])
     (tmp_path / "manifest" / "tombstones.json").write_bytes(stones.dump(published=True))
     assert rebuild(tmp_path, *ALLOW) == 1
-    assert gone["clip_id"] not in [row["clip_id"] for row in open_dataset(tmp_path / "again")]
+    assert gone["clip_id"] not in [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()]
     assert in_workspace(tmp_path, gone["video_id"]) == []
 
 
@@ -214,47 +214,47 @@ def test_the_rebuild_of_another_manifest_is_left_alone(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    names = [row["clip_id"] for row in open_dataset(original)]
+    names = [row["clip_id"] for row in DatasetFiles(original).rows()]
     other = ExportRequest("manifest", tmp_path / "manifest", with_media=False, only=frozenset(names[:1]))
     make_export(Workspace(original), other)
     assert rebuild(tmp_path, *ALLOW) == 2
     assert "holds the rebuild of another manifest" in capsys.readouterr().err
-    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == names
+    assert [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()] == names
 
 
 def test_a_lost_ledger_costs_nothing_also_where_the_sources_are_gone(
     original: Path, tmp_path: Path, web: WebFolder
 ) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    before, n_asked = list(open_dataset(tmp_path / "again")), len(web.asked)
+    before, n_asked = list(DatasetFiles(tmp_path / "again").rows()), len(web.asked)
     shutil.rmtree(tmp_path / "again" / "manifests")
     (tmp_path / "web" / "talk1.mp4").unlink()
     assert rebuild(tmp_path, *ALLOW) == 0
     assert len(web.asked) == n_asked
-    assert_equal(list(open_dataset(tmp_path / "again")), before)
+    assert_equal(list(DatasetFiles(tmp_path / "again").rows()), before)
 
 
 def test_a_ledger_lost_before_the_dataset_was_written_leaves_out_what_is_gone(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    rows = list(open_dataset(original))
+    rows = list(DatasetFiles(original).rows())
     for folder in ("manifests", "dataset"):
         shutil.rmtree(tmp_path / "again" / folder)
     (tmp_path / "web" / "talk1.mp4").unlink()
     assert rebuild(tmp_path, *ALLOW) == 1
     assert "(1 clip): gone" in capsys.readouterr().out
     kept = [row["clip_id"] for row in rows if not row["source_url"].endswith("talk1.mp4")]
-    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == kept
+    assert [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()] == kept
 
 
 def test_a_takedown_outlives_a_lost_ledger(original: Path, tmp_path: Path) -> None:
     assert rebuild(tmp_path, *ALLOW) == 0
-    names = [row["clip_id"] for row in open_dataset(original)]
+    names = [row["clip_id"] for row in DatasetFiles(original).rows()]
     take_down(Workspace(tmp_path / "again"), [names[0]])
     shutil.rmtree(tmp_path / "again" / "manifests")
     assert rebuild(tmp_path, *ALLOW) == 1
-    assert [row["clip_id"] for row in open_dataset(tmp_path / "again")] == names[1:]
+    assert [row["clip_id"] for row in DatasetFiles(tmp_path / "again").rows()] == names[1:]
     assert Tombstones.of(Workspace(tmp_path / "again")).bars_clip(names[0])
 
 
@@ -265,7 +265,7 @@ def test_local_files_are_found_by_name_and_known_by_content(tmp_path: Path) -> N
     local_addresses(tmp_path / "manifest")
     assert rebuild(tmp_path) == 1
     assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
-    assert len(list(open_dataset(tmp_path / "again"))) == 3
+    assert len(list(DatasetFiles(tmp_path / "again").rows())) == 3
 
 
 def test_of_local_files_with_one_name_each_is_found_by_its_content(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_of_local_files_with_one_name_each_is_found_by_its_content(tmp_path: Pat
     make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
     local_addresses(tmp_path / "manifest")
     assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
-    assert len(list(open_dataset(tmp_path / "again"))) == 3
+    assert len(list(DatasetFiles(tmp_path / "again").rows())) == 3
 
 
 def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_clips_that_keep_the_frames_of_their_source_are_rebuilt_and_exported(tmp
     make_export(Workspace(tmp_path / "original"), ExportRequest("manifest", tmp_path / "manifest", with_media=False))
     local_addresses(tmp_path / "manifest")
     assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 0
-    rows = list(open_dataset(tmp_path / "again"))
-    for ours, theirs in zip(open_dataset(tmp_path / "original"), rows, strict=True):
+    rows = list(DatasetFiles(tmp_path / "again").rows())
+    for ours, theirs in zip(DatasetFiles(tmp_path / "original").rows(), rows, strict=True):
         assert theirs["media_fps"] == "source"
         assert ours["clip"] == theirs["clip"]
         assert_equal(ours["media_frame_index"], theirs["media_frame_index"])
@@ -401,7 +401,7 @@ def test_a_source_without_a_hash_must_give_the_video_that_is_named(
     rewrite(tmp_path / "manifest", source_sha256=[None] * 3)
     assert rebuild(tmp_path, "--files", str(tmp_path / "talks")) == 1
     assert "changed: its address gives another video" in capsys.readouterr().out
-    assert list(open_dataset(tmp_path / "again")) == []
+    assert list(DatasetFiles(tmp_path / "again").rows()) == []
 
 
 def test_a_damaged_manifest_and_a_foreign_workspace_are_refused(
@@ -425,4 +425,4 @@ def test_a_run_keeps_out_of_a_rebuilt_workspace(
         main(["run", "-w", str(tmp_path / "again"), "--engine", "serial"])
     assert stopped.value.code == 2
     assert "rebuilt from a manifest" in capsys.readouterr().err
-    assert len(list(open_dataset(tmp_path / "again"))) == 3
+    assert len(list(DatasetFiles(tmp_path / "again").rows())) == 3

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from processes import Family, alive, family, is_worker
 
 from manifests.schema import content_hash
-from mit_builder.dataset.index import read_index
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.media.cut import cut_clip
 from mit_builder.storage.scratch import SCRATCH, sha256_of
 from mit_builder.storage.workspace import FOLDERS
@@ -213,7 +213,7 @@ def contents(place: Path) -> Contents:
     """Rows of the dataset and all artifacts, as a reader finds them."""
     rows = [
         (row["clip_id"], content_hash(repr(row)))
-        for shard in read_index(place).shards
+        for shard in DatasetFiles(place).index().shards
         for row in pq.read_table(place / "dataset" / shard.name).to_pylist()
     ]
     paths = [path for folder in (*FOLDERS, "report") for path in (place / folder).rglob("*") if path.is_file()]

@@ -25,7 +25,7 @@ from nasty_media import DEMO, ENCODED, H264, ffmpeg
 from manifests.ledger import Ledger
 from manifests.rows import Candidate, Source, Video
 from manifests.sources import file_source
-from mit_builder.dataset.index import open_dataset
+from mit_builder.dataset.reader import DatasetFiles
 from mit_builder.labels.keypoints import KEYPOINT_NAMES
 from mit_builder.storage.workspace import Workspace
 
@@ -112,7 +112,7 @@ def main() -> None:
         command += ["--set", "filter.min_face_px=36", *map(str, files)]
         done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
         rows: dict[str, list[dict[str, Any]]] = {}
-        for row in open_dataset(Path(name) / "ws"):
+        for row in DatasetFiles(Path(name) / "ws").rows():
             rows.setdefault(row["title"], []).append(row)
         why = verdicts(Workspace(name + "/ws"))
         (base,) = rows["base"]
