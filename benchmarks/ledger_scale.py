@@ -163,7 +163,7 @@ def make(workspace: Workspace, size: Size) -> None:
     shards = publish(workspace, bucket, size)
     seen = Snapshot(workspace, settings, run_id="made")
     seen.pass_over_settled()
-    plan = seen.trees.plan
+    plan = seen.finished.plan
     store = Store(workspace, [f"manifests/{step.name}" for step in STEPS])
     for first in range(0, size.n_sources, PART_ROWS):
         part = slice(first, min(first + PART_ROWS, size.n_sources))

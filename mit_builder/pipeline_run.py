@@ -180,7 +180,7 @@ def run_pipeline(request: RunRequest, reporter: Reporter) -> RunOutcome:
         engine.close()
         bar_sources(workspace, runner.tally.removed_sources)
         drawn = _report(workspace, runner, settings, reporter) if "shards" in steps else []
-        runner.trees.at_the_end()
+        runner.finished.at_the_end()
     return RunOutcome(runner, drawn)
 
 
@@ -205,7 +205,7 @@ def walk_until_whole(
             break
         known |= new
         before = runner.tally
-        runner.trees.at_the_end()
+        runner.finished.at_the_end()
         note("walking over the sources again, to make what was damaged")
     left = [key for key in known if runner.tally.pending and runner.workspace.state(key) is None]
     runner.tally.unmended = n = len(left)
@@ -221,7 +221,7 @@ def _walk_once(runner: Runner, sources: Sequence[Source], note: Callable[[str], 
     for lane in runner.lanes.values():
         for part in lane.ledger.set_aside():
             note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")
-        lane.ledger.compact(runner.run_id, runner.trees.merged)
+        lane.ledger.compact(runner.run_id, runner.finished.merged)
     runner.run(sources if are_many else list(sources))
 
 
@@ -325,7 +325,7 @@ def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_i
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
     """Dataset card, statistics and pictures; keys of the pictures."""
-    passed_over = runner.trees.n_passed_over
+    passed_over = runner.finished.n_skipped
     if passed_over:
         reporter.note(f"settled before, with all that came of it: {counted(passed_over, 'source')}")
         if not (runner.publisher.has_written or any(t.worked_on for t in runner.tally.steps.values())):

@@ -14,7 +14,7 @@ from mit_builder.driver.bottleneck import find_bottleneck
 from mit_builder.driver.step_queue import CALL_S, MOST_WAITING, QUEUE_BOUND, StepQueue, Waiting
 from mit_builder.engine.base import Load
 from mit_builder.engine.worker import Task
-from mit_builder.engine.worker_pools import Crew, Pools, Room
+from mit_builder.engine.worker_pools import Pools, Room, WorkerCounts
 from mit_builder.pipeline import STEPS, Unit
 from mit_builder.stage import Resources
 from mit_builder.storage.workspace import Workspace
@@ -27,53 +27,55 @@ NEEDS = {
 }
 
 
-def crews(**known: Crew) -> dict[str, Crew]:
-    return {name: known.get(name.replace(" ", "_"), Crew()) for name in NEEDS}
+def counts(**known: WorkerCounts) -> dict[str, WorkerCounts]:
+    return {name: known.get(name.replace(" ", "_"), WorkerCounts()) for name in NEEDS}
 
 
 def test_all_workers_that_have_work_and_room_start_at_once() -> None:
     pools = Pools(NEEDS, Room(cpus=8))
-    assert pools.to_start("core", crews(), 3) == 3
-    assert pools.to_start("core", crews(), 30) == 8
-    assert pools.to_start("core", crews(core=Crew(busy=2, starting=1, idle=1)), 30) == 4
-    assert pools.to_start("core", crews(gpu=Crew(busy=2)), 30) == 6
-    assert pools.to_start("net", crews(gpu=Crew(busy=2)), 30) == 4
-    assert pools.to_start("gpu", crews(), 30) == 2
+    assert pools.to_start("core", counts(), 3) == 3
+    assert pools.to_start("core", counts(), 30) == 8
+    assert pools.to_start("core", counts(core=WorkerCounts(busy=2, starting=1, idle=1)), 30) == 4
+    assert pools.to_start("core", counts(gpu=WorkerCounts(busy=2)), 30) == 6
+    assert pools.to_start("net", counts(gpu=WorkerCounts(busy=2)), 30) == 4
+    assert pools.to_start("gpu", counts(), 30) == 2
 
 
 def test_a_stage_that_needs_more_than_there_is_has_one_worker() -> None:
     pools = Pools({"large": Resources(cpus=4)}, Room(cpus=2))
-    assert pools.to_start("large", {"large": Crew()}, 5) == 1
-    assert pools.fits("large", {"large": Crew()})
-    assert not pools.fits("large", {"large": Crew(busy=1)})
+    assert pools.to_start("large", {"large": WorkerCounts()}, 5) == 1
+    assert pools.fits("large", {"large": WorkerCounts()})
+    assert not pools.fits("large", {"large": WorkerCounts(busy=1)})
 
 
 def test_what_waits_for_the_net_takes_no_core_from_what_computes() -> None:
     pools = Pools(NEEDS, Room(cpus=2))
-    assert pools.fits("net", crews(core=Crew(busy=2)))
-    assert not pools.fits("core", crews(core=Crew(busy=2)))
-    assert not pools.fits("net", crews(net=Crew(busy=4)))
+    assert pools.fits("net", counts(core=WorkerCounts(busy=2)))
+    assert not pools.fits("core", counts(core=WorkerCounts(busy=2)))
+    assert not pools.fits("net", counts(net=WorkerCounts(busy=4)))
 
 
 def test_a_gpu_is_shared_by_fractions_and_never_given_twice() -> None:
     pools = Pools(NEEDS, Room(cpus=8, gpus=1))
-    assert pools.has_gpu("gpu", crews(gpu=Crew(idle=1)))
-    assert not pools.has_gpu("gpu", crews(gpu=Crew(idle=1), other_gpu=Crew(busy=1)))
-    assert pools.has_gpu("core", crews(gpu=Crew(idle=2)))
-    assert pools.gpus_used(crews(gpu=Crew(idle=1), other_gpu=Crew(busy=1))) == 1.0
+    assert pools.has_gpu("gpu", counts(gpu=WorkerCounts(idle=1)))
+    assert not pools.has_gpu("gpu", counts(gpu=WorkerCounts(idle=1), other_gpu=WorkerCounts(busy=1)))
+    assert pools.has_gpu("core", counts(gpu=WorkerCounts(idle=2)))
+    assert pools.gpus_used(counts(gpu=WorkerCounts(idle=1), other_gpu=WorkerCounts(busy=1))) == 1.0
 
 
 def test_a_stage_has_the_cores_alone_where_no_other_computes_or_is_about_to() -> None:
     pools = Pools(NEEDS, Room(cpus=2, gpus=1))
-    assert pools.has_cores_alone("core", crews(core=Crew(busy=2), net=Crew(busy=3), gpu=Crew(idle=1)))
-    assert not pools.has_cores_alone("core", crews(core=Crew(busy=1), gpu=Crew(busy=1)))
-    assert not pools.has_cores_alone("core", crews(core=Crew(busy=1), gpu=Crew(starting=1)))
-    assert not pools.has_cores_alone("net", crews(net=Crew(busy=1)))
+    assert pools.has_cores_alone(
+        "core", counts(core=WorkerCounts(busy=2), net=WorkerCounts(busy=3), gpu=WorkerCounts(idle=1))
+    )
+    assert not pools.has_cores_alone("core", counts(core=WorkerCounts(busy=1), gpu=WorkerCounts(busy=1)))
+    assert not pools.has_cores_alone("core", counts(core=WorkerCounts(busy=1), gpu=WorkerCounts(starting=1)))
+    assert not pools.has_cores_alone("net", counts(net=WorkerCounts(busy=1)))
 
 
 def test_more_cores_that_join_are_used() -> None:
     pools = Pools(NEEDS, Room(cpus=2))
-    full = crews(core=Crew(busy=2))
+    full = counts(core=WorkerCounts(busy=2))
     assert pools.to_start("core", full, 9) == 0
     pools.room = Room(cpus=6)
     assert pools.to_start("core", full, 9) == 4
@@ -89,11 +91,11 @@ def test_more_cores_that_join_are_used() -> None:
 def test_no_worker_is_started_without_work_and_room(
     cpus: int, busy: int, starting: int, idle: int, n_calls: int
 ) -> None:
-    crew = Crew(busy, starting, idle)
-    n = Pools(NEEDS, Room(cpus=cpus)).to_start("core", crews(core=crew), n_calls)
+    count = WorkerCounts(busy, starting, idle)
+    n = Pools(NEEDS, Room(cpus=cpus)).to_start("core", counts(core=count), n_calls)
     assert n >= 0
     assert n <= max(0, n_calls - idle - starting)
-    assert n == 0 or crew.n + n <= cpus
+    assert n == 0 or count.n + n <= cpus
 
 
 def lane(step: str = "shots") -> StepQueue:

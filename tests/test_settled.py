@@ -69,7 +69,7 @@ def run(
         runner.pass_over_settled()
     runner.run(listed(names))
     if to_the_end:
-        runner.trees.at_the_end()
+        runner.finished.at_the_end()
     return runner
 
 
@@ -101,7 +101,7 @@ NAMES = ["a", "b?lengths=200", "c?video=x", "d?video=x", "e?pose=fail", "f?shots
 def test_a_finished_run_is_passed_over_whole(workspace: Workspace) -> None:
     run(workspace, NAMES)
     again = run(workspace, NAMES)
-    assert again.trees.n_passed_over == len(NAMES)
+    assert again.finished.n_skipped == len(NAMES)
     assert worked(again) == {}
     slow = run(workspace, NAMES, passing_over=False)
     assert figures(again) == figures(slow)
@@ -143,7 +143,7 @@ def test_looking_counts_what_is_passed_over_and_lists_failures_when_asked(worksp
     run(workspace, NAMES)
     seen = run(workspace, NAMES, working=False, due_again=())
     assert figures(seen) == figures(run(workspace, NAMES, working=False, passing_over=False))
-    assert (seen.trees.n_passed_over, seen.failures) == (len(NAMES), [])
+    assert (seen.finished.n_skipped, seen.failures) == (len(NAMES), [])
     asked = run(workspace, NAMES, working=False, due_again=ALL_CLASSES)
     assert [step for step, _ in asked.failures] == ["pose", "pose"]
 
@@ -316,7 +316,7 @@ def test_a_source_that_is_gone_stays_due_and_is_told_until_it_is_back(workspace:
         assert run(workspace, names).tally.steps["download"].failed == {"transient": 1}
     gone.unlink()
     assert run(workspace, names).tally.failed == 0
-    assert run(workspace, names).trees.n_passed_over == 2
+    assert run(workspace, names).finished.n_skipped == 2
     gone.touch()
     workspace.delete(sorted(workspace.names("videos")))  # of which the copies were lost as well
     for _ in range(2):
@@ -355,9 +355,9 @@ def test_a_file_that_was_changed_in_place_is_made_again_though_all_was_settled(
     (workspace.root / key).write_bytes(bytes(len(before[key])))
     again = run(workspace, names)
     assert again.files.damaged == {key}
-    assert again.trees.n_passed_over == (2 if folder != "dataset" else again.trees.n_passed_over)
+    assert again.finished.n_skipped == (2 if folder != "dataset" else again.finished.n_skipped)
     assert {key: workspace.read(key) for f in FOLDERS for key in workspace.names(f)} == before
-    assert run(workspace, names).trees.n_passed_over == 3
+    assert run(workspace, names).finished.n_skipped == 3
 
 
 @pytest.mark.parametrize("broken", [b"{}", None])
@@ -388,7 +388,7 @@ def test_who_looks_while_a_run_merges_parts_sees_all_that_is_settled(
         return found
 
     monkeypatch.setattr(Workspace, method, meanwhile)
-    assert run(Workspace(workspace.uri), names, working=False).trees.n_passed_over == 2
+    assert run(Workspace(workspace.uri), names, working=False).finished.n_skipped == 2
 
 
 def same_as_a_walk(workspace: Workspace, names: Sequence[str]) -> Runner:
@@ -410,7 +410,7 @@ def test_sources_of_one_video_that_were_settled_apart_are_one_video(workspace: W
     for name in names:
         run(workspace, [name])
     assert same_as_a_walk(workspace, names).tally.n_videos == 2
-    assert run(workspace, names).trees.n_passed_over == 3
+    assert run(workspace, names).finished.n_skipped == 3
 
 
 @pytest.mark.parametrize("others", [("c",), ("c", "d"), ("d", "c", "c")])

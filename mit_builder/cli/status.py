@@ -60,7 +60,7 @@ def status(
 def _print_few(space: Workspace, seen: Snapshot) -> None:
     """The videos where they are few, else how to see them."""
     lines = list(islice(listed(space, seen), MOST_VIDEOS + 1)) if seen.tally.n_sources <= MOST_VIDEOS else []
-    if seen.tally.n_sources > MOST_VIDEOS or len(lines) > MOST_VIDEOS or seen.trees.n_passed_over:
+    if seen.tally.n_sources > MOST_VIDEOS or len(lines) > MOST_VIDEOS or seen.finished.n_skipped:
         print(f"sources and videos by name: {hints.say(Hint.VIDEOS)}")
         return
     for line in lines:

@@ -85,7 +85,7 @@ class Runner(Snapshot):
         filled = self._count_outcome()
         if "shards" in self._choice.steps:
             # Where units are pending nobody knows what a bucket will hold: what is published stays.
-            self.publisher.finish(filled | self.trees.intact if self.tally.pending == 0 else None)
+            self.publisher.finish(filled | self.finished.intact if self.tally.pending == 0 else None)
         return self._end()
 
     @property
@@ -97,7 +97,7 @@ class Runner(Snapshot):
         if lane.step.name not in self._choice.steps:
             return False
         self.buckets.count_live(waiting.unit, 1)
-        self.trees.opened(waiting.unit, again=before is not None)
+        self.finished.opened(waiting.unit, again=before is not None)
         lane.enqueue(waiting, before, self.settings.run, self.clock, self._choice)
         return True
 
@@ -149,14 +149,14 @@ class Runner(Snapshot):
     def _abandon(self, lane: StepQueue, waiting: Waiting) -> None:
         """This run does not work on a queued unit after all: it stays as it was."""
         self.buckets.count_live(waiting.unit, -1)
-        self.trees.closed(waiting.unit)
+        self.finished.closed(waiting.unit)
         if waiting.outcome is None:
             self._leave(waiting.unit)
         else:
             self._settle(waiting.unit, waiting.outcome)
         if waiting.answer is not None:
             self.tally.steps[lane.step.name].stays_due()
-            self.trees.left(waiting.unit)
+            self.finished.left(waiting.unit)
 
     def _give_up(self, lane: StepQueue, problem: str, why: dict[str, str]) -> None:
         for waiting in lane.drain():
@@ -213,12 +213,12 @@ class Runner(Snapshot):
             self._on_note(f"{entry.unit_id} failed, what was made of it before stays: {entry.message}")
             self._settle(waiting.unit, waiting.answer)
             self.tally.kept(lane.step.name, entry)
-            self.trees.left(waiting.unit)
+            self.finished.left(waiting.unit)
         else:
             lane.finished.append(entry)
             self._settle(waiting.unit, entry)
         self.buckets.count_live(waiting.unit, -1)
-        self.trees.closed(waiting.unit)
+        self.finished.closed(waiting.unit)
 
     def _lost(self, lane: StepQueue, waiting: list[Waiting], result: Result) -> None:
         """A worker died or fell silent."""
@@ -241,11 +241,11 @@ class Runner(Snapshot):
         self._on_progress(self)
 
     def _flush(self) -> None:
-        self.trees.before_the_ledger()
+        self.finished.before_the_ledger()
         for lane in self.lanes.values():
             lane.ledger.append(lane.finished, run_id=self.run_id)
             lane.finished = []
             if lane.ledger.is_crowded:
-                lane.ledger.compact(self.run_id, self.trees.merged)
+                lane.ledger.compact(self.run_id, self.finished.merged)
         self._flushed_at = self.clock.monotonic_s()
-        self.trees.after_the_ledger(self._flushed_at)
+        self.finished.after_the_ledger(self._flushed_at)

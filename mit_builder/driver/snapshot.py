@@ -19,7 +19,7 @@ from mit_builder.dataset.publish import Publisher
 from mit_builder.driver.counts import RunCounts
 from mit_builder.driver.duplicates import Duplicates
 from mit_builder.driver.finished_index import FROM_SOURCES
-from mit_builder.driver.finished_sources import FinishedSources, open_settled
+from mit_builder.driver.finished_sources import FinishedSources, open_finished_index
 from mit_builder.driver.labelled_clips import LabelledClips
 from mit_builder.driver.options import EVERYTHING, RunOptions
 from mit_builder.driver.playlists import listed
@@ -90,7 +90,7 @@ class Snapshot:
         self.reviews, self.tombstones = Reviews(workspace), Tombstones.of(workspace)
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self.buckets = Buckets(self.publisher, self.clips)
-        self.trees = FinishedSources(settings, self._duplicates, self.buckets, None)
+        self.finished = FinishedSources(settings, self._duplicates, self.buckets, None)
         self.files = Files(workspace, self.run_id, mends=mends, verify=choice.verify, tell=on_note)
         self._feeding = True
         self.failures: list[tuple[str, Entry]] = []
@@ -130,8 +130,10 @@ class Snapshot:
     def pass_over_settled(self) -> None:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
-        settled = open_settled(self.workspace, self.settings, self.lanes, self.publisher, said)
-        self.trees = FinishedSources(self.settings, self._duplicates, self.buckets, settled, looks_only=not self._mends)
+        index = open_finished_index(self.workspace, self.settings, self.lanes, self.publisher, said)
+        self.finished = FinishedSources(
+            self.settings, self._duplicates, self.buckets, index, looks_only=not self._mends
+        )
 
     def follow(
         self,
@@ -158,13 +160,13 @@ class Snapshot:
 
     def _begin(self, sources: Iterable[Source], due_again: Collection[str] | None = None) -> Iterator[Source]:
         if isinstance(sources, SourceList) and not (self._choice.forced or self._choice.verify):
-            sources = self.trees.pass_over(sources, self._choice.retry if due_again is None else due_again)
+            sources = self.finished.skip(sources, self._choice.retry if due_again is None else due_again)
         return iter(sources)
 
     def _count_outcome(self) -> set[int]:
         """Count what became of the clips and what was passed over; the buckets that hold clips of the dataset."""
         filled, self.tally.left_out = self.clips.outcome()
-        self.trees.add_to(self.tally)
+        self.finished.add_to(self.tally)
         return filled
 
     def _end(self) -> RunCounts:
@@ -197,13 +199,13 @@ class Snapshot:
     def _arrive(self, unit: Unit) -> bool:
         """Hand a unit on or queue it; whether it was queued."""
         if self.tombstones.bars_any(unit.origins):
-            self.trees.removed(unit, self.tally)
+            self.finished.removed(unit, self.tally)
             return False
         if isinstance(unit.row, Labelled):
-            self.trees.changed(self.buckets.take(unit.row))
-            self.trees.labelled(unit.row)
+            self.finished.changed(self.buckets.take(unit.row))
+            self.finished.labelled(unit.row)
             return False
-        if unit.step == "download" and self.trees.passes_over(unit.row):
+        if unit.step == "download" and self.finished.skips(unit.row):
             return False
         lane = self.lanes[unit.step]
         task = Task(lane.stage.unit_id(unit.row), lane.key(unit.row, self.settings), unit.row)
@@ -231,23 +233,23 @@ class Snapshot:
         """Count a unit that this run does not work on; the shard it belongs to stays as it is."""
         self.tally.steps[unit.step].pending += 1
         self.buckets.count_live(unit, 1)
-        self.trees.left(unit)
+        self.finished.left(unit)
 
     def _settle(self, unit: Unit, entry: Entry) -> None:
         if unit.step == "download":
-            for source in self.trees.same_video(entry):
+            for source in self.finished.same_video(entry):
                 self._arrive(Unit("download", source))
             if self._duplicates.holds(unit, entry):
                 return
             entry, demoted = self._duplicates.arrive(entry)
             for video in demoted:
                 self.tally.demote(video)
-                self.trees.changed(self.publisher.bucket(video.video_id))
+                self.finished.changed(self.publisher.bucket(video.video_id))
             for held in self._duplicates.released(entry):
                 self._settle(*held)
         self.tally.settle(unit.step, entry, self.settings.filter)
         self._on_settled(unit, entry)
-        self.trees.count(unit, entry)
+        self.finished.count(unit, entry)
         if entry.status == "failed":
             self.failures.append((unit.step, replace(entry, traceback=None)))
         if entry.status != "done" and not listed(entry):
@@ -267,11 +269,11 @@ class Snapshot:
         lane, now_s = self.lanes["shards"], self.clock.monotonic_s()
         if lane.queue or lane.running or not self.buckets.is_due(bucket, now_s, growing=growing):
             return False
-        if self.trees.holds(bucket):
+        if self.finished.holds(bucket):
             self.buckets.changed.remove(bucket)
-            self.trees.intact.add(bucket)
+            self.finished.intact.add(bucket)
             return False
-        for source in self.trees.in_bucket(bucket):
+        for source in self.finished.in_bucket(bucket):
             self._arrive(Unit("download", source))
         if self.buckets.live[bucket]:
             return True
@@ -281,7 +283,7 @@ class Snapshot:
             return False
         self.buckets.changed.remove(bucket)
         if not row.clips:
-            self.trees.emptied(bucket)
+            self.finished.emptied(bucket)
         elif self._arrive(Unit("shards", row)):
             self.buckets.wait(bucket, now_s)
             return True

@@ -22,7 +22,7 @@ from mit_builder.engine.ray_metrics import RayMeter
 from mit_builder.engine.ray_nodes import Suspects, ask_node, kind_of_loss, node_known
 from mit_builder.engine.ray_slots import Call, Slot
 from mit_builder.engine.worker import Task, Worker, WorkerSpec, problem_here
-from mit_builder.engine.worker_pools import Crew, Pools, Room
+from mit_builder.engine.worker_pools import Pools, Room, WorkerCounts
 from mit_builder.models.devices import n_gpus
 from mit_builder.stage import Resources
 from mit_builder.version import __version__
@@ -121,51 +121,51 @@ class RayEngine:
         self._pools.room = Room(float(self._cpus_wanted or there.get("CPU", 1.0)), gpus)
         self._looked_at_s = time.monotonic()
 
-    def _crews(self) -> dict[str, Crew]:
-        crews = {name: Crew() for name in self._slots}
+    def _counted(self) -> dict[str, WorkerCounts]:
+        counts = {name: WorkerCounts() for name in self._slots}
         for name, slots in self._slots.items():
             for slot in slots:
-                crews[name].busy += bool(slot.calls)
-                crews[name].starting += slot.starting is not None
-                crews[name].idle += slot.is_idle
-        return crews
+                counts[name].busy += bool(slot.calls)
+                counts[name].starting += slot.starting is not None
+                counts[name].idle += slot.is_idle
+        return counts
 
     def load(self) -> Load:
-        crews, room = self._crews(), self._pools.room
-        working = {name: Crew(crew.busy) for name, crew in crews.items()}
-        return Load(self._pools.cpus_used(crews), room.cpus, self._pools.gpus_used(working), room.gpus)
+        counts, room = self._counted(), self._pools.room
+        working = {name: WorkerCounts(count.busy) for name, count in counts.items()}
+        return Load(self._pools.cpus_used(counts), room.cpus, self._pools.gpus_used(working), room.gpus)
 
     def meter(self) -> RayMeter:
         return RayMeter(lambda: self._make is not None)
 
     def offer(self, stage: str, n_calls: int = 1) -> bool:
-        crews = self._crews()
+        counts = self._counted()
         if stage in self._unavailable:
             return False
-        if self._pools.fits(stage, crews):
-            for _ in range(self._pools.to_start(stage, crews, n_calls)):
-                if not (self._pools.has_gpu(stage, self._crews()) or self._free_gpu(stage)):
+        if self._pools.fits(stage, counts):
+            for _ in range(self._pools.to_start(stage, counts, n_calls)):
+                if not (self._pools.has_gpu(stage, self._counted()) or self._free_gpu(stage)):
                     break
                 self._hire(stage)
-        many = 2 * (crews[stage].n - 1)  # else what is given early could wait behind a long unit while others idle
-        if self._next(stage) is not None and (crews[stage].idle > 0 or n_calls > many):
+        many = 2 * (counts[stage].n - 1)  # else what is given early could wait behind a long unit while others idle
+        if self._next(stage) is not None and (counts[stage].idle > 0 or n_calls > many):
             return True
         self._refused.add(stage)
         return False
 
     def _next(self, stage: str) -> Slot | None:
         """The worker for the next call: an idle one, or one that is given it before its last call ends."""
-        slots, crews = self._slots[stage], self._crews()
-        if self._pools.fits(stage, crews):
+        slots, counts = self._slots[stage], self._counted()
+        if self._pools.fits(stage, counts):
             idle = next((slot for slot in slots if slot.is_idle), None)
             if idle is not None:
                 return idle
-        early = self._pools.uses_gpu(stage) or self._goes_on(stage, crews)
+        early = self._pools.uses_gpu(stage) or self._goes_on(stage, counts)
         return next((s for s in slots if early and len(s.calls) == 1 and not s.timed_out), None)
 
-    def _goes_on(self, stage: str, crews: dict[str, Crew]) -> bool:
+    def _goes_on(self, stage: str, counts: dict[str, WorkerCounts]) -> bool:
         """Whether workers on cores go from one short call to the next: where nothing else has a use for the core."""
-        is_wanted = self._refused - {stage} or not self._pools.has_cores_alone(stage, crews)
+        is_wanted = self._refused - {stage} or not self._pools.has_cores_alone(stage, counts)
         return not is_wanted and self._took_s.get(stage, math.inf) < SHORT_S
 
     def _hire(self, stage: str) -> None:
@@ -188,7 +188,7 @@ class RayEngine:
         for name, slot in list(self._idle(STEAL_S)):
             if name != stage and self._pools.uses_gpu(name):
                 self._drop(name, slot)
-                if self._pools.has_gpu(stage, self._crews()):
+                if self._pools.has_gpu(stage, self._counted()):
                     return True
         return False
 

@@ -18,8 +18,8 @@ _EXACT = 1e-6
 
 
 @dataclass
-class Crew:
-    """The workers of one stage, counted.
+class WorkerCounts:
+    """How many workers a stage has.
 
     Attributes:
         busy: those that work.
@@ -60,22 +60,22 @@ class Pools:
     def _is_light(self, stage: str) -> bool:
         return self._needs[stage].cpus < LIGHT_CPUS
 
-    def cpus_used(self, crews: Mapping[str, Crew], *, light: bool = False, starting: bool = False) -> float:
+    def cpus_used(self, counts: Mapping[str, WorkerCounts], *, light: bool = False, starting: bool = False) -> float:
         """Cores that workers compute on; those of light stages by themselves."""
         return sum(
-            self._needs[name].cpus * (crew.busy + (crew.starting if starting else 0))
-            for name, crew in crews.items()
+            self._needs[name].cpus * (count.busy + (count.starting if starting else 0))
+            for name, count in counts.items()
             if self._is_light(name) == light
         )
 
-    def gpus_used(self, crews: Mapping[str, Crew]) -> float:
+    def gpus_used(self, counts: Mapping[str, WorkerCounts]) -> float:
         """GPUs that are reserved."""
-        return sum(self._needs[name].gpus * crew.n for name, crew in crews.items())
+        return sum(self._needs[name].gpus * count.n for name, count in counts.items())
 
-    def fits(self, stage: str, crews: Mapping[str, Crew]) -> bool:
+    def fits(self, stage: str, counts: Mapping[str, WorkerCounts]) -> bool:
         """Whether one more call of a stage may run now."""
         light = self._is_light(stage)
-        used = self.cpus_used(crews, light=light)
+        used = self.cpus_used(counts, light=light)
         return used == 0 or used + self._needs[stage].cpus <= (1.0 if light else self.room.cpus) + _EXACT
 
     def most(self, stage: str) -> int:
@@ -84,25 +84,25 @@ class Pools:
         by_cpus = max(1, int(self.room.cpus / max(needs.cpus, LIGHT_CPUS)))
         return needs.max_workers or by_cpus
 
-    def to_start(self, stage: str, crews: Mapping[str, Crew], n_calls: int) -> int:
+    def to_start(self, stage: str, counts: Mapping[str, WorkerCounts], n_calls: int) -> int:
         """How many workers to start, so that `n_calls` calls can begin as far as there is room; GPUs aside."""
-        crew, needs, light = crews[stage], self._needs[stage], self._is_light(stage)
-        used = self.cpus_used(crews, light=light, starting=True)
-        free = (1.0 if light else self.room.cpus) - used - crew.idle * needs.cpus
+        mine, needs, light = counts[stage], self._needs[stage], self._is_light(stage)
+        used = self.cpus_used(counts, light=light, starting=True)
+        free = (1.0 if light else self.room.cpus) - used - mine.idle * needs.cpus
         by_cpus = int(free / needs.cpus + _EXACT) if needs.cpus else n_calls
-        if used == 0 and crew.n == 0:
+        if used == 0 and mine.n == 0:
             by_cpus = max(1, by_cpus)
-        return max(0, min(n_calls - crew.idle - crew.starting, self.most(stage) - crew.n, by_cpus))
+        return max(0, min(n_calls - mine.idle - mine.starting, self.most(stage) - mine.n, by_cpus))
 
-    def has_gpu(self, stage: str, crews: Mapping[str, Crew]) -> bool:
+    def has_gpu(self, stage: str, counts: Mapping[str, WorkerCounts]) -> bool:
         """Whether the GPU's share of one more worker is free; where no GPU is known, Ray is asked all the same."""
         needs = self._needs[stage].gpus
-        return not needs or not self.room.gpus or self.gpus_used(crews) + needs <= self.room.gpus + _EXACT
+        return not needs or not self.room.gpus or self.gpus_used(counts) + needs <= self.room.gpus + _EXACT
 
-    def has_cores_alone(self, stage: str, crews: Mapping[str, Crew]) -> bool:
+    def has_cores_alone(self, stage: str, counts: Mapping[str, WorkerCounts]) -> bool:
         """Whether a stage computes and no other does."""
         others = (
-            crew.busy + crew.starting for name, crew in crews.items() if name != stage and not self._is_light(name)
+            count.busy + count.starting for name, count in counts.items() if name != stage and not self._is_light(name)
         )
         return not (self._is_light(stage) or any(others))
 

@@ -23,7 +23,7 @@ _TOTAL = re.compile(r"bytes \d+-\d+/(\d+)")
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells one state of a file at a server from another, None where the server does not say.
+    """What tells one version of a file at a server from another. Each is None where the server does not say.
 
     Attributes:
         etag: strong ones only.
@@ -37,7 +37,7 @@ class Identity:
 
     @classmethod
     def of(cls, response: Any) -> Identity:
-        """Of an answer with the file or a piece of it."""
+        """Read the identity from a response that carries the file or a part of it."""
         etag, length = response.headers.get("ETag") or "", response.headers.get("Content-Length") or ""
         if response.status == 206:
             found = _TOTAL.fullmatch(response.headers.get("Content-Range") or "")
@@ -54,7 +54,7 @@ class Identity:
         return (self.etag or self.modified) if self.n_bytes else None
 
     def fits(self, other: Identity) -> bool:
-        """Whether a piece with this identity may be of the other's file: all that both say is equal."""
+        """Whether a part with this identity can belong to the file of the other: all that both say is equal."""
         pairs = ((self.etag, other.etag), (self.modified, other.modified))
         return self.n_bytes == other.n_bytes and all(a == b or None in (a, b) for a, b in pairs)
 
