@@ -53,13 +53,16 @@ quick: lint types
 test: $(VENV)/.installed
 	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --cov
 
-# Not once more where neither numpy nor torch matters: the engine, the driver, the browser, the web.
-SAME = faults web test_docs.py test_engine.py test_forecast.py test_hints.py test_ledger_model.py test_listing.py \
-	test_logins.py test_playlists.py test_report_page.py test_review_page.py test_s3.py test_scheduling.py \
-	test_schema_docs.py test_settled.py test_takedown.py test_waiting.py e2e/test_terminal.py
+# Not once more where neither numpy nor torch matters: the engine, the driver, storage, commands, the browser, the web.
+SAME = faults web e2e/test_terminal.py export/test_rebuild.py $(addprefix test_,$(addsuffix .py, \
+	cli damage deploy docs download duplicates engine forecast guardian hints hosts lease ledger_model ledger_scale \
+	listing logins memory observe playlists plugins preview program report_page retries review_page runner \
+	runner_flow s3 scheduling schema_docs session settings_book source_lists sources submit takedown tombstones \
+	waiting why workspace))
 
 test-paper: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(SAME:%=--ignore tests/%)
+	$(PAPER_VENV)/bin/pytest tests/test_docs.py -k 'can_run_here and TRAINING'
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

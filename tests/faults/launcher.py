@@ -29,7 +29,8 @@ def put_in_fakes() -> None:
     # Runs with fakes are over before five seconds are, after which units are recorded.
     mit_builder.driver.runner.FLUSH_ROWS = 4
     manifests.ledger.COMPACT_ABOVE_PARTS = 8
-    mit_builder.storage.lease.RENEW_S, mit_builder.storage.lease.EXPIRY_S = 1.0, 6.0
+    mit_builder.storage.lease.RENEW_S = 1.0
+    mit_builder.storage.lease.EXPIRY_S = float(os.environ.get("KILLS_EXPIRY_S", "6"))
     # Fakes need no models, and what they make cannot be drawn.
     mit_builder.pipeline_run.check_all = lambda *arguments: []  # type: ignore[attr-defined]
     mit_builder.pipeline_run._report = lambda *arguments: []
