@@ -162,7 +162,7 @@ def make(workspace: Workspace, size: Size) -> None:
     digests = random.integers(1, 2**63, size.n_sources, dtype=np.uint64)
     shards = publish(workspace, bucket, size)
     seen = Snapshot(workspace, settings, run_id="made")
-    seen.pass_over_settled()
+    seen.skip_finished()
     plan = seen.finished.plan
     store = Store(workspace, [f"manifests/{step.name}" for step in STEPS])
     for first in range(0, size.n_sources, PART_ROWS):

@@ -188,7 +188,7 @@ class Ledger:
         yield from self._latest_of(["unit_id"], wanted)
 
     def _latest_of(self, names: Sequence[str], wanted: Callable[[str], bool]) -> Iterator[Entry]:
-        """Of the entries with equal values the latest, as they are now: the older first."""
+        """The latest of the entries with equal values, as they are now; older ones come first."""
         end, told = self.next_seq, -1
         while told < end:
             try:
@@ -314,7 +314,7 @@ def _batches(parts: Parts, keys: list[str]) -> Iterator[list[pa.Table]]:
 def _last_rows(
     parts: Parts, names: Sequence[str], after: int, end: int, wanted: Callable[[str], bool]
 ) -> Iterator[int]:
-    """Of rows numbered below `end`, with equal values in some columns, the last; those after `after`, by number."""
+    """The last row for each set of values in some columns, of rows numbered below `end`; by number, from `after` on."""
     table, group = parts.names(), np.zeros(len(parts.seqs), np.int64)
     for name in names:
         values = table[name].combine_chunks().dictionary_encode()

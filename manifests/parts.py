@@ -87,7 +87,7 @@ class _Recent:
 
 
 def _offsets(n_rows: Iterable[int]) -> Array:
-    """Where row groups begin, and where the last ends."""
+    """Numbers of the rows at which row groups begin, and at which the last ends."""
     return np.concatenate([[0], np.cumsum(list(n_rows), dtype=np.int64)])
 
 

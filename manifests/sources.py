@@ -93,7 +93,7 @@ def is_workspace(folder: Path) -> bool:
 
 
 def located(address: str, base: Path | None) -> Path:
-    """Where an address that is no URL leads: from `base`, or the current folder, or from somebody's home.
+    """The path of an address that is no URL: from `base`, or the current folder, or from somebody's home.
 
     Raises:
         SourceListError: no file can have such a name.

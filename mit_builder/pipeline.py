@@ -48,21 +48,21 @@ class Trail:
 
 @dataclass(frozen=True)
 class VideoTrail(Trail):
-    """Of what is made of a video."""
+    """What units that come from a video descend from."""
 
     video: Video
 
 
 @dataclass(frozen=True)
 class CandidateTrail(VideoTrail):
-    """Of what is made of a candidate that was kept."""
+    """What units that come from a kept candidate descend from."""
 
     candidate: Candidate
 
 
 @dataclass(frozen=True)
 class ClipTrail(CandidateTrail):
-    """Of what is made of a clip. `plugged`: what stages of other packages said of it."""
+    """What units that come from a clip descend from. `plugged`: what stages of other packages said of it."""
 
     clip: Clip
     plugged: tuple[PluginRow, ...] = field(default=(), kw_only=True)
@@ -70,14 +70,14 @@ class ClipTrail(CandidateTrail):
 
 @dataclass(frozen=True)
 class PoseTrail(ClipTrail):
-    """Of what is made of a clip with keypoints."""
+    """What units that come from a clip with keypoints descend from."""
 
     pose: Pose
 
 
 @dataclass(frozen=True)
 class SpeechTrail(PoseTrail):
-    """Of a clip with all its labels."""
+    """What a clip with all its labels descends from."""
 
     speech: Speech
 
@@ -270,7 +270,7 @@ def _onward(
     unit: Unit,
     outputs: tuple[Any, ...],
 ) -> Iterator[Unit]:
-    """To the next stage of another package that stands here, else to the step of ours that follows."""
+    """Hand on to the next stage of another package that stands here, else to the step of ours that follows."""
     made = tuple(PluginRow(stage.name, stage.plugin.identity, row) for row in outputs)
     known = _trail(unit, ClipTrail)
     trail = replace(known, plugged=(*known.plugged, *made))

@@ -217,7 +217,7 @@ def walk_until_whole(
 def _walk_once(runner: Runner, sources: Sequence[Source], note: Callable[[str], None]) -> None:
     are_many = len(sources) >= FROM_SOURCES
     if are_many or runner.workspace.exists(HEAD_KEY):  # what is worked on again among a few is settled no more
-        runner.pass_over_settled()
+        runner.skip_finished()
     for lane in runner.lanes.values():
         for part in lane.ledger.set_aside():
             note(f"{part} is damaged, it lies in {DAMAGED}/ now: what only it held is done again")

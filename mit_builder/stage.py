@@ -103,7 +103,7 @@ class Stage(Protocol[In]):
         ...
 
     def setup(self) -> None:
-        """Once per worker, before the first unit: load weights.
+        """Called once in each worker, before the first unit: load weights.
 
         Raises:
             StageUnavailable: something the stage needs is missing; the stage stops, its units stay pending.

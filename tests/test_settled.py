@@ -60,13 +60,13 @@ def run(
     if not working:
         seen = Snapshot(workspace, settings, run_id=run_id, choice=chosen, steps=fakes.steps())
         if passing_over:
-            seen.pass_over_settled()
+            seen.skip_finished()
         seen.follow(listed(names), due_again=due_again)
         return seen
     engine = SerialEngine(worker_specs(settings, workspace, run_id, fakes.steps()))
     runner = Runner(workspace, settings, run_id=run_id, choice=chosen, engine=engine, steps=fakes.steps())
     if passing_over:
-        runner.pass_over_settled()
+        runner.skip_finished()
     runner.run(listed(names))
     if to_the_end:
         runner.finished.at_the_end()

@@ -50,5 +50,5 @@ def is_debugging() -> bool:
 
 
 def split_names(names: list[str]) -> list[str]:
-    """Of options that may be repeated and may hold several names, with commas between."""
+    """Split the values of an option that may be repeated and may hold several names, with commas between."""
     return [part.strip() for name in names for part in name.split(",") if part.strip()]

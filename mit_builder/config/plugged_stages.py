@@ -38,7 +38,7 @@ class PluggedStage:
 
     @property
     def name(self) -> str:
-        """Of the step, of its ledger and of its column in the dataset."""
+        """The name of the step, of its ledger and of its column in the dataset."""
         return str(self.kind.name)
 
     def section(self, settings: Settings) -> Section:

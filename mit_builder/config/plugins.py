@@ -87,7 +87,7 @@ def attribute(path: str) -> Any:
 
 
 def backends(role: str) -> dict[str, Plugin]:
-    """By name what installed packages have for a protocol.
+    """The backends that installed packages offer for a protocol, by name.
 
     Raises:
         ConfigError: two packages announce one name.
@@ -97,7 +97,7 @@ def backends(role: str) -> dict[str, Plugin]:
 
 
 def stages() -> dict[str, Plugin]:
-    """By name the stages of installed packages.
+    """The stages that installed packages offer, by name.
 
     Raises:
         ConfigError: two packages announce one name.

@@ -18,7 +18,7 @@ class _Strict(BaseModel):
 
 
 class YoutubeArguments(_Strict):
-    """Of `extractor_args.youtube`; none that carries a token."""
+    """What may be set in `extractor_args.youtube`: nothing that carries a token."""
 
     player_client: list[str] | None = None
     player_skip: list[str] | None = None
@@ -28,7 +28,7 @@ class YoutubeArguments(_Strict):
 
 
 class ExtractorArguments(_Strict):
-    """Of `extractor_args`."""
+    """What may be set in `extractor_args`."""
 
     youtube: YoutubeArguments | None = None
 

@@ -70,7 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where nothing else is asked for, the tests of the backends' protocols are what is run."""
+    """Run the tests of the backends' protocols where no other tests are asked for."""
     try:
         subjects = [subject_of(text) for text in config.getoption(OPTION) or ()]
     except ConfigError as error:

@@ -44,7 +44,7 @@ def flipped(scene: Scene) -> Scene:
 
 
 def test_one_float32_array_of_133_points_a_frame(found: Floats) -> None:
-    """With one row a person."""
+    """The array has one row a person."""
     assert found.shape == (2, N_FRAMES, N_KEYPOINTS, 3)
     assert found.dtype == np.float32
 
@@ -102,7 +102,7 @@ def test_each_person_gets_its_own_face(seen: Floats, scene: Scene) -> None:
 
 
 def test_left_is_the_subjects_left(seen: Floats) -> None:
-    """So it is at the right of a picture of somebody who looks at us."""
+    """The left eye of somebody who looks at us is at the right of the picture."""
     for left in (1, 3, 5):
         assert (seen[:, :, left, 0] > seen[:, :, left + 1, 0]).all(), KEYPOINT_NAMES[left]
 

@@ -106,7 +106,7 @@ def publish_index(shards: Iterable[Shard], n_buckets: int) -> str:
 
 
 def _digests(media: Sequence[Artifact]) -> tuple[str, ...]:
-    """Of every file, or none where an earlier version wrote some without."""
+    """Digests of all files, or none at all where an earlier version wrote some files without."""
     digests = tuple(artifact.sha256 for artifact in media)
     return digests if all(digests) else ()
 
@@ -162,7 +162,7 @@ def no_dataset(place: str | Path, *, is_workspace: bool) -> ConfigError:
 
 
 def stale_shards(index: Index, names: Iterable[str]) -> list[str]:
-    """Those of `names` (paths below the dataset's folder) that are shards or media, yet not in the index.
+    """The shards and media files among `names` (paths below the dataset's folder) that the index does not name.
 
     The runner deletes them once the index is in place and no shard is being written, so that `*.parquet` means the
     dataset to any reader.

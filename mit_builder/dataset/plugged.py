@@ -35,7 +35,7 @@ def fields_of(row: Labelled) -> list[pa.Field]:
 
 
 def plugged_fields(schema: pa.Schema) -> list[pa.Field]:
-    """Those columns of a file of ours that come from stages of other packages."""
+    """The columns of a shard or manifest that come from stages of other packages."""
     try:
         names = json.loads((schema.metadata or {}).get(KEY, b"[]"))
     except ValueError:

@@ -102,7 +102,7 @@ class Publisher:
 
     @property
     def digest(self) -> str:
-        """Of the index that belongs to the shards of now."""
+        """Digest of the index that names the shards as they are now."""
         return hashlib.sha256(self._text().encode()).hexdigest()[:16]
 
     def take(self, rows: Iterable[object], *, write: bool) -> list[str]:

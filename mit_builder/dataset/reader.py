@@ -148,14 +148,14 @@ class DatasetFiles:
         return self.read(str(name)) if found is None else found.read_bytes()
 
     def _beside(self, name: object) -> Path | None:
-        """Where a media file of a row would lie; None on object storage. Raises `MediaError` where that leads out."""
+        """The path of a media file that a row names; None on object storage. `MediaError` where it leads out."""
         found = inside(self.root, name) if self.root is not None else None
         if not is_below(name) or (self.root is not None and found is None):
             raise MediaError(f"the media path {name!r} leads out of the dataset {self._uri}: nothing is read there")
         return found
 
     def tombstones(self) -> Tombstones:
-        """Those beside the dataset, and those of the workspace that it lies in."""
+        """Tombstones that lie beside the dataset, and those of the workspace that holds it."""
         stones = Tombstones()
         for name, read in ((BESIDE_DATASET, self.read), (KEY, self._read_beside)):
             with suppress(FileNotFoundError):

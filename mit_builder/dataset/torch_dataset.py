@@ -174,7 +174,7 @@ class ClipDataset(IterableDataset[Sample]):
         self.skip_batches(0, 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this process stands: with `num_workers=0`, or per worker as torchdata's StatefulDataLoader asks."""
+        """How far this process has come: with `num_workers=0`, or per worker as torchdata's StatefulDataLoader asks."""
         return {"epoch": self.epoch, "done": dict(self._done), "skipped": self._shared[2:].tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

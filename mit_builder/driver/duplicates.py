@@ -1,4 +1,4 @@
-"""Of several sources with one video, the smallest source_id keeps it, whatever the order of the list.
+"""Several sources with one video: the one with the smallest source_id keeps it, whatever the order of the list.
 
 Videos are one where their `video_id` (a site's id, else the content) or the bytes of their files are equal; so a talk
 that a site has and a copy of the file on disk are one as well.
@@ -49,7 +49,7 @@ class Duplicates:
         return True
 
     def released(self, entry: Entry) -> list[tuple[Unit, Entry]]:
-        """Those that waited for the video of a download, which has arrived."""
+        """The sources that waited for a download whose video has arrived."""
         names = [name for video in _names_of(entry) for name in self._waiting_for.pop(video, ())]
         return [self._held.pop(name) for name in sorted(set(names)) if name in self._held]
 

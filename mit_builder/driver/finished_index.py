@@ -97,7 +97,7 @@ class FinishedIndex:
         return sources.where(~np.isin(ids, self._columns["source"][self.chosen]))
 
     def _incomplete_groups(self, rows: Array) -> Array:
-        """Those of `rows` whose video had other sources as well, not all of which are in `rows`."""
+        """The rows whose video had other sources as well, not all of which are in `rows`."""
         incomplete = np.zeros(len(rows), bool)
         for name in ("keeper", "video", "media"):
             _, group, n = np.unique(self._columns[name][rows], return_inverse=True, return_counts=True)

@@ -1,4 +1,4 @@
-"""Where rows about settled sources lie: parts of `manifests/settled`, and the head that says what they rest on.
+"""The files of the index of finished sources: parts in `manifests/settled`, and a head that says when they count.
 
 Parts only grow in number: a row counts when it is the last of its source and plan, and no later row says that it is
 gone. The files that trees name lie in parts of their own, which are read only where folders have changed.
@@ -128,7 +128,7 @@ class Head:
     """Digest of the dataset's index."""
 
     def dump(self) -> bytes:
-        """As JSON."""
+        """The head as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod

@@ -123,11 +123,11 @@ class Snapshot:
         sources = SourceCatalog(workspace).sources()
         found = cls(workspace, settings, on_settled=on_settled, on_note=on_note)
         if not whole and len(sources) >= FROM_SOURCES:
-            found.pass_over_settled()
+            found.skip_finished()
         found.follow(sources, due_again=due_again, on_progress=on_progress)
         return found
 
-    def pass_over_settled(self) -> None:
+    def skip_finished(self) -> None:
         """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
         index = open_finished_index(self.workspace, self.settings, self.lanes, self.publisher, said)

@@ -42,7 +42,7 @@ class Memory:
 
     @property
     def n_cores(self) -> int:
-        """For how many cores' workers it is enough; 0 = for none."""
+        """The number of cores whose workers fit into memory; 0 = not even one."""
         room_gb = self.free_gb - (1 - FULL) * self.total_gb - RAY_GB
         return max(0, int(room_gb / CORE_GB))
 

@@ -30,6 +30,6 @@ class Metric:
 
 
 class Meter(Protocol):
-    """Where figures go: adds to a counter, sets a gauge, or observes a value."""
+    """Takes a figure: adds to a counter, sets a gauge, or observes a value."""
 
     def __call__(self, metric: Metric, value: float, tags: Mapping[str, str]) -> None: ...

@@ -154,7 +154,7 @@ def home_problem() -> str | None:
 
 
 def _say_nothing(*words: object, **more: object) -> None:
-    """In the place of Ray's printing of what raylets of lost nodes have logged last."""
+    """Stands in for a function of Ray that prints the last log lines of lost nodes."""
 
 
 def _there(address: str | None) -> Connected:

@@ -183,7 +183,7 @@ def _pose_problems(folder: Path, n_frames: int) -> Iterator[str]:
 
 
 def _matches(folder: Path, sample: dict[str, str]) -> Iterator[bool]:
-    """For each person and frame whether the pose with most points in the person's box is the person's (same place)."""
+    """Whether, for each person and frame, the pose with most points in the person's box is that person's own."""
     speakers = json.loads((folder / sample["speak_info_path"]).read_text())
     boxes = np.array([speaker["instance_bbox"] for speaker in speakers])[:, None, None]
     for path in sorted((folder / sample["image_dir"].replace("frames", "pose")).glob("*.json")):

@@ -178,7 +178,7 @@ class Job:
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """Of the dataset, with the columns of other packages' stages that its first shard has."""
+        """The dataset's schema, with the columns of other packages' stages that its first shard has."""
         for shard in self.index.shards:
             with self.files.local(shard.name) as path:
                 return dataset_schema(plugged_fields(pq.read_schema(path)))

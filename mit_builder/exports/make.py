@@ -106,7 +106,7 @@ def forget(workspace: Workspace, output: Path) -> None:
 
 
 def known_exports(workspace: Workspace) -> list[Path]:
-    """Where the exports of a workspace were put; they may be gone by now."""
+    """The folders into which this workspace was exported; they may be gone by now."""
     keys = sorted(key for key in workspace.names(KNOWN) if key.endswith(".json"))
     return [Path(json.loads(workspace.read(key))["path"]) for key in keys]
 

@@ -64,7 +64,7 @@ class Fit:
 
     @classmethod
     def of(cls, width_px: int, height_px: int) -> Fit:
-        """As large as fits, in the middle."""
+        """The placing that makes the picture as large as fits, in the middle."""
         scale = min(CANVAS_WH[0] / width_px, CANVAS_WH[1] / height_px)
         width, height = round(width_px * scale), round(height_px * scale)
         offset = (CANVAS_WH[0] - width) // 2, (CANVAS_WH[1] - height) // 2

@@ -68,7 +68,7 @@ def sample(row: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray[An
 
 
 def _plain(value: Any) -> Any:
-    """With lists in the place of arrays, at any depth."""
+    """The value with lists in the place of arrays, at any depth."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

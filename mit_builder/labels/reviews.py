@@ -1,4 +1,4 @@
-"""Where verdicts are kept: a ledger of their own, `manifests/reviews`; of a clip's verdicts the latest counts."""
+"""Verdicts of reviewers, kept in a ledger of their own, `manifests/reviews`; the latest verdict on a clip counts."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def periods(flags: npt.ArrayLike, human: Flags | None = None) -> Periods:
 
 
 def merged_periods(flags: npt.ArrayLike, merge_below_frames: int, human: Flags | None = None) -> Periods:
-    """As `periods`, with every run, true or false, that is shorter than the limit given to its neighbours.
+    """The same as `periods`, after every run (true or false) that is shorter than the limit has joined its neighbours.
 
     Shortest first, the earlier of two equals; a run grows by what it takes in, so nothing short is left but runs that
     hold a frame of `human`, and a clip that is itself too short. `merged_periods(flags, n)` and `merged_periods(~flags,

@@ -223,7 +223,7 @@ def _first_due(ahead: Iterable[tuple[AudioFrame, int | None, int]]) -> int:
 
 
 def _lasting_error(ahead: Sequence[tuple[AudioFrame, int | None, int]], clock: int, rate_hz: int) -> int:
-    """By how much the next frame begins after the running clock: what all that follow agree on, or a gap."""
+    """How much later than the running clock the next frame begins, where those that follow agree or there is a gap."""
     errors: list[int] = []
     jitter, rounding = int(_JITTER_S * rate_hz), int(_ROUNDING_S * rate_hz)  # this runs for every frame of sound
     for n, (_, stated, length) in enumerate(ahead):

@@ -153,7 +153,7 @@ def load_captions(path: Path) -> list[Caption]:
 
 
 def cut_captions(captions: Iterable[Caption], start_s: float, end_s: float) -> tuple[Caption, ...]:
-    """Those that are shown between two times of the video, with times after the first; texts stay whole."""
+    """The captions shown between two times of the video, timed from the first of them; texts stay whole."""
     shown = (
         replace(c, start_s=round(max(c.start_s, start_s) - start_s, 3), end_s=round(min(c.end_s, end_s) - start_s, 3))
         for c in captions

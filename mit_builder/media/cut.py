@@ -146,7 +146,7 @@ class _Cut:
 
     @classmethod
     def of(cls, source: Path, start_frame: int, end_frame: int, sound: Sequence[SoundTrack] | None) -> _Cut:
-        """With the source's timeline, and its sound where that is not chosen yet."""
+        """Read what is missing: the source's timeline, and its sound where that is not chosen yet."""
         timeline = read_timeline(source)
         return cls(source, start_frame, end_frame, timeline, choose_sound(source).tracks if sound is None else sound)
 

@@ -152,7 +152,7 @@ class _Log:
             self._timed = np.delete(self._timed, places)
 
     def _runs_on(self, times: Ticks, apart: int = 1) -> npt.NDArray[np.bool_]:
-        """For each time but the first (two), whether it may follow the one before (before that)."""
+        """Whether each time may follow the one that stands `apart` places before it; the first ones are left out."""
         steps = np.diff(times)
         usual = np.maximum(np.median(steps), np.concatenate([steps[:1], steps[:-1]]))
         usual = np.minimum(usual, float(GAP_S / self.tick_s) * _GAP_STEPS)
@@ -168,7 +168,7 @@ class _Log:
         return int(self.dts[self._timed[0]]) * self.tick_s if len(self._timed) else Fraction(0)
 
     def late_start(self) -> int | None:
-        """By how much the first packet is too early: AVI's first picture stands at 0, a gap tells when it is due."""
+        """How much too early the first packet is: AVI's first picture stands at 0, and a gap tells when it is due."""
         steps = np.diff(self.dts[self._timed])
         usual = float(np.median(steps)) if len(steps) else 0.0
         return int(steps[0] - usual) if len(steps) > 1 and steps[0] > _GAP_STEPS * usual else None
@@ -185,7 +185,7 @@ class _Log:
         return before, after
 
     def breaks(self, stream: int) -> Iterator[_Break]:
-        """Where the times do not run on."""
+        """The places at which the times do not go on from those before."""
         times = self.dts[self._timed]
         if len(times) < 2:
             return

@@ -158,7 +158,7 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _preference(stream: VideoStream) -> tuple[bool, bool, int]:
-    """Of several streams the one with the greatest is shown; `frames` is 0 where the container does not say."""
+    """Sort key of a stream: the one with the greatest is shown; `frames` is 0 where the container does not say."""
     codec = stream.codec_context
     return stream.frames != 1, bool(stream.disposition & Disposition.default), codec.width * codec.height
 

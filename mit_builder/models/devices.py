@@ -13,7 +13,7 @@ _elsewhere: dict[str, int] = {}
 
 
 def count_on_cluster(n: int) -> None:
-    """From now on this process plans with the GPUs of a cluster: it may run on a node that has none."""
+    """Let this process plan with the GPUs of a cluster from now on: it may run on a node that has none."""
     _elsewhere["n_gpus"] = n
 
 

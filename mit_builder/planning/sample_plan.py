@@ -1,4 +1,4 @@
-"""From a sample of the sources that was worked on to what all of them will take."""
+"""A sample of the sources that was worked on, and what all of them will take."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def tables_of(base: Settings, names: Sequence[str], values: str | None, *, toget
 
 
 def _columns(base: Settings, name: str, values: str | None) -> list[Column]:
-    """Where the setting is, and the values asked for or else some around it, in order."""
+    """The setting's value, and those asked for or else some around it, in order."""
     _check(name)
     if values is not None:
         texts = [text.strip() for text in values.split(",") if text.strip()]

@@ -337,7 +337,7 @@ class _Rebuild:
 
     @cached_property
     def _schema(self) -> pa.Schema:
-        """Of the dataset, with the columns of other packages' stages that the manifest has."""
+        """The dataset's schema, with the columns of other packages' stages that the manifest has."""
         names = self._head.files[:1]
         return dataset_schema([f for name in names for f in plugged_fields(pq.read_schema(self._manifest / name))])
 

@@ -87,11 +87,11 @@ class Videos:
                 self._by_digest[found].append(video)
 
     def named(self, name: str) -> list[Known]:
-        """Those with this id, source or address."""
+        """The videos with this id, source or address."""
         return self._by_name.get(name, [])
 
     def of_channel(self, name: str) -> list[Known]:
-        """Those of a channel."""
+        """The videos of a channel."""
         return self._by_channel.get(name, [])
 
     def with_copies(self, videos: Iterable[Known]) -> list[Known]:
@@ -104,13 +104,13 @@ class Videos:
         return any(stone.digest in self._by_digest for stone in stones)
 
     def barred_by(self, stones: Iterable[Tombstone]) -> list[Known]:
-        """Those that tombstones bar as a whole, each once."""
+        """The videos that tombstones bar as a whole, each once."""
         found = (video for stone in stones if stone.kind != "span" for video in self._by_digest.get(stone.digest, ()))
         return list({video.video_id: video for video in found}.values())
 
 
 def _digests(video: Known) -> Iterator[str]:
-    """By which tombstones know a video; those of its spans are the video's."""
+    """Digests by which tombstones know a video; its spans have those of the video."""
     yield digest("video", video.video_id)
     yield from (digest("source", name) for name in video.sources)
     yield from (digest("channel", name) for name in video.channels)

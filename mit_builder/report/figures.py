@@ -106,7 +106,7 @@ def _drop(step: str, reason: str, count: int, hours: float | None = None) -> dic
 
 
 def _margins(tally: RunCounts) -> dict[str, Any]:
-    """By reason: histogram of measured value / threshold, from 0 to 2 in steps of 0.1; above 2 in the last bin."""
+    """A histogram for each reason: measured value / threshold, from 0 to 2 in steps of 0.1; above 2 in the last bin."""
     edges = np.linspace(0, 2, 21)
     return {reason: histogram(np.clip(found, 0, 2), edges) for (reason, _), found in sorted(tally.margins.items())}
 

@@ -63,7 +63,7 @@ class ReviewDocument(_Document):
         return self
 
     def row(self) -> Review:
-        """As it is kept."""
+        """The verdict as the ledger keeps it."""
         values = self.model_dump()
         values["corrections"] = tuple(Correction(**correction) for correction in values["corrections"])
         return Review(**{**values, "reason": " ".join(self.reason.split())})

@@ -74,7 +74,7 @@ def make_server(site: Site, port: int = 0) -> ThreadingHTTPServer:
 
 
 def address_of(site: Site) -> str:
-    """Where the page is; for the person in front of this machine alone."""
+    """The page's address. It holds a token that only the person in front of this machine is told."""
     return f"http://{HOST}:{site.port}/{site.token}/report/index.html#/gallery"
 
 

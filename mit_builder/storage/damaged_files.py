@@ -113,5 +113,5 @@ class Files:
                 self._tell(f"gone or damaged as well, in {folder}/: {n - TOLD_ONE_BY_ONE} more")
 
     def remove(self, keys: Iterable[str]) -> None:
-        """Take note that some are gone."""
+        """Forget files that were removed."""
         self._removed.update(keys)

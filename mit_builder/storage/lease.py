@@ -149,7 +149,7 @@ def _taken(holder: str) -> str:
 
 
 def _now_s() -> tuple[float, float]:
-    """By a clock that goes on while the machine sleeps, and by that which is set after a virtual machine's pause."""
+    """The time by two clocks: one goes on while the machine sleeps, one is set after a virtual machine's pause."""
     return time.clock_gettime(_BOOT_CLOCK), time.time()
 
 
@@ -288,7 +288,7 @@ class _ObjectLease:
         return None
 
     def _problem_of(self, found: _Found | None) -> str | None:
-        """Take note of the lease as it lies there; why it is lost."""
+        """Remember the version of the lease that was found there; why it is lost, or None."""
         if found is None:
             return f"{_HERE}, while this one was stopped or out of touch: {_again()}"
         if found.nonce != self._nonce:

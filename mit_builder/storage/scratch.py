@@ -67,7 +67,7 @@ class Scratch:
             make_private(self.base.parent)
 
     def partial(self, name: str) -> Path:
-        """Where the unfinished files of a unit outlive a run."""
+        """The folder in which the unfinished files of a unit outlive a run."""
         self._prepare()
         return self.base / PARTIAL / name
 
@@ -219,7 +219,7 @@ def _made(folder: Path) -> Path:
 
 
 def temporary() -> Path:
-    """Of this user, where the workspace is not on a local disk."""
+    """This user's folder for temporary files, where the workspace is not on a local disk."""
     return Path(tempfile.gettempdir()) / f"mit-build-{os.getuid()}"
 
 

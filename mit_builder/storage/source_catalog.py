@@ -269,7 +269,7 @@ def _places(table: pa.Table) -> pa.Array:
 
 
 def _last_of_each(table: pa.Table) -> pa.Table:
-    """Of rows with one address the last, in the place of the first.
+    """The last of the rows with one address, in the place of the first.
 
     An address that was signed anew, or is given without its signature now, takes the place of the one before.
     """

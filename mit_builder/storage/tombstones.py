@@ -79,7 +79,7 @@ class Tombstones:
 
     @classmethod
     def of(cls, workspace: Workspace) -> Tombstones:
-        """Those of a workspace.
+        """The tombstones of a workspace.
 
         Raises:
             ConfigError: the file is damaged: what was taken down would come back.
@@ -91,7 +91,7 @@ class Tombstones:
 
     @classmethod
     def at(cls, path: Path) -> Tombstones:
-        """Those of a file; none where there is no file.
+        """The tombstones in a file; none where there is no file.
 
         Raises:
             ConfigError: it is damaged.
@@ -111,7 +111,7 @@ class Tombstones:
             raise ConfigError(f"{where} is damaged: without it what was taken down would come back") from error
 
     def dump(self, *, published: bool = False) -> bytes:
-        """As text; `published`: without what only the workspace needs."""
+        """The tombstones as text; `published`: without what only the workspace needs."""
         rows = [asdict(stone) | ({"pending": False} if published else {}) for stone in self.stones]
         return (json.dumps(rows, indent=1) + "\n").encode()
 

@@ -92,7 +92,7 @@ class Fragments:
 
 
 def _digest(info: dict[str, Any], fetch: Callable[[str], Any]) -> str | None:
-    """Of the list of a format's fragments; None where it has none, or none that can be gone on with."""
+    """Digest of the list of a format's fragments; None where it has none, or none that can be resumed."""
     if info.get("protocol") in HLS:
         text = info.get("hls_media_playlist_data")
         if not text:

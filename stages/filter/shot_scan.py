@@ -148,7 +148,7 @@ class ShotScan:
         self._n_frames += 1
 
     def _completed(self, image: Image, found: Detections) -> Detections:
-        """With the faces that were lost and found again at their place, without those too small to follow."""
+        """What was found, with lost faces that are found again at their place, without faces too small to follow."""
         frame = self._start_frame + self._n_frames
         lost = self._tracker.lost(frame, found.face_boxes_xyxy)
         if len(lost):

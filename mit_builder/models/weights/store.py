@@ -38,7 +38,7 @@ State = Literal["missing", "ok", "damaged", "untrusted"]
 
 
 def folder() -> Path:
-    """Where weights are kept: the variable MIT_BUILDER_WEIGHTS, else the platform's cache."""
+    """The folder of weights: the variable MIT_BUILDER_WEIGHTS, else the platform's cache."""
     chosen = os.environ.get(FOLDER_VARIABLE)
     return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("mit-builder") / "weights"
 
