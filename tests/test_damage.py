@@ -246,6 +246,18 @@ def test_flips_in_media_of_a_clip_are_seen_by_status_and_validate_and_published_
     assert worked(runner).keys() == {"filter.cut", "shards"}  # the clips are the same again: nothing follows
 
 
+def test_shards_that_a_selection_left_behind_are_no_damage_when_it_comes_back(
+    workspace: Workspace, quick: None
+) -> None:
+    before = workspace.read(INDEX_KEY)
+    run(workspace, NAMES, "filter.min_clip_s=1.3")
+    assert workspace.read(INDEX_KEY) != before
+    runner, said = run(workspace)
+    assert (said, runner.files.damaged) == ([], set())
+    assert worked(runner).keys() == {"shards"}
+    assert workspace.read(INDEX_KEY) == before
+
+
 def test_a_truncated_file_is_no_failure_of_who_reads_it(workspace: Workspace, quick: None) -> None:
     before = digests(workspace)
     replaced_by("cut off", some(workspace, "poses", random.Random(3)), random.Random(3))

@@ -108,7 +108,7 @@ def test_a_stage_adds_its_column_and_what_it_did_is_not_done_again(cli: Cli, sit
     assert "0 units worked on" in run(cli)
     assert (units("face_focus"), units("pose")) == (2, 2)
     assert cli("validate", "ws")[:2] == (0, "valid\n")
-    run(cli, "--unset", "plugins.stages")
+    assert "is gone" not in run(cli, "--unset", "plugins.stages"), "its own doing is no damage"
     (file,) = Path("ws/dataset").glob("*.parquet")
     assert file.read_bytes() == before, "without it the dataset is what it was, byte for byte"
 
@@ -127,7 +127,9 @@ def test_a_clip_that_it_rejects_is_told_of_everywhere(cli: Cli) -> None:
     least = min(row["min_focus"] for row in column())
     most = max(row["min_focus"] for row in column())
     said = run(cli, "--set", f"plugins.settings.face_focus.min_focus={(least + most) / 2}")
+    assert "no clip leaves the dataset before face_focus judges them" in said
     assert "2 face_focus and what follows" in said
+    assert "add CPU workers" not in said
     assert "1 face_focus rejected: face_out_of_focus" in said
     assert [row["min_focus"] for row in column()] == [most]
     assert "1 face_focus rejected: face_out_of_focus" in cli("status", "-w", "ws")[1]
@@ -138,6 +140,16 @@ def test_a_clip_that_it_rejects_is_told_of_everywhere(cli: Cli) -> None:
     assert '<td>face_focus</td><th scope="row">face_out_of_focus</th>' in page
     assert "pluginTable" in page
     assert '"plugged":{"face_focus":{"min_focus":' in Path("ws/report/gallery.js").read_text()
+
+
+def test_a_run_that_keeps_no_clip_leads_to_the_reasons(cli: Cli) -> None:
+    said = run(cli, A, *FOCUS, "--set", "plugins.settings.face_focus.min_focus=1000000")
+    assert "0 clips in the dataset" in said
+    advised = [line.split(" ") for line in said.partition("try next:\n")[2].splitlines()]
+    assert [words[3:] for words in advised][:2] == [
+        ["report", "--workspace", "ws"],
+        ["status", "--workspace", "ws", "--videos"],
+    ]
 
 
 def test_a_report_without_such_a_stage_has_no_script_for_it(cli: Cli) -> None:

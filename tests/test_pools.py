@@ -13,6 +13,7 @@ from manifests.ledger import Entry
 from mit_builder.driver.bottleneck import find_bottleneck
 from mit_builder.driver.step_queue import CALL_S, MOST_WAITING, QUEUE_BOUND, StepQueue, Waiting
 from mit_builder.engine.base import Load
+from mit_builder.engine.serial import SerialEngine
 from mit_builder.engine.worker import Task
 from mit_builder.engine.worker_pools import Pools, Room, WorkerCounts
 from mit_builder.pipeline import STEPS, Unit
@@ -167,6 +168,7 @@ def test_detection_and_pose_say_how_long_their_units_are() -> None:
     [
         ("shots", Resources(cpus=1.0), Load(2.0, 2.0), "add CPU workers"),
         ("shots", Resources(cpus=1.0), Load(1.0, 2.0), "workers start"),
+        ("shots", Resources(cpus=1.0), SerialEngine([]).load(), "nothing to add: the serial engine works on one"),
         ("shots", Resources(cpus=1.0, gpus=0.5), Load(1.0, 8.0, 1.0, 1.0), "add GPUs"),
         ("download", Resources(cpus=0.25), Load(0.0, 2.0), "nothing to add: hosts are asked no faster"),
     ],

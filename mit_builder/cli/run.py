@@ -184,8 +184,9 @@ def _next_commands(tally: RunCounts, drawn: list[str], *, is_whole: bool) -> lis
     if drawn:
         clip_id = Path(drawn[0]).name.partition(".")[0]
         commands = [hints.say(Hint.PREVIEW, clip_id=clip_id), hints.say(Hint.VALIDATE), status]
-    elif tally.candidates and not tally.candidates["kept"]:
-        commands = [hints.say(Hint.TUNE), status, hints.say(Hint.SETTINGS)]
+    elif tally.candidates and not tally.pending:
+        first = Hint.REPORT if tally.candidates["kept"] else Hint.TUNE
+        commands = [hints.say(first), hints.say(Hint.VIDEOS), hints.say(Hint.SETTINGS)]
     else:
         # After a run of some stages the same command would find nothing to do.
         commands = [hints.say(Hint.AGAIN if is_whole else Hint.LABEL), status, hints.say(Hint.DOCTOR)]

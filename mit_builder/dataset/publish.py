@@ -88,6 +88,11 @@ class Publisher:
         shard = self._shards.get(bucket)
         return shard.parquet.key if shard is not None and self._is_there(shard.parquet.key) else None
 
+    def expects(self, key: str) -> bool:
+        """Whether a file should be there: not what later shards have replaced, which was deleted with them."""
+        named = (artifact.key for shard in self._shards.values() for artifact in (shard.parquet, *shard.media))
+        return not key.startswith(f"{FOLDER}/") or key in named
+
     def _is_there(self, key: str) -> bool:
         if self._there is None:
             self._there = self._workspace.states(FOLDER)

@@ -57,6 +57,8 @@ def _add(lane: StepQueue, load: Load) -> str:
         return "nothing to add: hosts are asked no faster (download.per_host, download.host_interval_s)"
     if lane.delayed and not lane.queue:
         return "nothing to add: failures wait for another attempt"
+    if load.limit:
+        return f"nothing to add: {load.limit}"
     if needs.gpus:
         return "add GPUs" if load.gpus_busy >= FULL * load.gpus or len(lane.running) else "GPUs are being waited for"
     if load.cpus_busy >= FULL * load.cpus:

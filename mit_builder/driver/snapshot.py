@@ -91,7 +91,8 @@ class Snapshot:
         self.clips = LabelledClips(settings, self._duplicates, self.reviews)
         self.buckets = Buckets(self.publisher, self.clips)
         self.finished = FinishedSources(settings, self._duplicates, self.buckets, None)
-        self.files = Files(workspace, self.run_id, mends=mends, verify=choice.verify, tell=on_note)
+        looks = {"mends": mends, "verify": choice.verify}
+        self.files = Files(workspace, self.run_id, **looks, tell=on_note, expects=self.publisher.expects)
         self._feeding = True
         self.failures: list[tuple[str, Entry]] = []
 

@@ -34,12 +34,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Load:
-    """Cores and GPUs: how many work, how many there are."""
+    """Cores and GPUs: how many work, how many there are; and why more of them would not help, where that is so."""
 
     cpus_busy: float
     cpus: float
     gpus_busy: float = 0.0
     gpus: float = 0.0
+    limit: str = ""
 
 
 class Engine(Protocol):

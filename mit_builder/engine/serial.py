@@ -16,7 +16,7 @@ class SerialEngine:
         self._results: list[Result] = []
 
     def load(self) -> Load:
-        return Load(1.0, 1.0)
+        return Load(1.0, 1.0, limit="the serial engine works on one unit at a time")
 
     def meter(self) -> None:
         return None

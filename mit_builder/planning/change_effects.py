@@ -18,7 +18,7 @@ from mit_builder.config.settings import Settings
 from mit_builder.console.wording import counted
 from mit_builder.driver.snapshot import Snapshot
 from mit_builder.errors import CannotContinue, ConfigError
-from mit_builder.pipeline import Step, steps_of
+from mit_builder.pipeline import STEPS, Step, steps_of
 from mit_builder.planning.what_if import BEFORE_SELECT, WhatIf
 from mit_builder.storage.settings_file import changed_settings
 from mit_builder.storage.workspace import Workspace
@@ -116,6 +116,8 @@ def _effect(
         leave = f"{n_gone} of {counted(len(clips), 'clip')}" if n_gone else "no clip"
         leave += " leaves" if n_gone == 1 or not n_gone else " leave"
         leave += " the dataset" + (f", {len(stays - clips)} come in" if stays - clips else "")
+        judges = [name for name in seen.after_select if due[name] and name not in {step.name for step in STEPS}]
+        leave += f" before {' and '.join(judges)} judges them" if judges else ""
     units = ", ".join(f"{n} {name}" for name, n in due.items() if n)
     follows = " and what follows" if units and not units.endswith(seen.after_select[-1]) else ""
     come_due = f"units that come due: {units}{follows}" if units else "no model runs again"

@@ -16,6 +16,7 @@ from manifests.ledger import Entry
 from manifests.rows import Artifact
 from manifests.schema import artifacts
 from mit_builder.console.wording import counted
+from mit_builder.storage.scratch import GONE
 from mit_builder.storage.workspace import Workspace
 
 TOLD_ONE_BY_ONE = 5
@@ -35,6 +36,7 @@ class Files:
         mends: what is damaged is set aside; else it is only told.
         verify: compare every digest.
         tell: takes a line about a damaged file.
+        expects: whether a file, by its key, should be there at all; what is gone and was not expected is no damage.
 
     Attributes:
         damaged: keys of what was found damaged or gone.
@@ -49,9 +51,10 @@ class Files:
         mends: bool = False,
         verify: bool = False,
         tell: Callable[[str], None] = lambda line: None,
+        expects: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self._workspace, self.run_id = workspace, run_id
-        self._mends, self._verify, self._tell = mends, verify, tell
+        self._mends, self._verify, self._tell, self._expects = mends, verify, tell, expects
         self._folders: dict[str, set[int]] = {}
         """In object storage: hashes of names and sizes by folder, which is listed once: there are millions."""
         self._removed: set[str] = set()
@@ -73,7 +76,7 @@ class Files:
             return None
         found = self._workspace.state(artifact.key)
         if found is None:
-            return "is gone"
+            return GONE
         if found[0] != artifact.n_bytes:
             return f"has {counted(found[0], 'byte')}, not {artifact.n_bytes}"
         is_changed = self._workspace.root is not None and found[1] > ended_s(entry)
@@ -96,6 +99,8 @@ class Files:
 
     def _found(self, wrong: Mapping[str, str]) -> None:
         for key, problem in wrong.items():
+            if problem == GONE and not self._expects(key):
+                continue
             if key not in self.damaged:
                 folder = key.partition("/")[0]
                 self._n_told[folder] += 1

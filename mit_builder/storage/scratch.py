@@ -39,6 +39,8 @@ REMEMBERED = 4096
 """Files that are known to be whole: a worker reads few files again and again, a run of weeks reads millions."""
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Errors of the system that mean that there is nothing to read under a name."""
+GONE = "is gone"
+"""What is wrong with a file that is not there."""
 
 
 class Scratch:
@@ -269,7 +271,7 @@ class Digests:
                 return "holds other bytes than were written"
         except OSError as error:
             if error.errno in NO_FILE:
-                return "is gone"
+                return GONE
             if error.errno == errno.EIO:
                 return f"cannot be read ({os.strerror(errno.EIO)})"
             raise
