@@ -30,6 +30,7 @@ from mit_builder.driver.progress import Reporter
 from mit_builder.driver.runner import Runner
 from mit_builder.driver.session import REBUILT, open_sources, resolve
 from mit_builder.driver.shutdown import Stop, drain_s
+from mit_builder.driver.snapshot import Snapshot
 from mit_builder.engine.base import Engine
 from mit_builder.engine.orphan_reaper import guarded
 from mit_builder.engine.ray_connect import cluster_address, connect
@@ -49,6 +50,10 @@ from mit_builder.storage.settings_file import Changes, keep
 from mit_builder.storage.source_catalog import SourceCatalog, SourceList
 from mit_builder.storage.workspace import Workspace
 from mit_builder.storage.writable import check_folder
+
+WHOLE_REPORT = 20_000
+"""Where more sources than that were skipped, the report is left to `mit-build report`: to look at a unit of theirs
+takes about 0.4 ms (measured on fakes)."""
 
 
 @dataclass(frozen=True)
@@ -325,9 +330,9 @@ def _engine(request: RunRequest, settings: Settings, workspace: Workspace, run_i
 
 def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: Reporter) -> list[str]:
     """Dataset card, statistics and pictures; keys of the pictures."""
-    passed_over = runner.finished.n_skipped
-    if passed_over:
-        reporter.note(f"settled before, with all that came of it: {counted(passed_over, 'source')}")
+    n_skipped = runner.finished.n_skipped
+    if n_skipped:
+        reporter.note(f"settled before, with all that came of it: {counted(n_skipped, 'source')}")
         if not (runner.publisher.has_written or any(t.worked_on for t in runner.tally.steps.values())):
             return []
     labelled = sorted(runner.clips.kept(), key=lambda row: row.clip.clip_id)
@@ -337,14 +342,14 @@ def _report(workspace: Workspace, runner: Runner, settings: Settings, reporter: 
     drawn = report_clips(
         workspace,
         labelled,
-        n_overlays=0 if passed_over else settings.run.overlays,
+        n_overlays=0 if n_skipped else settings.run.overlays,
         n_processes=settings.run.cpus,
-        these_alone=passed_over > 0,
+        these_alone=n_skipped > 0,
     )
-    if passed_over:
-        reporter.note(f"the report is left as it was: {hints.say(Hint.REPORT)} walks over every source for it")
+    if n_skipped > WHOLE_REPORT:
+        reporter.note(f"the report is left as it was: {hints.say(Hint.REPORT)} looks at every source for it")
     else:
-        write_report(workspace, runner, n_processes=settings.run.cpus)
+        write_report(workspace, Snapshot.of(workspace) if n_skipped else runner, n_processes=settings.run.cpus)
     return drawn
 
 

@@ -20,7 +20,9 @@ import tiny_dataset
 
 import mit_builder as mb
 import mit_builder.pipeline_run
+import mit_builder.report.write
 from mit_builder.console import hints
+from mit_builder.driver import snapshot
 from mit_builder.removal.takedown import take_down
 from mit_builder.storage.workspace import Workspace
 
@@ -66,6 +68,22 @@ def test_a_run_tells_in_records_what_came_of_it(quick: Path, capfd: pytest.Captu
     assert sorted((row["start_s"], row["end_s"]) for row in narrow.rejected) == [(0.0, 6.0), (6.0, 12.0)]
     assert mb.status("ws").counts["candidates"] == narrow.counts["candidates"] == {"face_too_small": 2}
     assert mb.status("ws").failures == narrow.failures == result.failures
+
+
+def test_the_report_holds_what_a_run_skipped_as_well(quick: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mit_builder.pipeline_run, snapshot):
+        monkeypatch.setattr(module, "FROM_SOURCES", 1)
+    apart = {**SMALL, "shards.n_buckets": 16}
+    first, second = run(TWO_SHOTS, settings=apart).clip_ids
+    result = run("http://quick.test/new?frames=300", settings=apart)
+    assert any(note.startswith("settled before") for note in result.notes)
+    (third,) = set(result.clip_ids) - {first, second}
+    shown = Path("ws/report/gallery.js").read_text()
+    assert all(clip_id in shown for clip_id in (first, second, third))
+    assert mb.status("ws").counts["dataset_clips"] == 3
+    before = Path("ws/report/index.html").read_bytes()
+    mit_builder.report.write.write_report(Workspace("ws"), snapshot.Snapshot.of(Workspace("ws")), n_processes=1)
+    assert Path("ws/report/index.html").read_bytes() == before
 
 
 def test_settings_stick_until_they_are_unset(quick: Path) -> None:

@@ -1,8 +1,8 @@
 """A workspace as it stands: every source is followed through the steps, along what the ledger holds of it.
 
-Looking and running share this: a unit that the ledger has settled hands its rows on at once; any other is left as it is
-here, and is worked on where a run follows the sources (mit_builder/driver/runner.py). So `status` and `report` see what
-the next run will see, and a resumed run costs one pass over the ledger.
+Looking and running share this: a unit to which the ledger has an answer hands its rows on at once; any other is left as
+it is here, and is worked on where a run follows the sources (mit_builder/driver/runner.py). So `status` and `report`
+see what the next run will see, and a resumed run costs one pass over the ledger.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Snapshot:
         return found
 
     def skip_finished(self) -> None:
-        """From now on, `run` passes over what earlier runs with this plan settled, and adds to it."""
+        """From now on, `follow` skips the sources that earlier runs with this plan finished."""
         said = content_hash(sorted(map(repr, self.reviews.all())), self.tombstones.dump().decode())
         index = open_finished_index(self.workspace, self.settings, self.lanes, self.publisher, said)
         self.finished = FinishedSources(
@@ -147,7 +147,7 @@ class Snapshot:
 
         Args:
             sources: all sources of the workspace.
-            due_again: classes of failures whose sources are not passed over; None = those that are tried again.
+            due_again: classes of failures whose sources are not skipped; None = those that are tried again.
             on_progress: takes how many sources of how many were followed so far.
         """
         sources = list(sources) if not isinstance(sources, SourceList) else sources
@@ -165,7 +165,7 @@ class Snapshot:
         return iter(sources)
 
     def _count_outcome(self) -> set[int]:
-        """Count what became of the clips and what was passed over; the buckets that hold clips of the dataset."""
+        """Count what became of the clips and what was skipped; the buckets that hold clips of the dataset."""
         filled, self.tally.left_out = self.clips.outcome()
         self.finished.add_to(self.tally)
         return filled
