@@ -62,7 +62,6 @@ SAME = faults web e2e/test_terminal.py export/test_rebuild.py $(addprefix test_,
 
 test-paper: $(PAPER_VENV)/.installed
 	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SAME:%=--ignore tests/%)
-	$(PAPER_VENV)/bin/pytest tests/test_docs.py -k 'can_run_here and TRAINING'
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

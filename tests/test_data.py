@@ -267,11 +267,11 @@ def remote(root: Path) -> str:
 def test_storage_has_one_client_a_process(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
 
-    def counted(uri: str) -> Workspace:
+    def counted(uri: str, **options: bool) -> Workspace:
         made.append(uri)
-        return Workspace(uri)
+        return Workspace(uri, **options)
 
-    monkeypatch.setattr("mit_builder.dataset.places.Workspace", counted)
+    monkeypatch.setattr("mit_builder.dataset.reader.Workspace", counted)
     assert len(ids(ClipDataset(remote, **SMALL))) == 3
     assert made == [remote]
 
