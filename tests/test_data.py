@@ -266,12 +266,13 @@ def remote(root: Path) -> str:
 
 def test_storage_has_one_client_a_process(remote: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
+    opened = Workspace.__init__
 
-    def counted(uri: str, **options: bool) -> Workspace:
+    def counted(self: Workspace, uri: str, **options: bool) -> None:
         made.append(uri)
-        return Workspace(uri, **options)
+        opened(self, uri, **options)
 
-    monkeypatch.setattr("mit_builder.dataset.reader.Workspace", counted)
+    monkeypatch.setattr(Workspace, "__init__", counted)
     assert len(ids(ClipDataset(remote, **SMALL))) == 3
     assert made == [remote]
 

@@ -41,7 +41,7 @@ class DatasetFiles:
     """The files of a dataset. Storage has one client a process, made by the first that asks.
 
     Args:
-        place: a dataset's folder or a workspace, as a path or a URI.
+        place: a dataset's folder or a workspace, as a path or a URI; or a workspace that somebody has opened.
 
     Attributes:
         root: the dataset's folder; None on object storage.
@@ -51,15 +51,19 @@ class DatasetFiles:
         WorkspaceError: storage does not answer.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        check_place(place)
-        self._uri, self._below = str(place), ""
+    def __init__(self, place: str | Path | Workspace) -> None:
+        self._below = ""
         self._client: tuple[int, Workspace] | None = None
+        if isinstance(place, Workspace):
+            self._uri, self._client = place.uri, (os.getpid(), place)
+        else:
+            check_place(place)
+            self._uri = str(place)
+            self._storage().check_reachable()
         storage = self._storage()
-        storage.check_reachable()
         found = [below for below in ("", f"{FOLDER}/") if storage.exists(f"{below}{INDEX_NAME}")]
         if not found:
-            raise no_dataset(place, is_workspace=bool(storage.names("manifests")))
+            raise no_dataset(self._uri, is_workspace=bool(storage.names("manifests")))
         self._below = found[0]
         self.root: Path | None = None if storage.root is None else storage.root / self._below
 

@@ -127,7 +127,7 @@ class Job:
         Raises:
             ConfigError: there is no dataset.
         """
-        return DatasetFiles(self.workspace.uri)
+        return DatasetFiles(self.workspace)
 
     @cached_property
     def index(self) -> Index:

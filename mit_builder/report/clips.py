@@ -118,6 +118,6 @@ def write_summary(workspace: Workspace, tally: dict[str, Any], *, contact: str |
 
 def write_card(workspace: Workspace, *, contact: str | None) -> None:
     """Write what stands beside the shards: the dataset card (README.md) and statistics.json."""
-    figures = summarise(DatasetFiles(workspace.uri).rows(COLUMNS))
+    figures = summarise(DatasetFiles(workspace).rows(COLUMNS))
     workspace.write(f"{FOLDER}/statistics.json", (json.dumps(figures, indent=1) + "\n").encode())
     workspace.write(f"{FOLDER}/README.md", dataset_card(figures, contact=contact).encode())
