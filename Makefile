@@ -51,7 +51,7 @@ quick: lint types
 	$(VENV)/bin/pytest -q -n $(WORKERS) --dist loadfile -m 'not slow'
 
 test: $(VENV)/.installed
-	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov
+	$(VENV)/bin/pytest -n $(WORKERS) --dist loadfile --cov
 
 # Not once more where neither numpy nor torch matters: the engine, the driver, storage, commands, the browser, the web.
 SAME = faults web e2e/test_terminal.py export/test_rebuild.py $(addprefix test_,$(addsuffix .py, \
@@ -61,7 +61,7 @@ SAME = faults web e2e/test_terminal.py export/test_rebuild.py $(addprefix test_,
 	waiting why workspace))
 
 test-paper: $(PAPER_VENV)/.installed
-	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(SAME:%=--ignore tests/%)
+	$(PAPER_VENV)/bin/pytest -n $(WORKERS) --dist loadfile $(SAME:%=--ignore tests/%)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,11 @@ SLOW = (
     *("test_settings_book", "test_settled", "test_shot_scan", "test_takedown", "test_validate", "test_waiting"),
 )
 """How names of tests begin that `make quick` leaves out: they start programs, decode media or run whole pipelines."""
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Of a command that a script put into the background: every program that a test starts would be deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
