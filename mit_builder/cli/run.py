@@ -184,7 +184,7 @@ def _next_commands(tally: RunCounts, drawn: list[str], *, is_whole: bool) -> lis
     if drawn:
         clip_id = Path(drawn[0]).name.partition(".")[0]
         commands = [hints.say(Hint.PREVIEW, clip_id=clip_id), hints.say(Hint.VALIDATE), status]
-    elif tally.candidates and not tally.pending:
+    elif tally.candidates and not (tally.n_dataset or tally.pending):
         first = Hint.REPORT if tally.candidates["kept"] else Hint.TUNE
         commands = [hints.say(first), hints.say(Hint.VIDEOS), hints.say(Hint.SETTINGS)]
     else:
