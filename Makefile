@@ -16,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.10; do \
 
 help:
 	@echo 'make demo        install into $(VENV) and make a dataset out of the bundled demo video'
-	@echo 'make quick       lint, types and the tests that need no programs and no media: about a minute'
+	@echo 'make quick       lint, types and the tests that need no programs and no media: a minute and a half'
 	@echo 'make test        install into $(VENV) and run all tests, with coverage'
 	@echo 'make test-paper  those of them that numpy or torch may change, in $(PAPER_VENV): numpy 2 and torch, no mediapipe'
 	@echo 'make lint        ruff, ruff format, codespell'

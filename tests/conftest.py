@@ -13,12 +13,13 @@ from object_storage import ENVIRONMENT, S3Server, s3_server
 from mit_builder.console import hints
 
 SLOW = (
-    *("contract/", "e2e/", "export/", "faults/", "media/", "web/"),
+    *("contract/", "e2e/", "export/", "faults/", "media/", "models/test_mediapipe", "web/"),
     *("test_api", "test_cli", "test_damage", "test_docs", "test_download", "test_duplicates", "test_engine"),
     *("test_filter", "test_forecast", "test_foretell", "test_hints", "test_ledger_", "test_listing", "test_logins"),
-    *("test_make_", "test_picture_cases", "test_playlists", "test_plugins", "test_preview", "test_readers"),
-    *("test_report", "test_review", "test_s3", "test_scheduling", "test_schema_docs", "test_selection"),
-    *("test_settings_book", "test_settled", "test_shot_scan", "test_takedown", "test_validate", "test_waiting"),
+    *("test_make_", "test_memory", "test_picture_cases", "test_playlists", "test_plugins", "test_preview"),
+    *("test_program", "test_readers", "test_report", "test_review", "test_s3", "test_scheduling", "test_schema_docs"),
+    *("test_selection", "test_settings_book", "test_settled", "test_shot_scan", "test_shots", "test_takedown"),
+    *("test_validate", "test_waiting"),
 )
 """How names of tests begin that `make quick` leaves out: they start programs, decode media or run whole pipelines."""
 
